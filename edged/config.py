@@ -1,0 +1,171 @@
+"""Configuration: one TOML file per node, parsed once into frozen structs.
+
+Unknown keys are refused; an error names the key, the value and the fix. Relative paths are
+relative to the file. Every default is one a fresh install can live with.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from protocol.errors import RemoteProtocolError
+from protocol.ids import parse_node_name
+
+from .errors import ConfigError
+
+MEBIBYTE = 1024 * 1024
+Preset = Literal["local", "lan", "wan"]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections."""
+
+
+class NodeSection(Section, frozen=True):
+    name: str
+    """Unique in the cluster; 1 to 63 of a-z 0-9 . - _."""
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "local"
+    data_dir: str = "data"
+    """Owned by one running node; holds blobs, index and run.json."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class GatewaySection(Section, frozen=True):
+    """The public HTTP side."""
+
+    bind: str = "127.0.0.1:8080"
+    header_bytes_max: Annotated[int, Meta(ge=1024, le=MEBIBYTE)] = 16 * 1024
+    """Request line and headers together (nginx: 4 x 8 KiB, Node.js: 16 KiB)."""
+    header_count_max: Annotated[int, Meta(ge=8, le=1000)] = 100
+    connections_max: Annotated[int, Meta(ge=1)] = 1024
+    invocations_max: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """Guests running at once; the threads they run in."""
+    queue_max: Annotated[int, Meta(ge=0)] = 256
+    """Requests waiting for one of those threads; more is 503."""
+    header_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
+    """From the first byte of a request to the end of its headers."""
+    body_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    """For the whole body, however it trickles."""
+    idle_timeout_s: Annotated[float, Meta(gt=0)] = 75.0
+    """Keep-alive without a request (nginx's 75 s)."""
+    write_stall_s: Annotated[float, Meta(gt=0)] = 20.0
+    """A client that takes no byte of its answer for so long is cut."""
+    drain_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    """SIGTERM: what is accepted may run so long."""
+
+
+class ControlSection(Section, frozen=True):
+    """The operator's HTTP API."""
+
+    bind: str = "127.0.0.1:8081"
+    token_file: str = "control.token"
+    """Holds the bearer token; made with mode 0600 if missing."""
+
+
+class GossipSection(Section, frozen=True):
+    bind: str = "127.0.0.1:7946"
+    """UDP, and TCP (mutual TLS) on the same port."""
+    advertise: str = ""
+    """What peers dial; "" is the bound address."""
+    seeds: tuple[str, ...] = ()
+    """host:port of any members; may name this node itself."""
+    preset: Preset = "lan"
+
+
+class TrustSection(Section, frozen=True):
+    directory: str = "trust"
+    """ca.pem, node.pem, node.key, credential, keyring (edged cluster init makes it)."""
+
+
+class RuntimeSection(Section, frozen=True):
+    target: Literal["native", "pulley64"] = "native"
+    pool_instances: Annotated[int, Meta(ge=0, le=1000)] = 64
+    """Slots of the pooling allocator; 0: on-demand allocation only."""
+    pool_memory_bytes: Annotated[int, Meta(ge=MEBIBYTE, le=4096 * MEBIBYTE)] = 512 * MEBIBYTE
+    """Largest memory a pooled instance may have; modules that want more go on demand."""
+    compile_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+    compile_memory_bytes: Annotated[int, Meta(ge=64 * MEBIBYTE)] = 2048 * MEBIBYTE
+    compiles_max: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Compiles at once."""
+    loaded_bytes_max: Annotated[int, Meta(ge=MEBIBYTE)] = 1024 * MEBIBYTE
+    """Artifact bytes kept mapped; least recently used functions are unmapped above it."""
+
+
+class StoreSection(Section, frozen=True):
+    zstd_level: Annotated[int, Meta(ge=1, le=19)] = 9
+    min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MEBIBYTE
+    """Writes that would leave less are refused as disk-full."""
+
+
+class Config(Section, frozen=True):
+    node: NodeSection
+    gateway: GatewaySection = GatewaySection()
+    control: ControlSection = ControlSection()
+    gossip: GossipSection = GossipSection()
+    trust: TrustSection = TrustSection()
+    runtime: RuntimeSection = RuntimeSection()
+    store: StoreSection = StoreSection()
+    mounts: dict[str, str] = {}
+    """Allow-list of read-only directories that policies may name: name = path."""
+    base: str = "."
+    """Directory that relative paths start from; set by load_config."""
+
+    def path(self, value: str) -> Path:
+        return (Path(self.base) / value).resolve()
+
+    @property
+    def data_dir(self) -> Path:
+        return self.path(self.node.data_dir)
+
+
+def parse_address(text: str, *, key: str) -> tuple[str, int]:
+    """("127.0.0.1", 8080) of "127.0.0.1:8080", ("::1", 8080) of "[::1]:8080".
+
+    Raises ConfigError naming `key`."""
+    host, colon, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{key} = {text!r}: write host:port, e.g. 127.0.0.1:8080")
+    return host, int(port)
+
+
+def parse_config(data: dict[str, Any], *, base: Path) -> Config:
+    """Raises ConfigError."""
+    if "base" in data:
+        raise ConfigError("base: not a key of the file")
+    try:
+        config = msgspec.convert(data | {"base": str(base)}, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {error}") from error
+    try:
+        parse_node_name(config.node.name)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"node.name = {error.detail}") from error
+    for key, value in (
+        ("gateway.bind", config.gateway.bind),
+        ("control.bind", config.control.bind),
+        ("gossip.bind", config.gossip.bind),
+        *(("gossip.seeds", seed) for seed in config.gossip.seeds),
+        *((("gossip.advertise", config.gossip.advertise),) if config.gossip.advertise else ()),
+    ):
+        parse_address(value, key=key)
+    for name, target in config.mounts.items():
+        if not config.path(target).is_dir():
+            raise ConfigError(f"mounts.{name} = {target!r}: not a directory on this machine")
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """Raises ConfigError: unreadable, not TOML, unknown or wrong keys."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    return parse_config(data, base=path.parent.resolve())

@@ -1,0 +1,241 @@
+"""One error tree for the daemon, and the one table that says what each means outside.
+
+`str(error)` is safe to show to a client of the public gateway: it never holds a host path, a
+backtrace or another function's data. What belongs in the log only goes into `private`.
+Packages translate what they catch with `raise … from` at their boundary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, NamedTuple
+
+
+class EdgedError(Exception):
+    """Base. `extra` holds machine-readable members of the problem document (RFC 9457 §3.2)."""
+
+    def __init__(self, detail: str, *, private: str = "", **extra: Any) -> None:
+        super().__init__(detail)
+        self.private = private
+        self.extra: dict[str, Any] = extra
+
+
+# Configuration and start-up
+class ConfigError(EdgedError):
+    """A configuration value is wrong; names the key, the value and the fix."""
+
+
+class DataDirLocked(EdgedError):
+    """Another process owns this data directory."""
+
+
+# Store
+class StoreError(EdgedError):
+    """The store failed; nothing acknowledged is lost."""
+
+
+class BlobNotFound(StoreError):
+    """No complete copy of the blob is here."""
+
+
+class BlobCorrupt(StoreError):
+    """Bytes on disk do not hash to their name; the blob was quarantined."""
+
+
+class DigestMismatch(StoreError):
+    """Bytes offered under a digest do not hash to it."""
+
+
+class DiskFull(StoreError):
+    """No space (or quota) left; what was being written is discarded."""
+
+
+# Modules and compilation
+class ModuleRejected(EdgedError):
+    """Not a module edged can run; `reason` is one of the codes below."""
+
+    def __init__(
+        self,
+        reason: Literal[
+            "bad-magic",
+            "invalid",
+            "missing-import",
+            "component",
+            "missing-export",
+            "too-large",
+            "limits",
+        ],
+        detail: str,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail, reason=reason, **extra)
+        self.reason = reason
+
+
+class CompileFailed(EdgedError):
+    """The compiler gave up or crashed; `reason`: "timeout" | "memory" | "crash" | "error"."""
+
+    def __init__(
+        self, reason: Literal["timeout", "memory", "crash", "error"], detail: str, **extra: Any
+    ) -> None:
+        super().__init__(detail, reason=reason, **extra)
+        self.reason = reason
+
+
+class ArtifactRefused(EdgedError):
+    """An artifact's signature, key, digest or policy does not hold; it was not loaded."""
+
+
+# One invocation
+class InvocationError(EdgedError):
+    """The guest's fault. `stderr` is what it wrote before, for the function's log."""
+
+    def __init__(
+        self, detail: str, *, stderr: bytes = b"", private: str = "", **extra: Any
+    ) -> None:
+        super().__init__(detail, private=private, **extra)
+        self.stderr = stderr
+
+
+class GuestTrap(InvocationError):
+    """The guest trapped; `private` holds the reason with the wasm backtrace."""
+
+
+class GuestExit(InvocationError):
+    """The guest exited with a status other than 0."""
+
+
+class DeadlineExceeded(InvocationError):
+    """The invocation ran out of its time."""
+
+
+class OutputLimitExceeded(InvocationError):
+    """The guest wrote more to stdout than its policy allows."""
+
+
+class MalformedGuestOutput(InvocationError):
+    """The guest's output is not what its ABI promises, e.g. a broken CGI header block."""
+
+
+class InvocationCancelled(InvocationError):
+    """The client is gone; the guest was stopped."""
+
+
+# Requests
+class BadRequest(EdgedError):
+    """The request breaks HTTP or the function's calling convention."""
+
+
+class FunctionNotFound(EdgedError):
+    """No such function (or version) in the catalog."""
+
+
+class MethodNotAllowed(EdgedError):
+    """`extra["allow"]` lists what is."""
+
+
+class RequestTimeout(EdgedError):
+    """The client did not send its request in time."""
+
+
+class LengthRequired(EdgedError):
+    """A body without a length where one is needed."""
+
+
+class PayloadTooLarge(EdgedError):
+    """The body is larger than the function's policy, or the server's limit, allows."""
+
+
+class HeadersTooLarge(EdgedError):
+    """The request line or headers are over the limit."""
+
+
+class ConcurrencyExceeded(EdgedError):
+    """The function is at its policy's concurrency."""
+
+
+class Overloaded(EdgedError):
+    """The node is at its limit; try again later or elsewhere."""
+
+
+class Draining(EdgedError):
+    """The node is shutting down."""
+
+
+class NoHolder(EdgedError):
+    """No reachable peer holds the blob; `extra["digest"]` names it."""
+
+
+class Unauthorized(EdgedError):
+    """Missing or wrong bearer token."""
+
+
+class Conflict(EdgedError):
+    """The operation does not fit the present state."""
+
+
+# Peers
+class PeerError(EdgedError):
+    """A peer is unreachable, broke the protocol, or answered with an error."""
+
+
+class ErrorInfo(NamedTuple):
+    status: int
+    """HTTP status (RFC 9110)."""
+    code: str
+    """Stable: the last part of the problem's type URN, and the metric label."""
+    retryable: bool
+    """Whether the same request may succeed later on this node; sends Retry-After with 503/429."""
+    level: Literal["debug", "info", "warning", "error"]
+
+
+ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
+    EdgedError: ErrorInfo(500, "internal", False, "error"),
+    ConfigError: ErrorInfo(500, "config", False, "error"),
+    DataDirLocked: ErrorInfo(500, "data-dir-locked", False, "error"),
+    StoreError: ErrorInfo(500, "store", False, "error"),
+    BlobNotFound: ErrorInfo(404, "blob-not-found", False, "info"),
+    BlobCorrupt: ErrorInfo(500, "blob-corrupt", False, "error"),
+    DigestMismatch: ErrorInfo(422, "digest-mismatch", False, "info"),
+    DiskFull: ErrorInfo(507, "disk-full", True, "error"),
+    ModuleRejected: ErrorInfo(422, "module-rejected", False, "info"),
+    CompileFailed: ErrorInfo(500, "compile-failed", False, "warning"),
+    ArtifactRefused: ErrorInfo(500, "artifact-refused", False, "error"),
+    InvocationError: ErrorInfo(500, "invocation", False, "info"),
+    GuestTrap: ErrorInfo(500, "trap", False, "info"),
+    GuestExit: ErrorInfo(500, "guest-exit", False, "info"),
+    DeadlineExceeded: ErrorInfo(504, "deadline", False, "info"),
+    OutputLimitExceeded: ErrorInfo(502, "output-limit", False, "info"),
+    MalformedGuestOutput: ErrorInfo(502, "malformed-output", False, "info"),
+    InvocationCancelled: ErrorInfo(499, "cancelled", False, "debug"),
+    BadRequest: ErrorInfo(400, "bad-request", False, "debug"),
+    FunctionNotFound: ErrorInfo(404, "function-not-found", False, "debug"),
+    MethodNotAllowed: ErrorInfo(405, "method-not-allowed", False, "debug"),
+    RequestTimeout: ErrorInfo(408, "request-timeout", False, "debug"),
+    LengthRequired: ErrorInfo(411, "length-required", False, "debug"),
+    PayloadTooLarge: ErrorInfo(413, "payload-too-large", False, "debug"),
+    HeadersTooLarge: ErrorInfo(431, "headers-too-large", False, "debug"),
+    ConcurrencyExceeded: ErrorInfo(429, "concurrency", True, "info"),
+    Overloaded: ErrorInfo(503, "overloaded", True, "warning"),
+    Draining: ErrorInfo(503, "draining", True, "info"),
+    NoHolder: ErrorInfo(503, "no-holder", True, "warning"),
+    Unauthorized: ErrorInfo(401, "unauthorized", False, "info"),
+    Conflict: ErrorInfo(409, "conflict", False, "info"),
+    PeerError: ErrorInfo(502, "peer", True, "info"),
+}
+
+
+def info_of(error: EdgedError) -> ErrorInfo:
+    """The most specific row of ERRORS for `error`."""
+    return next(ERRORS[cls] for cls in type(error).__mro__ if cls in ERRORS)
+
+
+def problem_of(error: EdgedError) -> dict[str, Any]:
+    """RFC 9457 problem document."""
+    info = info_of(error)
+    title = (type(error).__doc__ or "").strip().splitlines()[0].split(";")[0].rstrip(".")
+    return {
+        "type": f"urn:edged:error:{info.code}",
+        "title": title,
+        "status": info.status,
+        "detail": str(error),
+    } | error.extra

@@ -1,0 +1,116 @@
+"""What a function is: its spec and its policy, immutable once deployed. SPEC §3.
+
+A spec is encoded with msgpack in field order; its version id is the BLAKE3 of that encoding, so
+the same module under another policy is another version. Everything that is not granted here is
+denied (fail closed): no env, no files, no /tmp. Every bound is checked on decoding.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from .errors import RemoteProtocolError
+from .ids import Digest, VersionId, digest_of, parse_digest
+
+Abi = Literal["raw", "cgi", "export"]
+
+SPEC_BYTES_MAX: Final = 16 * 1024
+MODULE_BYTES_MAX: Final = 256 * 1024 * 1024
+MEBIBYTE: Final = 1024 * 1024
+GUEST_TMP: Final = "/tmp"  # noqa: S108 - a path in the sandbox, never on the host
+
+_Method = Annotated[str, Meta(pattern=r"^[A-Z]{1,16}$")]
+_EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=128)]
+_Text = Annotated[str, Meta(max_length=8192)]
+_GuestPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/-]*$", max_length=128)]
+
+
+class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A read-only directory: `source` names an entry of the node operator's allow-list."""
+
+    source: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    guest_path: _GuestPath
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one invocation may use. Units are in the names; 0 means none where it is allowed."""
+
+    timeout_ms: Annotated[int, Meta(ge=1, le=300_000)] = 10_000
+    """Wall time of one invocation, host calls included."""
+    memory_bytes: Annotated[int, Meta(ge=65_536, le=4 * 1024 * MEBIBYTE)] = 128 * MEBIBYTE
+    """Linear memory, all memories together."""
+    table_elements: Annotated[int, Meta(ge=0, le=10_000_000)] = 100_000
+    stdout_bytes: Annotated[int, Meta(ge=0, le=256 * MEBIBYTE)] = 8 * MEBIBYTE
+    stderr_bytes: Annotated[int, Meta(ge=0, le=16 * MEBIBYTE)] = 64 * 1024
+    body_bytes: Annotated[int, Meta(ge=0, le=256 * MEBIBYTE)] = 1 * MEBIBYTE
+    """Request body; larger is 413."""
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 32
+    """Invocations of this function at once on one node; more is 429."""
+    tmp_bytes: Annotated[int, Meta(ge=0, le=4 * 1024 * MEBIBYTE)] = 0
+    """Bytes an invocation may write to its private, fresh /tmp; 0: there is no /tmp."""
+    env: Annotated[dict[_EnvName, _Text], Meta(max_length=64)] = {}
+    mounts: Annotated[tuple[Mount, ...], Meta(max_length=16)] = ()
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version of a function."""
+
+    abi: Abi
+    module: Digest
+    module_bytes: Annotated[int, Meta(ge=8, le=MODULE_BYTES_MAX)]
+    manifest: Digest
+    """Digest of the module's encoded manifest (SPEC §8): what a fetch verifies against."""
+    args: Annotated[tuple[_Text, ...], Meta(max_length=64)] = ()
+    """argv after argv[0]; the `cgi` ABI appends the query's words."""
+    entrypoint: Annotated[str, Meta(max_length=256)] = ""
+    """Exported function that `raw` and `cgi` call; "" is `_start`."""
+    methods: Annotated[tuple[_Method, ...], Meta(max_length=16)] = ()
+    """Allowed HTTP methods; () is the ABI's default."""
+    policy: Policy = Policy()
+
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_decoder = msgspec.msgpack.Decoder(FunctionSpec)
+
+
+def encode_spec(spec: FunctionSpec) -> bytes:
+    return _encoder.encode(spec)
+
+
+def check_spec(spec: FunctionSpec) -> None:
+    """Rules that no single field can state.
+
+    Raises RemoteProtocolError("spec"): NUL in text, repeated or nested mount paths, `/tmp` both
+    mounted and granted, malformed digests.
+    """
+    parse_digest(spec.module)
+    parse_digest(spec.manifest)
+    texts = [*spec.args, *spec.policy.env.values(), spec.entrypoint]
+    if any("\x00" in text for text in texts):
+        raise RemoteProtocolError("spec", "NUL in args, env or entrypoint")
+    paths = [mount.guest_path.rstrip("/") or "/" for mount in spec.policy.mounts]
+    if len(set(paths)) != len(paths):
+        raise RemoteProtocolError("spec", "two mounts at one guest path")
+    if any(".." in path.split("/") for path in paths):
+        raise RemoteProtocolError("spec", "'..' in a mount's guest path")
+    if spec.policy.tmp_bytes and GUEST_TMP in paths:
+        raise RemoteProtocolError("spec", f"{GUEST_TMP} is both granted (tmp_bytes) and mounted")
+
+
+def decode_spec(data: bytes) -> FunctionSpec:
+    """Raises RemoteProtocolError("spec") with what is wrong and where."""
+    if len(data) > SPEC_BYTES_MAX:
+        raise RemoteProtocolError("spec", f"{len(data)} bytes; at most {SPEC_BYTES_MAX}")
+    try:
+        spec = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError("spec", str(error)) from error
+    check_spec(spec)
+    return spec
+
+
+def version_of(encoded_spec: bytes) -> VersionId:
+    return VersionId(digest_of(encoded_spec))
