@@ -63,7 +63,7 @@ class ControlSection(Section, frozen=True):
     """The operator's HTTP API."""
 
     bind: str = "127.0.0.1:8081"
-    token_file: str = "control.token"
+    token_file: str = "control.token"  # noqa: S105 - a file name
     """Holds the bearer token; made with mode 0600 if missing."""
 
 
