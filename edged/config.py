@@ -47,6 +47,9 @@ class GatewaySection(Section, frozen=True):
     """Guests running at once; the threads they run in."""
     queue_max: Annotated[int, Meta(ge=0)] = 256
     """Requests waiting for one of those threads; more is 503."""
+    ready_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
+    """How long a request waits while its function is fetched and compiled; then 503, and the work
+    goes on."""
     header_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     """From the first byte of a request to the end of its headers."""
     body_timeout_s: Annotated[float, Meta(gt=0)] = 30.0

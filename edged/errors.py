@@ -161,6 +161,10 @@ class Draining(EdgedError):
     """The node is shutting down."""
 
 
+class NotReady(EdgedError):
+    """The function's code is still being fetched or compiled here."""
+
+
 class NoHolder(EdgedError):
     """No reachable peer holds the blob; `extra["digest"]` names it."""
 
@@ -217,6 +221,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     ConcurrencyExceeded: ErrorInfo(429, "concurrency", True, "info"),
     Overloaded: ErrorInfo(503, "overloaded", True, "warning"),
     Draining: ErrorInfo(503, "draining", True, "info"),
+    NotReady: ErrorInfo(503, "not-ready", True, "info"),
     NoHolder: ErrorInfo(503, "no-holder", True, "warning"),
     Unauthorized: ErrorInfo(401, "unauthorized", False, "info"),
     Conflict: ErrorInfo(409, "conflict", False, "info"),

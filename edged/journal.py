@@ -1,0 +1,91 @@
+"""What functions wrote to stderr, and what edged says about their invocations.
+
+One bounded ring per function; lost when the node stops. A follower that reads too slowly loses
+the oldest lines, never blocks a writer. Owned by the node's event loop: not thread-safe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import trio
+
+from protocol.ids import FunctionName, VersionId
+
+from .interfaces import LogLine
+
+LINES_MAX: Final = 1000
+BYTES_MAX: Final = 256 * 1024
+LINE_BYTES_MAX: Final = 8 * 1024
+"""Longer lines are cut; a wasm backtrace of 20 frames is about 2 KiB."""
+FUNCTIONS_MAX: Final = 4096
+"""The function that wrote longest ago loses its ring first."""
+
+
+class _Ring:
+    def __init__(self) -> None:
+        self.lines: deque[LogLine] = deque()
+        self.bytes = 0
+        self.next_seq = 1
+        self.changed = trio.Event()
+
+    def append(self, line: LogLine) -> None:
+        self.lines.append(line)
+        self.bytes += len(line.text)
+        self.next_seq = line.seq + 1
+        while len(self.lines) > LINES_MAX or (self.bytes > BYTES_MAX and len(self.lines) > 1):
+            self.bytes -= len(self.lines.popleft().text)
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class Journal:
+    def __init__(self, *, wall_s: Callable[[], float] = time.time) -> None:
+        self._rings: OrderedDict[FunctionName, _Ring] = OrderedDict()
+        self._wall_s = wall_s
+
+    def write(self, name: FunctionName, version: VersionId, stream: str, text: str) -> None:
+        """Appends each line of `text`."""
+        ring = self._ring(name)
+        at_s = self._wall_s()
+        for line in text.splitlines() or [""]:
+            cut = line if len(line) <= LINE_BYTES_MAX else line[:LINE_BYTES_MAX] + "…"
+            ring.append(LogLine(ring.next_seq, at_s, version, stream, cut))
+
+    def tail(self, name: FunctionName, count: int) -> list[LogLine]:
+        ring = self._rings.get(name)
+        return list(ring.lines)[-count:] if ring is not None and count > 0 else []
+
+    async def follow(self, name: FunctionName, count: int) -> AsyncIterator[LogLine]:
+        """The last `count` lines, then each new one, without end."""
+        ring = self._ring(name)
+        seen = ring.next_seq - 1 - min(count, len(ring.lines))
+        while True:
+            # The ring may have been dropped (FUNCTIONS_MAX) and made anew since the last line.
+            if self._rings.get(name) is not ring:
+                ring, seen = self._ring(name), 0
+            changed = ring.changed
+            fresh = [line for line in ring.lines if line.seq > seen]
+            for line in fresh:
+                seen = line.seq
+                yield line
+            if not fresh:
+                await changed.wait()
+
+    def forget(self, name: FunctionName) -> None:
+        """Drops a removed function's lines; followers go on and see what a new one writes."""
+        ring = self._rings.pop(name, None)
+        if ring is not None:
+            ring.changed.set()
+
+    def _ring(self, name: FunctionName) -> _Ring:
+        ring = self._rings.get(name)
+        if ring is None:
+            ring = self._rings[name] = _Ring()
+            if len(self._rings) > FUNCTIONS_MAX:
+                self._rings.popitem(last=False)[1].changed.set()
+        self._rings.move_to_end(name)
+        return ring
