@@ -60,7 +60,6 @@ class Mapped:
 class _Flight:
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.mapped: Mapped | None = None
         self.error: EdgedError | None = None
 
 
@@ -137,13 +136,16 @@ class Activation:
         """Waits until `spec`'s module is mapped.
 
         Raises NotReady (still under way after `timeout_s`), NoHolder, CompileFailed, StoreError."""
-        flight = self._flight(spec)
         with trio.move_on_after(timeout_s):
-            await flight.done.wait()
-        if flight.mapped is not None:
-            return flight.mapped
-        if flight.error is not None:
-            raise flight.error.with_traceback(None)
+            while True:
+                flight = self._flight(spec)
+                await flight.done.wait()
+                if flight.error is not None:
+                    raise flight.error.with_traceback(None)
+                # Unmapped again before this waiter ran: nothing may start in a closed module.
+                mapped = self._mapped.get(spec.module)
+                if mapped is not None:
+                    return mapped
         raise NotReady(f"module {spec.module[:12]} is still being made ready; try again")
 
     def _flight(self, spec: FunctionSpec) -> _Flight:
@@ -157,7 +159,7 @@ class Activation:
 
     async def _fly(self, spec: FunctionSpec, flight: _Flight) -> None:
         try:
-            flight.mapped = await self._activate(spec)
+            await self._activate(spec)
         except EdgedError as error:
             flight.error = error
             self._log.warning(
@@ -170,11 +172,8 @@ class Activation:
             del self._flights[spec.module]
             flight.done.set()
 
-    async def _activate(self, spec: FunctionSpec) -> Mapped:
+    async def _activate(self, spec: FunctionSpec) -> None:
         digest = spec.module
-        mapped = self._mapped.get(digest)
-        if mapped is not None:
-            return mapped
         started = trio.current_time()
         row = await self._trusted_artifact(digest)
         fetch_s = compile_s = None
@@ -199,7 +198,6 @@ class Activation:
             start=start,
             ready_s=round(trio.current_time() - started, 4),
         )
-        return mapped
 
     def _admit(self, digest: Digest, mapped: Mapped) -> None:
         """Puts a module into the table and unmaps others, oldest use first, to make room."""
