@@ -24,7 +24,6 @@ from protocol.ids import Digest
 
 from .errors import (
     ArtifactRefused,
-    BlobCorrupt,
     BlobNotFound,
     CompileFailed,
     EdgedError,
@@ -237,28 +236,30 @@ class Activation:
     async def _trusted_artifact(self, module: Digest) -> ArtifactRow | None:
         """This node's artifact of `module` if all that is claimed of it holds; else it is dropped
         and the module is compiled anew."""
-        key = self._runtime.artifact_key
-        row = self._store.artifact(module, key)
+        row = self._store.artifact(module, self._runtime.artifact_key)
         if row is None:
             return None
         try:
-            builder = check_attestation(
-                decode_attestation(row.attestation),
-                self._anchor,
-                module=module,
-                key=key,
-                artifact=row.digest,
-                wall_s=time.time(),
-            )
-            if builder != self._credential.node_id:
-                raise ArtifactRefused("built by another node")
-            if not await self._store.verify(row.digest):
-                raise BlobCorrupt(f"artifact {row.digest}")
-        except (RemoteProtocolError, ArtifactRefused, BlobCorrupt, BlobNotFound) as error:
+            await self._check_artifact(module, row)
+        except (RemoteProtocolError, ArtifactRefused, BlobNotFound) as error:
             self._log.error("artifact refused", module=module, artifact=row.digest, why=str(error))
-            await self._store.delete_artifact(module, key)
+            await self._store.delete_artifact(module, row.key)
             return None
         return row
+
+    async def _check_artifact(self, module: Digest, row: ArtifactRow) -> None:
+        builder = check_attestation(
+            decode_attestation(row.attestation),
+            self._anchor,
+            module=module,
+            key=row.key,
+            artifact=row.digest,
+            wall_s=time.time(),
+        )
+        if builder != self._credential.node_id:
+            raise ArtifactRefused("built by another node")
+        if not await self._store.verify(row.digest):
+            raise ArtifactRefused("its bytes do not hash to its digest")
 
     async def _compile(self, module: Digest) -> ArtifactRow:
         output = self._store.temp_path()
