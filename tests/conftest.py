@@ -1,0 +1,53 @@
+"""Rules for all tests: a hang ends the run with every stack, and Hypothesis times nothing.
+
+Also the guests: `guest("hello-c")` is the wasm that scripts/guests built from guests/. Where it
+was not built the test is skipped, except under scripts/check, which builds them.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+GUESTS = ROOT / ".cache" / "guests"
+TEST_TIMEOUT_S = 120.0
+SLOW_TEST_TIMEOUT_S = 420.0
+
+# A shared machine makes any deadline a coin toss; examples are reproducible from the printed blob.
+settings.register_profile(
+    "edged", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("edged")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Tests bound their own waits; this is for the one that does not."""
+    slow = item.get_closest_marker("slow") is not None
+    limit_s = SLOW_TEST_TIMEOUT_S if slow else TEST_TIMEOUT_S
+    faulthandler.dump_traceback_later(limit_s, exit=True)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="session")
+def guest() -> Callable[[str], Path]:
+    """The built module of a function in guests/, by its folder's name."""
+
+    def find(name: str) -> Path:
+        path = GUESTS / f"{name}.wasm"
+        if not path.is_file():
+            if os.environ.get("EDGED_REQUIRE_GUESTS"):
+                pytest.fail(f"{name}: scripts/guests did not build it")
+            pytest.skip(f"guest {name} is not built: run scripts/guests")
+        return path
+
+    return find
