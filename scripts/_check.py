@@ -32,7 +32,7 @@ class Step:
 
 def scripts() -> list[str]:
     """Python scripts without a suffix, which no tool finds by itself."""
-    found = [*(ROOT / "scripts").iterdir(), *(ROOT / "scripts" / "bench").iterdir()]
+    found = (ROOT / "scripts").rglob("*")
     return sorted(
         str(path.relative_to(ROOT))
         for path in found

@@ -131,7 +131,13 @@ def ensure(directory: Path, names: tuple[str, ...], *, editable: bool = False) -
             _create(directory)
             held = {}
         (directory / STAMP).unlink(missing_ok=True)
-        install = [*pip(directory), "install", "--quiet", "--disable-pip-version-check"]
+        install = [
+            *pip(directory),
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-compile",
+        ]
         files = [f"-r{ROOT / 'requirements' / f'{name}.txt'}" for name in names]
         _run(
             [*install, "--require-hashes", "--only-binary", ":all:", *files],
