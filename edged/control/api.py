@@ -1,0 +1,170 @@
+"""The endpoints of the control API: parse the input, ask the operator, encode the answer.
+
+Names and bodies are judged here, so the operator sees only what could be meant; it still raises
+for what does not exist. edged/docs/API.md is the reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from edged.errors import BadRequest, Draining, FunctionNotFound, Overloaded
+from edged.interfaces import DeployRequest, Operator
+from protocol.errors import RemoteProtocolError
+from protocol.function import MODULE_BYTES_MAX
+from protocol.ids import parse_function_name
+
+from .bodies import UploadBudget, digest_field, expected_digest, read_body, read_json
+from .responses import COMMON, json_response
+from .stream import NDJSON, LogStream, ndjson
+
+HEALTH_PATH: Final = "/v1/health"
+TAIL_DEFAULT: Final = 100
+TAIL_MAX: Final = 10_000
+PROMETHEUS: Final = "text/plain; version=0.0.4"
+VERSION_PREFIX: Final = re.compile(r"[0-9a-f]{4,64}\Z")
+
+Endpoint = Callable[[Request], Awaitable[Response | LogStream]]
+
+
+class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST …/rollback; none at all means the version before."""
+
+    version: str | None = None
+
+
+class Api:
+    """One method per endpoint; each parses its input and hands it to the operator."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self._uploads = UploadBudget()
+
+    def routes(self) -> list[Route]:
+        table: list[tuple[str, str, Endpoint]] = [
+            ("GET", HEALTH_PATH, self.health),
+            ("GET", "/v1/status", self.status),
+            ("GET", "/v1/members", self.members),
+            ("GET", "/v1/metrics", self.metrics),
+            ("PUT", "/v1/modules", self.put_module),
+            ("GET", "/v1/functions", self.functions),
+            ("PUT", "/v1/functions/{name}", self.deploy),
+            ("GET", "/v1/functions/{name}", self.describe),
+            ("DELETE", "/v1/functions/{name}", self.remove),
+            ("GET", "/v1/functions/{name}/versions", self.versions),
+            ("POST", "/v1/functions/{name}/rollback", self.rollback),
+            ("GET", "/v1/functions/{name}/logs", self.logs),
+            ("GET", "/v1/functions/{name}/explain", self.explain),
+        ]
+        # One Route per path: Starlette answers 405 with the methods of the first one that fits.
+        paths = dict.fromkeys(path for _, path, _ in table)
+        return [
+            Route(path, _Dispatch({m: e for m, p, e in table if p == path}), methods=methods)
+            for path in paths
+            for methods in [[m for m, p, _ in table if p == path]]
+        ]
+
+    async def health(self, _request: Request) -> Response:
+        state = self._operator.status().state
+        if state == "draining":
+            raise Draining("the node is shutting down", state=state)
+        if state != "ready":
+            raise Overloaded("the node is starting", state=state)
+        return json_response({"state": state})
+
+    async def status(self, _request: Request) -> Response:
+        return json_response(self._operator.status())
+
+    async def members(self, _request: Request) -> Response:
+        return json_response({"members": self._operator.members()})
+
+    async def metrics(self, _request: Request) -> Response:
+        return Response(self._operator.metrics(), media_type=PROMETHEUS)
+
+    async def put_module(self, request: Request) -> Response:
+        expected = expected_digest(request)
+        with self._uploads.share() as share:
+            data = await read_body(request, limit_bytes=MODULE_BYTES_MAX, share=share)
+            if not data:
+                raise BadRequest("send the module, .wasm or .wat, as the body")
+            stored = await self._operator.put_module(data, expected=expected)
+        return json_response(stored, status=201 if stored.created else 200)
+
+    async def functions(self, _request: Request) -> Response:
+        return json_response({"functions": self._operator.functions()})
+
+    async def deploy(self, request: Request) -> Response:
+        try:
+            name = parse_function_name(request.path_params["name"])
+        except RemoteProtocolError as error:
+            raise BadRequest(f"function name {error.detail}") from error
+        wanted = await read_json(request, DeployRequest)
+        digest_field(wanted.module, name="module")
+        deployed = await self._operator.deploy(name, wanted)
+        headers = {"location": f"/v1/functions/{name}"} if deployed.created else {}
+        return json_response(deployed, status=201 if deployed.created else 200, headers=headers)
+
+    async def describe(self, request: Request) -> Response:
+        return json_response(self._operator.describe(_known_name(request)))
+
+    async def versions(self, request: Request) -> Response:
+        return json_response({"versions": self._operator.versions(_known_name(request))})
+
+    async def rollback(self, request: Request) -> Response:
+        name = _known_name(request)
+        wanted = await read_json(request, RollbackRequest, empty=RollbackRequest())
+        if wanted.version is not None and not VERSION_PREFIX.match(wanted.version):
+            raise BadRequest(f"version {wanted.version[:80]!r}: 4 to 64 lower-case hex digits")
+        return json_response(await self._operator.rollback(name, wanted.version))
+
+    async def remove(self, request: Request) -> Response:
+        return json_response(await self._operator.remove(_known_name(request)))
+
+    async def logs(self, request: Request) -> Response | LogStream:
+        name = _known_name(request)
+        tail = _tail(request)
+        follow = request.query_params.get("follow", "0")
+        if follow not in ("0", "1"):
+            raise BadRequest(f"follow = {follow[:80]!r}: 0 or 1")
+        lines = self._operator.logs(name, tail=0 if follow == "1" else tail)
+        if follow == "1":  # the call above has raised FunctionNotFound where there is none
+            return LogStream(self._operator.follow(name, tail=tail))
+        return Response(ndjson(lines), media_type=NDJSON.decode(), headers=COMMON)
+
+    async def explain(self, request: Request) -> Response:
+        return json_response(self._operator.explain(_known_name(request)))
+
+
+class _Dispatch:
+    """The endpoints of one path by method; HEAD is GET without its body."""
+
+    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        answer = await self._endpoints[method](Request(scope, receive, send))
+        await answer(scope, receive, send)
+
+
+def _known_name(request: Request) -> str:
+    """Raises FunctionNotFound for names that no function can have."""
+    try:
+        return parse_function_name(request.path_params["name"])
+    except RemoteProtocolError as error:
+        raise FunctionNotFound(f"no function {error.detail}") from error
+
+
+def _tail(request: Request) -> int:
+    text = request.query_params.get("tail", str(TAIL_DEFAULT))
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) <= TAIL_MAX):
+        raise BadRequest(f"tail = {text[:80]!r}: a number of lines, 0 to {TAIL_MAX}")
+    return int(text)

@@ -1,0 +1,271 @@
+"""An operator that keeps everything in memory: what a node does, without its disk and peers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import trio
+
+from edged.errors import (
+    BadRequest,
+    BlobNotFound,
+    Conflict,
+    DigestMismatch,
+    FunctionNotFound,
+    ModuleRejected,
+)
+from edged.interfaces import (
+    Deployed,
+    DeployRequest,
+    ExplainView,
+    FormView,
+    FunctionDetail,
+    FunctionSummary,
+    HolderView,
+    LogLine,
+    MemberView,
+    ModuleStored,
+    RepairReport,
+    StatusView,
+    VersionView,
+)
+from edged.telemetry import Metrics
+from protocol.errors import RemoteProtocolError
+from protocol.function import FunctionSpec, encode_spec, version_of
+from protocol.ids import ArtifactKey, Digest, NodeId, digest_of, parse_function_name
+
+MAGIC = b"\x00asm\x01\x00\x00\x00"
+NODE_ID = NodeId("ab" * 16)
+KEY = ArtifactKey("cd" * 32)
+
+
+class _Function:
+    def __init__(self) -> None:
+        self.specs: list[FunctionSpec] = []
+        self.times: list[float] = []
+        self.current = -1
+        self.log: list[LogLine] = []
+        self.readers: set[trio.MemorySendChannel[LogLine]] = set()
+
+
+class MemoryOperator:
+    def __init__(self, *, node: str = "n1", gateway_url: str = "http://127.0.0.1:1") -> None:
+        self.node = node
+        self.gateway_url = gateway_url
+        self.state = "ready"
+        self.modules: dict[Digest, int] = {}
+        self.table: dict[str, _Function] = {}
+        self.counters = Metrics()
+        self.following = 0
+        self.bug: Exception | None = None
+
+    # ------------------------------------------------------------ modules and functions
+    async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:
+        await trio.lowlevel.checkpoint()
+        digest = digest_of(data)
+        if expected is not None and digest != expected:
+            raise DigestMismatch(f"the body hashes to {digest}", digest=digest)
+        if data.startswith(b"(module"):
+            data = MAGIC + data
+        if not data.startswith(MAGIC):
+            raise ModuleRejected("bad-magic", "neither .wasm nor .wat")
+        module = digest_of(data)
+        created = module not in self.modules
+        self.modules[module] = len(data)
+        return ModuleStored(module, len(data), len(data) // 2, (), ("_start",), created)
+
+    async def deploy(self, name: str, request: DeployRequest) -> Deployed:
+        await trio.lowlevel.checkpoint()
+        try:
+            parse_function_name(name)
+        except RemoteProtocolError as error:
+            raise BadRequest(str(error)) from error
+        if request.module not in self.modules:
+            raise BlobNotFound(f"no module {request.module}; upload it first")
+        spec = FunctionSpec(
+            request.abi,
+            request.module,
+            self.modules[request.module],
+            digest_of(request.module.encode()),
+            args=request.args,
+            entrypoint=request.entrypoint,
+            methods=request.methods,
+            policy=request.policy,
+        )
+        function = self.table.setdefault(name, _Function())
+        previous = self._current(function)
+        if previous is not None and previous == version_of(encode_spec(spec)):
+            return Deployed(name, previous, previous, created=False)
+        function.specs.append(spec)
+        function.times.append(time.time())
+        function.current = len(function.specs) - 1
+        return Deployed(name, self._current(function), previous, created=True)
+
+    def _current(self, function: _Function):
+        if function.current < 0:
+            return None
+        return version_of(encode_spec(function.specs[function.current]))
+
+    def _get(self, name: str) -> _Function:
+        if self.bug is not None:
+            raise self.bug
+        if name not in self.table:
+            raise FunctionNotFound(f"no function {name!r}", function=name)
+        return self.table[name]
+
+    def _summary(self, name: str) -> FunctionSummary:
+        function = self._get(name)
+        spec = function.specs[function.current]
+        return FunctionSummary(
+            name,
+            self._current(function),
+            spec.abi,
+            spec.module,
+            spec.module_bytes,
+            function.times[function.current],
+            self.node,
+            len(function.specs),
+            "module",
+        )
+
+    def functions(self) -> tuple[FunctionSummary, ...]:
+        return tuple(self._summary(name) for name in sorted(self.table))
+
+    def _holders(self) -> tuple[HolderView, ...]:
+        return (HolderView(self.node, NODE_ID, "local", "alive", None, True),)
+
+    def describe(self, name: str) -> FunctionDetail:
+        summary = self._summary(name)
+        function = self.table[name]
+        return FunctionDetail(summary, function.specs[function.current], self._holders())
+
+    def versions(self, name: str) -> tuple[VersionView, ...]:
+        function = self._get(name)
+        views = [
+            VersionView(
+                version_of(encode_spec(spec)),
+                index == function.current,
+                spec.abi,
+                spec.module,
+                spec.module_bytes,
+                function.times[index],
+                self.node,
+            )
+            for index, spec in enumerate(function.specs)
+        ]
+        return tuple(reversed(views))
+
+    async def rollback(self, name: str, version: str | None) -> Deployed:
+        await trio.lowlevel.checkpoint()
+        function = self._get(name)
+        previous = self._current(function)
+        if version is None:
+            if function.current == 0:
+                raise Conflict("there is no version before the current one")
+            function.current -= 1
+        else:
+            ids = [version_of(encode_spec(spec)) for spec in function.specs]
+            fits = [index for index, full in enumerate(ids) if full.startswith(version)]
+            if not fits:
+                raise FunctionNotFound(f"{name!r} has no version {version}")
+            if len(fits) > 1:
+                raise BadRequest(f"{version} fits {len(fits)} versions")
+            function.current = fits[0]
+        return Deployed(name, self._current(function), previous, created=True)
+
+    async def remove(self, name: str) -> Deployed:
+        await trio.lowlevel.checkpoint()
+        function = self._get(name)
+        previous = self._current(function)
+        del self.table[name]
+        for reader in list(function.readers):
+            reader.close()
+        return Deployed(name, None, previous, created=True)
+
+    # ------------------------------------------------------------ logs
+    def say(self, name: str, text: str) -> None:
+        """The guest writes a line to its stderr."""
+        function = self.table[name]
+        line = LogLine(len(function.log), 1e9, self._current(function), "stderr", text)
+        function.log.append(line)
+        for reader in function.readers:
+            reader.send_nowait(line)
+
+    def logs(self, name: str, *, tail: int) -> list[LogLine]:
+        log = self._get(name).log
+        return log[len(log) - min(tail, len(log)) :]
+
+    async def follow(self, name: str, *, tail: int) -> AsyncIterator[LogLine]:
+        function = self._get(name)
+        lines = self.logs(name, tail=tail)
+        send, receive = trio.open_memory_channel[LogLine](100)
+        function.readers.add(send)
+        self.following += 1
+        try:
+            for line in lines:
+                yield line
+            async for line in receive:
+                yield line
+        finally:
+            self.following -= 1
+            function.readers.discard(send)
+            receive.close()
+            send.close()
+
+    # ------------------------------------------------------------ views
+    def explain(self, name: str) -> ExplainView:
+        summary = self._summary(name)
+        form = FormView("module", True, summary.module_bytes, summary.module, {"parse_s": 0.001})
+        none = FormView("artifact", False, None, None, {})
+        return ExplainView(
+            summary.name,
+            summary.version,
+            self.node,
+            "pulley64",
+            KEY,
+            "compiled",
+            (form, none),
+            self._holders(),
+        )
+
+    def status(self) -> StatusView:
+        return StatusView(
+            node=self.node,
+            node_id=NODE_ID,
+            edged="0.1.0",
+            region="local",
+            state=self.state,
+            uptime_s=12.5,
+            gateway_url=self.gateway_url,
+            gossip_address="127.0.0.1:7946",
+            target="pulley64",
+            artifact_key=KEY,
+            members={"alive": 1},
+            functions=len(self.table),
+            catalog="00" * 32,
+            blobs=len(self.modules),
+            blob_bytes=sum(self.modules.values()),
+            running=0,
+            repair=RepairReport(0, (), (), (), False),
+        )
+
+    def members(self) -> tuple[MemberView, ...]:
+        return (
+            MemberView(
+                self.node,
+                NODE_ID,
+                "local",
+                "alive",
+                "127.0.0.1:7946",
+                self.gateway_url,
+                "pulley64",
+                1,
+                0,
+                None,
+                True,
+            ),
+        )
+
+    def metrics(self) -> bytes:
+        return self.counters.render()
