@@ -1,0 +1,209 @@
+"""Who holds which blob: each node owns one versioned set, everyone holds a copy. SPEC §7.
+
+A set's version counts its owner's changes within a generation. A delta lists the final state of
+every digest changed in (since, version], so it applies to any copy from `since` on; a copy that is
+older still needs the whole set, by sync. Holdings are hints: a holder may have evicted a blob.
+Only the owner (Gossip) merges.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from blake3 import blake3
+
+from .errors import RemoteProtocolError
+from .ids import Digest, NodeId
+from .messages import Form, HoldingsFull, HoldingsUpdate
+
+PER_NODE_MAX: Final = 4_096
+TOTAL_MAX: Final = 1_000_000
+"""Pairs of node and blob known here; about 100 MB."""
+DELTA_CHANGES_MAX: Final = 12
+"""Changes a gossiped delta repeats: 12 × 42 bytes fit beside other updates in a datagram, and a
+receiver may miss eleven in a row without needing a sync."""
+
+
+class _Set:
+    __slots__ = ("contribution", "generation", "held", "version", "visible")
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.version = 0
+        self.held: dict[Digest, Form] = {}
+        self.visible = True
+        self.contribution = 0
+
+
+def _contribution(node_id: NodeId, generation: int, version: int) -> int:
+    text = f"holdings\x00{node_id}\x00{generation}\x00{version}"
+    return int.from_bytes(blake3(text.encode()).digest(8))
+
+
+class Holdings:
+    def __init__(self, node_id: NodeId, generation: int) -> None:
+        self._node_id = node_id
+        self._sets: dict[NodeId, _Set] = {}
+        self._holders: dict[Digest, dict[NodeId, None]] = {}
+        self._recent: OrderedDict[Digest, int] = OrderedDict()
+        self._forgotten = 0
+        """Version up to which changes are no longer in `_recent`."""
+        self._total = 0
+        self._digest = 0
+        self.dirty = False
+        """Local changes that the owner has not announced yet."""
+        self.show(node_id, generation)
+
+    # ------------------------------------------------------------ reading
+    def holders(self, digest: Digest) -> list[NodeId]:
+        """Visible nodes that say they hold it, this one included, by node id."""
+        return sorted(node for node in self._holders.get(digest, ()) if self._sets[node].visible)
+
+    def held(self, node_id: NodeId) -> dict[Digest, Form]:
+        """A copy of what a visible node holds."""
+        known = self._sets.get(node_id)
+        return dict(known.held) if known is not None and known.visible else {}
+
+    def version(self, node_id: NodeId) -> tuple[int, int]:
+        """(generation, version) known here; (0, 0) of an unknown node."""
+        known = self._sets.get(node_id)
+        return (known.generation, known.version) if known is not None else (0, 0)
+
+    def state_digest(self) -> int:
+        """64 bits over (node, generation, version) of visible nodes."""
+        return self._digest
+
+    # ------------------------------------------------------------ this node's own set
+    def set_local(self, digest: Digest, held: bool, form: Form = "module") -> bool:
+        """Announces a blob, or its going. False if PER_NODE_MAX blobs are announced already (the
+        blob is then served to nobody, nothing else breaks)."""
+        own = self._sets[self._node_id]
+        if own.held.get(digest) == (form if held else None):
+            return True
+        if held and digest not in own.held and len(own.held) >= PER_NODE_MAX:
+            return False
+        self._put(self._node_id, own, digest, form if held else None)
+        own.version += 1
+        self._recent[digest] = own.version
+        self._recent.move_to_end(digest)
+        if len(self._recent) > DELTA_CHANGES_MAX:
+            self._forgotten = self._recent.popitem(last=False)[1]
+        self._recount(self._node_id, own)
+        self.dirty = True
+        return True
+
+    def delta(self) -> HoldingsUpdate:
+        """The latest changes, for gossip."""
+        own = self._sets[self._node_id]
+        changes = tuple(
+            (bytes.fromhex(digest), own.held.get(digest, "")) for digest in self._recent
+        )
+        return HoldingsUpdate(
+            bytes.fromhex(self._node_id), own.generation, self._forgotten, own.version, changes
+        )
+
+    # ------------------------------------------------------------ others' sets
+    def show(self, node_id: NodeId, generation: int) -> None:
+        """The node is a reachable member of that generation; an older generation's set is void."""
+        known = self._sets.get(node_id)
+        if known is None or known.generation < generation:
+            self._drop(node_id)
+            known = self._sets[node_id] = _Set(generation)
+        known.visible = True
+        self._recount(node_id, known)
+
+    def hide(self, node_id: NodeId) -> None:
+        """The node is down or left: its set is kept but counts for nothing."""
+        known = self._sets.get(node_id)
+        if known is not None:
+            known.visible = False
+            self._recount(node_id, known)
+
+    def forget(self, node_id: NodeId) -> None:
+        """The node is reaped."""
+        self._drop(node_id)
+
+    def merge_update(self, update: HoldingsUpdate) -> Literal["applied", "old", "gap"]:
+        """Raises RemoteProtocolError("holdings-full"); the set is unchanged then."""
+        node_id = NodeId(update.node.hex())
+        known = self._sets.get(node_id)
+        if known is None or known.generation < update.generation:
+            return "gap"
+        if (update.generation, update.version) <= (known.generation, known.version):
+            return "old"
+        if node_id == self._node_id:
+            return "old"
+        if update.since > known.version:
+            return "gap"
+        added = sum(1 for _, form in update.changes if form)
+        self._check_room(len(known.held) + added, added)
+        for raw, form in update.changes:
+            self._put(node_id, known, Digest(raw.hex()), form or None)
+        known.version = update.version
+        self._recount(node_id, known)
+        return "applied"
+
+    def full(self, node_id: NodeId) -> HoldingsFull | None:
+        known = self._sets.get(node_id)
+        if known is None:
+            return None
+        held = tuple((bytes.fromhex(digest), form) for digest, form in known.held.items())
+        return HoldingsFull(bytes.fromhex(node_id), known.generation, known.version, held)
+
+    def merge_full(self, full: HoldingsFull) -> bool:
+        """Whether it was news. Raises RemoteProtocolError("holdings-full"); unchanged then."""
+        node_id = NodeId(full.node.hex())
+        known = self._sets.get(node_id)
+        if known is None or node_id == self._node_id or known.generation != full.generation:
+            return False
+        if full.version <= known.version:
+            return False
+        self._check_room(len(full.held), len(full.held) - len(known.held))
+        for digest in list(known.held):
+            self._put(node_id, known, digest, None)
+        for raw, form in full.held:
+            self._put(node_id, known, Digest(raw.hex()), form)
+        known.version = full.version
+        self._recount(node_id, known)
+        return True
+
+    def _check_room(self, held: int, added: int) -> None:
+        if held > PER_NODE_MAX or self._total + added > TOTAL_MAX:
+            raise RemoteProtocolError("holdings-full", f"{held} blobs of one node")
+
+    def _put(self, node_id: NodeId, known: _Set, digest: Digest, form: Form | None) -> None:
+        if form is None:
+            if known.held.pop(digest, None) is not None:
+                self._total -= 1
+                holders = self._holders[digest]
+                del holders[node_id]
+                if not holders:
+                    del self._holders[digest]
+            return
+        if digest not in known.held:
+            self._total += 1
+            self._holders.setdefault(digest, {})[node_id] = None
+        known.held[digest] = form
+
+    def _drop(self, node_id: NodeId) -> None:
+        known = self._sets.pop(node_id, None)
+        if known is None:
+            return
+        self._digest ^= known.contribution
+        for digest in list(known.held):
+            self._put(node_id, known, digest, None)
+
+    def _recount(self, node_id: NodeId, known: _Set) -> None:
+        self._digest ^= known.contribution
+        known.contribution = (
+            _contribution(node_id, known.generation, known.version) if known.visible else 0
+        )
+        self._digest ^= known.contribution
+
+
+def unique_digests(held: Iterable[tuple[bytes, str]]) -> bool:
+    """Whether no digest repeats: decoded sets are checked once at the door."""
+    digests = [raw for raw, _ in held]
+    return len(set(digests)) == len(digests)

@@ -1,0 +1,61 @@
+"""What a node says of itself, and a member as this node sees it. SPEC §5."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from .ids import NodeId
+
+Address = tuple[
+    Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z.:%_-]+$")],
+    Annotated[int, Meta(ge=1, le=65535)],
+]
+"""Host (IPv4, IPv6 without brackets, or a name) and port."""
+
+MemberState = Literal["alive", "suspect", "down", "left"]
+
+_Text = Annotated[str, Meta(max_length=64, pattern=r"^[\x20-\x7e]*$")]
+_Url = Annotated[str, Meta(max_length=128, pattern=r"^[\x21-\x7e]*$")]
+_NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$", max_length=63)]
+
+
+class Metadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Versioned by (generation, incarnation): a change is a new incarnation.
+
+    At most about 470 bytes encoded, so that one always fits a datagram."""
+
+    name: _NodeName
+    gossip_address: Address
+    stream_address: Address
+    gateway_url: _Url = ""
+    region: _Text = "local"
+    target: _Text = ""
+    artifact_key: Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
+    """A prefix (16 digits do) of the node's artifact key: tells a builder whom an artifact fits."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A frozen view, this node itself included."""
+
+    node_id: NodeId
+    state: MemberState
+    generation: int
+    incarnation: int
+    metadata: Metadata
+    rtt_s: float | None
+    """Smoothed round trip of direct probes; None before the first."""
+    is_self: bool
+    changed_at_s: float
+    """`now` of the last change of state."""
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def reachable(self) -> bool:
+        """Worth a connection attempt: alive, or merely suspected."""
+        return self.state in ("alive", "suspect")

@@ -1,0 +1,159 @@
+"""Signed catalog records: what one says, how it is made, encoded and verified. SPEC §6.
+
+A record is the word of a `control` identity. It carries its signer's credential, so it can be
+verified by anyone with the CA's key and outlives its signer. Whether the credential is still
+valid is judged at the record's own time, else a fleet would forget its functions on the day an
+operator's credential expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Meta
+
+from .clock import HLC_MAX, check_skew, hlc_wall_ms
+from .errors import RemoteProtocolError
+from .function import FunctionSpec, decode_spec, version_of
+from .identity import Credential, TrustAnchor, sign, verify
+from .ids import FunctionName, NodeId, VersionId, parse_function_name, parse_version
+
+RECORD_BYTES_MAX: Final = 20 * 1024
+"""A spec is at most 16 KiB; credential, signature and names need under 1 KiB."""
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """kind "version": `value` is the encoded FunctionSpec that `version` is the digest of.
+    kind "alias": `version` is "" and `value` the encoded Alias. An empty value is a tombstone."""
+
+    kind: Literal["version", "alias"]
+    name: str
+    version: str
+    hlc: Annotated[int, Meta(ge=0, le=HLC_MAX)]
+    value: bytes
+    credential: Credential
+    signature: bytes
+
+    @property
+    def signer(self) -> NodeId:
+        return self.credential.node_id
+
+    @property
+    def tombstone(self) -> bool:
+        return not self.value
+
+    @property
+    def wall_ms(self) -> int:
+        return hlc_wall_ms(self.hlc)
+
+
+class Alias(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Which version a name means now."""
+
+    version: str
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A record whose signature, credential and content hold, with its decoded content."""
+
+    record: Record
+    key: str
+    encoded: bytes
+    """Canonical; what is persisted and sent on."""
+    name: FunctionName
+    spec: FunctionSpec | None
+    target: VersionId | None
+    """Of a live alias."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Record)
+_alias_decoder = msgspec.msgpack.Decoder(Alias)
+
+
+def record_key(record: Record) -> str:
+    """"v/name/version" or "a/name"."""
+    if record.kind == "version":
+        return f"v/{record.name}/{record.version}"
+    return f"a/{record.name}"
+
+
+def _payload(kind: str, name: str, version: str, hlc: int, value: bytes) -> bytes:
+    return _encoder.encode((kind, name, version, hlc, value))
+
+
+def sign_record(
+    private_key: Ed25519PrivateKey,
+    credential: Credential,
+    *,
+    kind: Literal["version", "alias"],
+    name: FunctionName,
+    version: str,
+    hlc: int,
+    value: bytes,
+) -> Record:
+    signature = sign(private_key, "record", _payload(kind, name, version, hlc, value))
+    return Record(kind, name, version, hlc, value, credential, signature)
+
+
+def encode_record(record: Record) -> bytes:
+    return _encoder.encode(record)
+
+
+def encode_alias(version: VersionId) -> bytes:
+    return _encoder.encode(Alias(version))
+
+
+def encoded_records(records: Iterable[Record]) -> list[tuple[str, bytes]]:
+    """(key, encoded record), as the store persists them."""
+    return [(record_key(record), encode_record(record)) for record in records]
+
+
+def decode_record(data: bytes) -> Record:
+    """Raises RemoteProtocolError("record"): too large or malformed. Nothing is verified yet."""
+    if len(data) > RECORD_BYTES_MAX:
+        raise RemoteProtocolError("record", f"{len(data)} bytes; at most {RECORD_BYTES_MAX}")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError("record", str(error)) from error
+
+
+def _decode_alias(value: bytes) -> VersionId:
+    try:
+        return parse_version(_alias_decoder.decode(value).version)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError("record", f"alias: {error}") from error
+
+
+def verify_record(record: Record, anchor: TrustAnchor, *, wall_ms: int | None) -> Verified:
+    """Everything that must hold before a record may change anything (SPEC §6.2).
+
+    `wall_ms` None skips the clock check: for records from this node's own disk, whose clock may
+    have been wrong at any time.
+
+    Raises RemoteProtocolError: "function-name", "version", "record" (content), "spec",
+    "record-future", "signature", "node-name", "credential-expired", "credential-role"."""
+    name = parse_function_name(record.name)
+    spec: FunctionSpec | None = None
+    target: VersionId | None = None
+    if record.kind == "version":
+        parse_version(record.version)
+        if not record.tombstone:
+            if version_of(record.value) != record.version:
+                raise RemoteProtocolError("record", "version is not the digest of the spec")
+            spec = decode_spec(record.value)
+    else:
+        if record.version:
+            raise RemoteProtocolError("record", "an alias' key has no version")
+        if not record.tombstone:
+            target = _decode_alias(record.value)
+    if wall_ms is not None:
+        check_skew(record.hlc, wall_ms)
+    anchor.check(record.credential, role="control", wall_s=record.wall_ms / 1000)
+    payload = _payload(record.kind, record.name, record.version, record.hlc, record.value)
+    verify(record.credential.public_key, "record", payload, record.signature)
+    return Verified(record, record_key(record), encode_record(record), name, spec, target)

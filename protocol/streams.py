@@ -1,0 +1,192 @@
+"""Messages on a stream between two nodes, and their frames. SPEC §10.
+
+Rules. A frame is: u32 length of the rest, u16 length of the head (both big-endian), the head (one
+msgpack message), the body (raw bytes). A message says how large its body may be; bulk travels as
+body, never inside msgpack. The dialling side sends only requests, the other only replies. Replies
+come in the order of their requests and repeat their id, so requests may be pipelined. A length out
+of bounds is refused as soon as it is known, before anything is buffered for it; after any error
+the stream has no frame boundary any more and must be closed.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, ClassVar, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from .errors import LocalProtocolError, RemoteProtocolError
+from .ids import Digest
+from .manifest import MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENTS_MAX, WIRE_OVERHEAD_MAX
+
+ALPN: Final = "edged/1"
+"""TLS application protocol (RFC 7301): the version of everything in this file."""
+
+HEAD_BYTES_MAX: Final = 1024
+SEGMENT_WIRE_MAX: Final = SEGMENT_BYTES_MAX + SEGMENT_BYTES_MAX // 64 + WIRE_OVERHEAD_MAX
+SYNC_BYTES_MAX: Final = 1024 * 1024
+BODY_BYTES_MAX: Final = max(SEGMENT_WIRE_MAX, SYNC_BYTES_MAX, MANIFEST_BYTES_MAX)
+FRAME_BYTES_MAX: Final = 2 + HEAD_BYTES_MAX + BODY_BYTES_MAX
+ERROR_TEXT_MAX: Final = 200
+
+_PREFIX: Final = struct.Struct(">IH")
+
+_RequestId = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+_Blob = Annotated[Digest, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Index = Annotated[int, Meta(ge=0, lt=SEGMENTS_MAX)]
+_Code = Annotated[str, Meta(pattern=r"\A[a-z][a-z-]{0,31}\Z")]
+
+
+class Ping(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """Is the node there, when its datagrams are not? (SWIM's stream fallback probe.)"""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+
+
+class Sync(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
+    """One round of push-pull anti-entropy; the body is the gossip machine's, opaque here."""
+
+    body_max: ClassVar[int] = SYNC_BYTES_MAX
+    id: _RequestId
+    round: Annotated[int, Meta(ge=0, le=255)]
+
+
+class GetManifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    blob: _Blob
+
+
+class GetSegment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    blob: _Blob
+    index: _Index
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=65):
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+
+
+class SyncReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=66):
+    """Body as in Sync."""
+
+    body_max: ClassVar[int] = SYNC_BYTES_MAX
+    id: _RequestId
+
+
+class ManifestReply(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=67
+):
+    """Body: the encoded manifest (SPEC §8)."""
+
+    body_max: ClassVar[int] = MANIFEST_BYTES_MAX
+    id: _RequestId
+
+
+class SegmentReply(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=68
+):
+    """Body: the segment's zstd frame as stored."""
+
+    body_max: ClassVar[int] = SEGMENT_WIRE_MAX
+    id: _RequestId
+    index: _Index
+
+
+class ErrorReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=69):
+    """Instead of the reply to request `id`; the stream goes on."""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    code: _Code
+    text: Annotated[str, Meta(max_length=ERROR_TEXT_MAX)]
+
+
+Request = Ping | Sync | GetManifest | GetSegment
+Reply = Pong | SyncReply | ManifestReply | SegmentReply | ErrorReply
+Message = Request | Reply
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+M = TypeVar("M", bound=Message)
+
+
+def frame_head(message: Message, body_bytes: int = 0) -> bytes:
+    """What goes on the wire before a body of that many bytes."""
+    if body_bytes > message.body_max:
+        raise LocalProtocolError(f"{type(message).__name__}: body of {body_bytes} bytes")
+    head = _encoder.encode(message)
+    return _PREFIX.pack(2 + len(head) + body_bytes, len(head)) + head
+
+
+def encode_frame(message: Message, body: bytes = b"") -> bytes:
+    return frame_head(message, len(body)) + body
+
+
+class FrameReader(Generic[M]):
+    """Bytes in, messages out. Holds at most one frame's bytes and what was last fed."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[M]) -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+        self._message: M | None = None
+        self._body_bytes = 0
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether an end of the stream now would cut a frame off."""
+        return bool(self._buffer) or self._message is not None
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        self._buffer += data
+
+    def next_frame(self) -> tuple[M, bytes] | None:
+        """The next complete frame, or None: feed more.
+
+        Raises RemoteProtocolError("frame"); the stream is then unusable."""
+        if self._message is None and not self._read_head():
+            return None
+        assert self._message is not None
+        if len(self._buffer) < self._body_bytes:
+            return None
+        message, size = self._message, self._body_bytes
+        body = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        self._message = None
+        return message, body
+
+    def _read_head(self) -> bool:
+        if len(self._buffer) < _PREFIX.size:
+            return False
+        length, head_bytes = _PREFIX.unpack_from(self._buffer)
+        body_bytes = length - 2 - head_bytes
+        if not 0 < head_bytes <= HEAD_BYTES_MAX or not 0 <= body_bytes <= BODY_BYTES_MAX:
+            raise RemoteProtocolError("frame", f"length {length}, head {head_bytes}")
+        end = _PREFIX.size + head_bytes
+        if len(self._buffer) < end:
+            return False
+        try:
+            message = self._decoder.decode(memoryview(self._buffer)[_PREFIX.size : end])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise RemoteProtocolError("frame", str(error)) from error
+        if body_bytes > message.body_max:
+            raise RemoteProtocolError("frame", f"{type(message).__name__} body of {body_bytes}")
+        del self._buffer[:end]
+        self._message, self._body_bytes = message, body_bytes
+        return True
+
+
+def request_reader() -> FrameReader[Request]:
+    """What the accepting side reads with."""
+    return FrameReader(_requests)
+
+
+def reply_reader() -> FrameReader[Reply]:
+    """What the dialling side reads with."""
+    return FrameReader(_replies)
