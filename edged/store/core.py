@@ -1,0 +1,371 @@
+"""Blobs, artifact rows, records and meta: the synchronous, thread-safe heart of the store.
+
+Invariants: a blob is in `_held` iff its file is complete under its final name; files are never
+modified, only replaced by rename or unlinked; `_held` and `state` change after the disk did, under
+`_writing`. Reads that answer requests take no lock: one dict look-up.
+Lock order: blob lock → manifest lock → `_writing`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edged.errors import BlobCorrupt, BlobNotFound, DigestMismatch, StoreError
+from edged.interfaces import ArtifactRow, BlobInfo, BlobKind
+from edged.telemetry import Log
+from protocol.ids import ArtifactKey, Digest, digest_of
+
+from .disk import Disk, hash_fd, translated
+from .index import BlobRow, Index, inode_of
+from .journal import DropArtifact, Journal, Op, PutArtifact, State, write_journal
+from .layout import Layout
+from .locks import KeyedLocks
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A complete blob. Identity matters: a changed blob gets a new Held."""
+
+    row: BlobRow
+    info: BlobInfo
+    path: Path
+
+
+def held_of(row: BlobRow, layout: Layout) -> Held:
+    info = BlobInfo(
+        digest=row.digest,
+        kind=row.kind,
+        size_bytes=row.size_bytes,
+        wire_bytes=row.wire_bytes,
+        manifest=row.manifest,
+        created_at_s=row.mtime_ns / 1e9,
+    )
+    return Held(row, info, layout.blob(row.digest, row.kind))
+
+
+def row_of(digest: Digest, kind: BlobKind, found: os.stat_result) -> BlobRow:
+    return BlobRow(digest, kind, found.st_size, found.st_mtime_ns, inode_of(found))
+
+
+def untouched(row: BlobRow, found: os.stat_result) -> bool:
+    """Cheap: nobody replaced or wrote the file since its row was made."""
+    return (row.size_bytes, row.mtime_ns, row.inode) == (
+        found.st_size,
+        found.st_mtime_ns,
+        inode_of(found),
+    )
+
+
+class Core:
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        disk: Disk,
+        index: Index,
+        journal: Journal,
+        state: State,
+        held: dict[Digest, Held],
+        log: Log,
+    ) -> None:
+        self.layout = layout
+        self.disk = disk
+        self.log = log
+        self.locks = KeyedLocks()
+        self._index = index
+        self._journal = journal
+        self._state = state
+        self._held = held
+        self._writing = threading.RLock()
+        self._temp_numbers = itertools.count()
+        self._temp_prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._closed = False
+
+    # ------------------------------------------------------------ the one way to change the index
+    def commit(
+        self, ops: Sequence[Op] = (), *, rows: Iterable[BlobRow] = (), gone: Iterable[Digest] = ()
+    ) -> None:
+        """Journal and index together, durable when it returns; nothing changed if it raises."""
+        with self._writing:
+            self._check_open()
+            mark = self._journal.mark()
+            try:
+                with self._index.transaction():
+                    for row in rows:
+                        self._index.save_blob(row)
+                    for digest in gone:
+                        self._index.drop_blob(digest)
+                    if ops:
+                        self._journal.append(ops)
+                        self._index.apply(ops, seq=self._journal.seq)
+            except StoreError:
+                self._journal.roll_back(mark)
+                raise
+            self._state.apply(ops)
+            if self._journal.wants_rewrite:
+                self._rewrite_journal()
+
+    def _rewrite_journal(self) -> None:
+        """Failing is harmless: the long journal stays in use."""
+        try:
+            scan = write_journal(
+                self.layout.journal,
+                self.temp_path(),
+                self.disk,
+                self._state,
+                seq=self._journal.seq,
+            )
+            fresh = Journal(self.layout.journal, self.disk, scan)
+            self._journal.close()
+            self._journal = fresh
+            with self._index.transaction():
+                self._index.apply((), seq=fresh.seq)
+        except (StoreError, OSError) as error:
+            self.log.warning("journal not rewritten", error=str(error))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the store is closed")
+
+    # ------------------------------------------------------------ blobs
+    def temp_path(self) -> Path:
+        return self.layout.tmp / f"{self._temp_prefix}-{next(self._temp_numbers)}"
+
+    def get(self, digest: Digest) -> Held | None:
+        return self._held.get(digest)
+
+    def require(self, digest: Digest) -> Held:
+        held = self._held.get(digest)
+        if held is None:
+            raise BlobNotFound(f"blob {digest} is not on this node", digest=digest)
+        return held
+
+    def all_held(self) -> list[Held]:
+        return list(self._held.values())
+
+    def put(self, data: bytes, kind: BlobKind, expected: Digest | None) -> BlobInfo:
+        self._check_open()
+        digest = digest_of(data)
+        _check_expected(digest, expected)
+        with self.locks.holding(digest):
+            held = self.intact(digest)
+            if held is not None:
+                return held.info
+            self.disk.require_free(len(data))
+            temp = self.temp_path()
+            with translated("storing a blob"):
+                try:
+                    fd = self.disk.create(temp)
+                    try:
+                        self.disk.write(fd, data, 0)
+                        self.disk.seal(fd)
+                        row = row_of(digest, kind, os.fstat(fd))
+                    finally:
+                        os.close(fd)
+                    return self.publish(temp, row)
+                except BaseException:
+                    self.disk.discard(temp)
+                    raise
+
+    def put_file(self, source: Path, kind: BlobKind, expected: Digest | None) -> BlobInfo:
+        """Consumes `source` whatever happens."""
+        self._check_open()
+        if source.parent != self.layout.tmp:
+            raise StoreError("put_file takes a path that temp_path named", private=str(source))
+        with translated("storing a file"):
+            try:
+                fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    if not stat.S_ISREG(os.fstat(fd).st_mode):
+                        raise StoreError("put_file takes a regular file", private=str(source))
+                    digest, size = hash_fd(fd)
+                    _check_expected(digest, expected)
+                    with self.locks.holding(digest):
+                        held = self.intact(digest)
+                        if held is not None:
+                            return held.info
+                        self.disk.require_free(0)
+                        self.disk.seal(fd)
+                        row = row_of(digest, kind, os.fstat(fd))
+                        if row.size_bytes != size:
+                            raise StoreError("the file is still being written")
+                        return self.publish(source, row)
+                finally:
+                    os.close(fd)
+            finally:
+                self.disk.discard(source)
+
+    def publish(self, temp: Path, row: BlobRow) -> BlobInfo:
+        """Makes a sealed temp the blob of `row`. The caller holds the blob's lock."""
+        held = held_of(row, self.layout)
+        self.disk.make_dir(held.path.parent)
+        self.disk.rename(temp, held.path)
+        try:
+            self.commit(rows=[row])
+        except StoreError:
+            self.disk.discard(held.path)
+            raise
+        self._held[row.digest] = held
+        return held.info
+
+    def relabel(self, row: BlobRow) -> BlobInfo:
+        """Gives a blob a new row: its wire form came or went. The caller holds its lock."""
+        self.commit(rows=[row])
+        fresh = held_of(row, self.layout)
+        self._held[row.digest] = fresh
+        return fresh.info
+
+    def intact(self, digest: Digest) -> Held | None:
+        """The blob if its file is as it was left; else it is taken out of service, so that it can
+        be written anew. The caller holds its lock."""
+        held = self._held.get(digest)
+        if held is None:
+            return None
+        try:
+            if untouched(held.row, held.path.stat()):
+                return held
+            with translated("reading a blob"):
+                matches = self.hash_file(held.path) == digest
+        except FileNotFoundError:
+            self._forget(held, "missing")
+            return None
+        if matches:
+            return held
+        self.quarantine(held)
+        return None
+
+    def hash_file(self, path: Path) -> Digest:
+        """Raises OSError."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return hash_fd(fd)[0]
+        finally:
+            os.close(fd)
+
+    def read(self, digest: Digest) -> bytes:
+        held = self.require(digest)
+        with translated("reading a blob"):
+            try:
+                data = held.path.read_bytes()
+            except FileNotFoundError as error:
+                raise self._gone(held) from error
+        if digest_of(data) != digest:
+            self._take_out(held)
+            raise BlobCorrupt(f"blob {digest} was damaged on disk; it is quarantined")
+        return data
+
+    def verify(self, digest: Digest) -> bool:
+        held = self.require(digest)
+        with translated("verifying a blob"):
+            try:
+                matches = self.hash_file(held.path) == digest
+            except FileNotFoundError as error:
+                raise self._gone(held) from error
+        if not matches:
+            self._take_out(held)
+        return matches
+
+    def _gone(self, held: Held) -> BlobNotFound:
+        """Somebody removed the file behind our back."""
+        digest = held.row.digest
+        with self.locks.holding(digest):
+            if self._held.get(digest) is held:
+                self._forget(held, "missing")
+        return BlobNotFound(f"blob {digest} is not on this node any more", digest=digest)
+
+    def _take_out(self, held: Held) -> None:
+        with self.locks.holding(held.row.digest):
+            if self._held.get(held.row.digest) is held:
+                self.quarantine(held)
+
+    def quarantine(self, held: Held) -> None:
+        """Takes a damaged blob out of service. The caller holds its lock."""
+        with translated("quarantining a blob"):
+            move_to_quarantine(self.disk, self.layout, held.path)
+        self._forget(held, "corrupt")
+
+    def _forget(self, held: Held, why: str) -> None:
+        """Drops a blob whose file is gone, with its wire form and the artifact rows naming it."""
+        digest = held.row.digest
+        self.log.error("blob lost", digest=digest, why=why, kind=held.row.kind)
+        with self._writing:
+            self._held.pop(digest, None)
+            self.commit(self.artifact_drops(digest), gone=[digest])
+        if held.row.manifest is not None:
+            self.disk.discard(self.layout.wire_form(digest, held.row.manifest))
+
+    def artifact_drops(self, digest: Digest) -> list[Op]:
+        return [
+            DropArtifact(row.module, row.key)
+            for row in list(self._state.artifacts.values())
+            if row.digest == digest
+        ]
+
+    def delete(self, digest: Digest) -> None:
+        """Row marked, files removed, row removed: a crash in between is finished at start."""
+        self._check_open()
+        with self.locks.holding(digest):
+            held = self._held.get(digest)
+            if held is None:
+                return
+            row = msgspec.structs.replace(held.row, doomed=True)
+            with self._writing:
+                self.commit(self.artifact_drops(digest), rows=[row])
+                self._held.pop(digest, None)
+            with translated("deleting a blob"):
+                if row.manifest is not None:
+                    self.disk.unlink(self.layout.wire_form(digest, row.manifest))
+                self.disk.unlink(held.path)
+                self.disk.sync_dir(held.path.parent)
+            self.commit(gone=[digest])
+            if row.manifest is not None:
+                self.delete(row.manifest)
+
+    # ------------------------------------------------------------ artifacts, records, meta
+    def artifact(self, module: Digest, key: ArtifactKey) -> ArtifactRow | None:
+        return self._state.artifacts.get((module, key))
+
+    def artifacts(self) -> list[ArtifactRow]:
+        return list(self._state.artifacts.values())
+
+    def put_artifact(self, row: ArtifactRow) -> None:
+        with self._writing:
+            self.require(row.digest)
+            self.commit([PutArtifact(row)])
+
+    def delete_artifact(self, module: Digest, key: ArtifactKey) -> None:
+        with self._writing:
+            if (module, key) in self._state.artifacts:
+                self.commit([DropArtifact(module, key)])
+
+    def records(self) -> list[tuple[str, bytes]]:
+        return list(self._state.records.items())
+
+    def meta(self, key: str) -> bytes | None:
+        return self._state.meta.get(key)
+
+    def close(self) -> None:
+        """Waits for a commit in progress; later calls raise StoreError."""
+        with self._writing:
+            if not self._closed:
+                self._closed = True
+                self._index.close(checkpoint=True)
+                self._journal.close()
+
+
+def _check_expected(digest: Digest, expected: Digest | None) -> None:
+    if expected is not None and digest != expected:
+        raise DigestMismatch(f"the bytes hash to {digest}, not to {expected}")
+
+
+def move_to_quarantine(disk: Disk, layout: Layout, path: Path) -> None:
+    """Moves a damaged file where a human finds it; the name says what it was and when."""
+    disk.rename(path, layout.quarantine / f"{time.time_ns()}-{path.name}")

@@ -1,0 +1,224 @@
+"""The store as the rest of the node sees it: interfaces.Store over the synchronous core.
+
+Blocking work runs in worker threads behind two limiters of this store: `io_limiter`, and
+`compress_limiter`, so that making a wire form never keeps reads waiting. A call is never abandoned
+half-way: once it runs, cancellation waits for it, and what it did is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import trio
+
+from edged.errors import BlobNotFound
+from edged.interfaces import ArtifactRow, BlobInfo, BlobKind, PartialBlob, RepairReport
+from edged.telemetry import Log
+from protocol.ids import ArtifactKey, Digest
+from protocol.manifest import Manifest
+
+from .disk import Step, no_step
+from .journal import SaveRecord, SetMeta
+from .opening import Opened, open_core
+from .wireforms import Fetch, WireForms
+
+IO_THREADS: Final = 8
+"""Waits for the disk overlap; SQLite and the journal are serial anyway."""
+COMPRESS_THREADS: Final = 1
+"""zstd releases the GIL but burns a core, and a node has a few of them."""
+
+T = TypeVar("T")
+
+
+class ScrubReport(msgspec.Struct, frozen=True):
+    """What a full check of every byte found."""
+
+    blobs: int
+    bytes_checked: int
+    corrupt: tuple[Digest, ...]
+    """Blobs, now in quarantine/."""
+    wire_lost: tuple[Digest, ...]
+    """Blobs whose wire form was damaged; make_manifest makes it anew."""
+
+
+class Partial:
+    """interfaces.PartialBlob."""
+
+    def __init__(self, fetch: Fetch, limiter: trio.CapacityLimiter) -> None:
+        self._fetch = fetch
+        self._limiter = limiter
+        self.manifest: Manifest = fetch.manifest
+        self.present: frozenset[int] = fetch.present
+
+    async def write(self, index: int, wire: bytes) -> None:
+        await trio.to_thread.run_sync(self._fetch.write, index, wire, limiter=self._limiter)
+
+    async def finish(self) -> BlobInfo:
+        return await trio.to_thread.run_sync(self._fetch.finish, limiter=self._limiter)
+
+    async def discard(self) -> None:
+        await trio.to_thread.run_sync(self._fetch.discard, limiter=self._limiter)
+
+
+class BlobStore:
+    """interfaces.Store. Made by `open_store`; one per data directory."""
+
+    def __init__(self, opened: Opened, *, zstd_level: int) -> None:
+        self.repair: RepairReport = opened.repair
+        self.io_limiter = trio.CapacityLimiter(IO_THREADS)
+        self.compress_limiter = trio.CapacityLimiter(COMPRESS_THREADS)
+        self._core = opened.core
+        self._lock = opened.lock
+        self._wire = WireForms(opened.core, zstd_level=zstd_level)
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(call, limiter=self.io_limiter)
+
+    # blobs
+    async def put(self, data: bytes, *, kind: BlobKind, expected: Digest | None = None) -> BlobInfo:
+        return await self._run(lambda: self._core.put(data, kind, expected))
+
+    async def put_file(
+        self, source: Path, *, kind: BlobKind, expected: Digest | None = None
+    ) -> BlobInfo:
+        return await self._run(lambda: self._core.put_file(source, kind, expected))
+
+    def temp_path(self) -> Path:
+        return self._core.temp_path()
+
+    async def read(self, digest: Digest) -> bytes:
+        return await self._run(lambda: self._core.read(digest))
+
+    def path(self, digest: Digest) -> Path:
+        return self._core.require(digest).path
+
+    async def verify(self, digest: Digest) -> bool:
+        return await self._run(lambda: self._core.verify(digest))
+
+    def info(self, digest: Digest) -> BlobInfo | None:
+        held = self._core.get(digest)
+        return None if held is None else held.info
+
+    def blobs(self) -> list[BlobInfo]:
+        return [held.info for held in self._core.all_held()]
+
+    async def delete(self, digest: Digest) -> None:
+        """With its wire form, manifest and the artifact rows naming it; absent is fine."""
+        await self._run(lambda: self._core.delete(digest))
+
+    # wire forms
+    async def make_manifest(self, digest: Digest) -> Manifest:
+        """Raises BlobNotFound, BlobCorrupt (quarantined), DiskFull, StoreError (empty blob)."""
+        return await trio.to_thread.run_sync(self._wire.make, digest, limiter=self.compress_limiter)
+
+    async def manifest(self, digest: Digest) -> Manifest:
+        return await self._run(lambda: self._wire.manifest(digest))
+
+    async def wire_segment(self, digest: Digest, index: int) -> bytes:
+        return await self._run(lambda: self._wire.segment(digest, index))
+
+    async def begin_partial(self, manifest: Manifest) -> PartialBlob:
+        """Resumes what is on disk of this manifest. An earlier user's handle raises Conflict from
+        now on. Raises RemoteProtocolError (bounds), DiskFull."""
+        fetch = await self._run(lambda: self._wire.begin(manifest))
+        return Partial(fetch, self.io_limiter)
+
+    # artifacts, records, meta
+    def artifact(self, module: Digest, key: ArtifactKey) -> ArtifactRow | None:
+        return self._core.artifact(module, key)
+
+    def artifacts(self) -> list[ArtifactRow]:
+        return self._core.artifacts()
+
+    async def put_artifact(self, row: ArtifactRow) -> None:
+        """Raises BlobNotFound unless the artifact's blob is here."""
+        await self._run(lambda: self._core.put_artifact(row))
+
+    async def delete_artifact(self, module: Digest, key: ArtifactKey) -> None:
+        await self._run(lambda: self._core.delete_artifact(module, key))
+
+    async def save_records(self, records: Sequence[tuple[str, bytes]]) -> None:
+        ops = [SaveRecord(key, value) for key, value in records]
+        if ops:
+            await self._run(lambda: self._core.commit(ops))
+
+    def load_records(self) -> Iterable[tuple[str, bytes]]:
+        return self._core.records()
+
+    async def set_meta(self, key: str, value: bytes) -> None:
+        await self._run(lambda: self._core.commit([SetMeta(key, value)]))
+
+    def get_meta(self, key: str) -> bytes | None:
+        return self._core.meta(key)
+
+    # upkeep
+    async def scrub(self) -> ScrubReport:
+        """Re-hashes every blob and every wire segment (`edged verify`); cancellable between."""
+        corrupt: list[Digest] = []
+        wire_lost: list[Digest] = []
+        size_bytes = blobs = 0
+        for info in self.blobs():
+            try:
+                if not await self.verify(info.digest):
+                    corrupt.append(info.digest)
+                    continue
+            except BlobNotFound:
+                continue
+            blobs += 1
+            size_bytes += info.size_bytes + (info.wire_bytes or 0)
+            if info.manifest is not None and not await self._wire_intact(info.digest):
+                wire_lost.append(info.digest)
+        return ScrubReport(blobs, size_bytes, tuple(corrupt), tuple(wire_lost))
+
+    async def _wire_intact(self, digest: Digest) -> bool:
+        try:
+            manifest = await self.manifest(digest)
+            for index in range(manifest.segments):
+                await self.wire_segment(digest, index)
+        except BlobNotFound:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Finishes what is being written, then frees the directory. Idempotent; shielded, as it
+        belongs into `finally` (its work is bounded: one checkpoint of a small WAL)."""
+        with trio.CancelScope(shield=True):
+            await self._run(self._close)
+
+    def _close(self) -> None:
+        self._core.close()
+        self._lock.release(clean=True)
+
+
+async def open_store(
+    data_dir: Path,
+    *,
+    zstd_level: int,
+    min_free_bytes: int,
+    log: Log,
+    step: Step = no_step,
+) -> BlobStore:
+    """Locks, repairs and opens a data directory, making it if needed.
+
+    `step` is for tests: see disk.Step. Raises DataDirLocked, StoreError, DiskFull."""
+
+    def opening() -> Opened:
+        return open_core(data_dir, min_free_bytes=min_free_bytes, log=log, step=step)
+
+    # One short-lived call: it needs no limiter shared with anything else.
+    opened = await trio.to_thread.run_sync(opening, limiter=trio.CapacityLimiter(1))
+    store = BlobStore(opened, zstd_level=zstd_level)
+    repair = store.repair
+    if repair != RepairReport(0, (), (), (), index_rebuilt=False):
+        log.warning(
+            "store repaired",
+            temps_removed=repair.temps_removed,
+            missing=repair.missing,
+            corrupt=repair.corrupt,
+            orphans_adopted=len(repair.orphans_adopted),
+            index_rebuilt=repair.index_rebuilt,
+        )
+    return store
