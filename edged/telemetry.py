@@ -55,6 +55,9 @@ class Metrics:
         self.compile_seconds = self._counter("edged_compile_cpu_seconds", "CPU spent compiling")
         self.fetched_bytes = self._counter("edged_fetched_wire_bytes", "Wire bytes from peers")
         self.served_bytes = self._counter("edged_served_wire_bytes", "Wire bytes to peers")
+        self.streams_refused = self._counter(
+            "edged_streams_refused", "Inbound peer streams refused or cut", "reason"
+        )
         self.datagrams = self._counter("edged_datagrams", "Gossip datagrams", "direction")
         self.datagram_bytes = self._counter(
             "edged_datagram_bytes", "UDP payload bytes", "direction"

@@ -36,6 +36,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from protocol.errors import RemoteProtocolError
 from protocol.identity import ROLES, Credential, Role, TrustAnchor, issue_credential, public_bytes
 from protocol.ids import NodeId, node_id_of, parse_node_name
+from protocol.streams import ALPN
 
 from .errors import ConfigError, PeerError
 
@@ -44,7 +45,7 @@ NODE_DAYS: Final = 825
 """What TLS clients last accepted of a public certificate before 2020; renewal keeps the key."""
 BACKDATE: Final = datetime.timedelta(hours=1)
 """Certificates are valid this long before their making: clocks of a fresh cluster differ."""
-KEYRING_KEYS_MAX: Final = 16
+KEYRING_KEYS_MAX: Final = 8
 KEY_BYTES: Final = 32
 FILE_BYTES_MAX: Final = 64 * 1024
 
@@ -299,6 +300,7 @@ def _context(directory: Path, protocol: int) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
+    context.set_alpn_protocols([ALPN])
     context.verify_mode = ssl.CERT_REQUIRED
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         # No resumption: each connection shows its certificate anew, and no ticket is in flight

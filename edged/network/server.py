@@ -1,0 +1,199 @@
+"""What this node serves to peers on streams: manifests, segments, syncs, pings. SPEC §10.
+
+One task per connection, one request at a time, replies in order: a peer that pipelines waits in
+its own socket. Bounds: connections in all, in handshake, and per peer; time for a handshake, for a
+frame, between requests, and for a peer to take a reply. Whatever a peer does ends its own task.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, assert_never
+
+import trio
+
+from protocol.ids import NodeId
+from protocol.manifest import encode_manifest
+from protocol.streams import (
+    ERROR_TEXT_MAX,
+    ErrorReply,
+    GetManifest,
+    GetSegment,
+    ManifestReply,
+    Ping,
+    Pong,
+    Reply,
+    Request,
+    SegmentReply,
+    Sync,
+    SyncReply,
+)
+
+from ..errors import EdgedError, PeerError, info_of
+from ..interfaces import BlobSource
+from ..telemetry import Log, Metrics
+from ..trust import Trust
+from .streams import Connection, accept
+
+
+class SyncResponder(Protocol):
+    async def answer_sync(self, peer: NodeId, round_: int, body: bytes) -> bytes:
+        """The answering side of an anti-entropy round. Raises PeerError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    connections_max: int = 256
+    handshakes_max: int = 64
+    """Peers not authenticated yet may not crowd out those that are."""
+    per_peer_max: int = 16
+    """Twice the transfers a node runs at once, plus syncs."""
+    handshake_timeout_s: float = 5.0
+    idle_timeout_s: float = 60.0
+    frame_timeout_s: float = 30.0
+    """The largest request, a 1 MiB sync, at 300 kbit/s."""
+    write_timeout_s: float = 60.0
+    """For one reply to be taken, as protocol.exchange gives a holder to send it."""
+    drain_timeout_s: float = 5.0
+
+
+class StreamServer:
+    """Serves until cancelled, or until `stop` and then the replies under way."""
+
+    def __init__(
+        self,
+        *,
+        trust: Trust,
+        source: BlobSource,
+        sync: SyncResponder,
+        metrics: Metrics,
+        log: Log,
+        limits: StreamLimits | None = None,
+    ) -> None:
+        self._trust = trust
+        self._source = source
+        self._sync = sync
+        self._metrics = metrics
+        self._log = log
+        self._limits = limits or StreamLimits()
+        self._open = 0
+        self._handshakes = 0
+        self._per_peer: Counter[NodeId] = Counter()
+        self._waiting: dict[trio.CancelScope, None] = {}
+        self._stop = trio.Event()
+
+    async def run(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Owns the listeners: they are closed when it ends."""
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                serve = partial(trio.serve_listeners, handler_nursery=connections)
+                await accepting.start(serve, self._serve, listeners)
+                task_status.started()
+                await self._stop.wait()
+                accepting.cancel_scope.cancel()
+            connections.cancel_scope.deadline = trio.current_time() + self._limits.drain_timeout_s
+            for scope in self._waiting:
+                scope.cancel()
+
+    def stop(self) -> None:
+        """Accept nothing more, finish the replies under way, then `run` returns."""
+        self._stop.set()
+
+    async def _serve(self, transport: trio.SocketStream) -> None:
+        limits = self._limits
+        async with transport:
+            if self._open >= limits.connections_max or self._handshakes >= limits.handshakes_max:
+                self._refuse("crowded", "", None)
+                return
+            self._open += 1
+            try:
+                await self._admit(transport)
+            finally:
+                self._open -= 1
+
+    async def _admit(self, transport: trio.SocketStream) -> None:
+        self._handshakes += 1
+        connection: Connection[Request] | None = None
+        try:
+            with trio.move_on_after(self._limits.handshake_timeout_s):
+                connection = await accept(transport, self._trust)
+        except PeerError as error:
+            self._refuse("handshake", str(error), None)
+            return
+        finally:
+            self._handshakes -= 1
+        if connection is None:
+            self._refuse("handshake", "too slow", None)
+            return
+        peer = connection.peer
+        self._per_peer[peer] += 1
+        try:
+            if self._per_peer[peer] > self._limits.per_peer_max:
+                self._refuse("per-peer", "", peer)
+            else:
+                await self._converse(connection)
+        except PeerError as error:
+            self._refuse("protocol", str(error), peer)
+        finally:
+            self._per_peer[peer] -= 1
+            if not self._per_peer[peer]:
+                del self._per_peer[peer]
+            await connection.aclose()
+
+    async def _converse(self, connection: Connection[Request]) -> None:
+        limits = self._limits
+        while not self._stop.is_set():
+            frame: tuple[Request, bytes] | None = None
+            with trio.CancelScope() as waiting:
+                self._waiting[waiting] = None
+                try:
+                    frame = await connection.receive_within(
+                        idle_s=limits.idle_timeout_s, frame_s=limits.frame_timeout_s
+                    )
+                finally:
+                    del self._waiting[waiting]
+            if frame is None:
+                return
+            reply, body = await self._reply(connection.peer, *frame)
+            with trio.move_on_after(limits.write_timeout_s) as writing:
+                await connection.send(reply, body)
+            if writing.cancelled_caught:
+                raise PeerError(f"took no reply in {limits.write_timeout_s:g} s")
+
+    async def _reply(self, peer: NodeId, request: Request, body: bytes) -> tuple[Reply, bytes]:
+        try:
+            return await self._answer(peer, request, body)
+        except EdgedError as error:
+            code = info_of(error).code
+            self._log.debug("stream request refused", peer=peer, code=code, detail=str(error))
+            return ErrorReply(request.id, code, str(error)[:ERROR_TEXT_MAX]), b""
+
+    async def _answer(self, peer: NodeId, request: Request, body: bytes) -> tuple[Reply, bytes]:
+        match request:
+            case GetSegment():
+                wire = await self._source.wire_segment(request.blob, request.index)
+                self._metrics.served_bytes.inc(len(wire))
+                return SegmentReply(request.id, request.index), wire
+            case GetManifest():
+                manifest = await self._source.manifest(request.blob)
+                return ManifestReply(request.id), encode_manifest(manifest)
+            case Sync():
+                return SyncReply(request.id), await self._sync.answer_sync(
+                    peer, request.round, body
+                )
+            case Ping():
+                return Pong(request.id), b""
+            case _:
+                assert_never(request)
+
+    def _refuse(self, reason: str, detail: str, peer: NodeId | None) -> None:
+        self._metrics.streams_refused.labels(reason=reason).inc()
+        self._log.debug("stream refused", reason=reason, detail=detail, peer=peer)

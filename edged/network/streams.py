@@ -1,0 +1,159 @@
+"""Streams to and from peers: TCP, TLS 1.3 with both certificates, frames of protocol.streams.
+
+A connection belongs to one reading and one writing task at most. Who the peer is follows from the
+key in its verified certificate. Everything a peer or the network does wrong comes out as PeerError,
+after which the connection is good only for `aclose`. SPEC §10.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from protocol.errors import RemoteProtocolError
+from protocol.ids import NodeId
+from protocol.streams import (
+    ALPN,
+    FrameReader,
+    Message,
+    Reply,
+    Request,
+    encode_frame,
+    reply_reader,
+    request_reader,
+)
+
+from ..errors import PeerError
+from ..trust import Trust, peer_node_id
+
+CLOSE_TIMEOUT_S: Final = 1.0
+"""For the TLS close_notify; a peer that takes none is cut."""
+
+M = TypeVar("M", bound=Message)
+
+
+class Connection(Generic[M]):
+    """One authenticated stream that reads messages of kind M."""
+
+    def __init__(
+        self, stream: trio.SSLStream[trio.SocketStream], peer: NodeId, reader: FrameReader[M]
+    ) -> None:
+        self.peer: Final = peer
+        self.heard_at = trio.current_time()
+        """When the last bytes came, by trio's clock."""
+        self._stream = stream
+        self._reader = reader
+
+    @property
+    def mid_frame(self) -> bool:
+        return self._reader.mid_frame
+
+    async def send(self, message: Message, body: bytes = b"") -> None:
+        """Raises PeerError."""
+        try:
+            await self._stream.send_all(encode_frame(message, body))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError("connection lost while sending", private=_why(error)) from error
+
+    async def receive(self) -> tuple[M, bytes] | None:
+        """The next message with its body; None when the peer closed between frames.
+
+        Raises PeerError: it broke the protocol, closed within a frame, or is gone."""
+        while True:
+            frame = self._next_frame()
+            if frame is not None:
+                await trio.lowlevel.checkpoint()
+                return frame
+            if not await self.fill():
+                return None
+
+    async def fill(self) -> bool:
+        """Waits for some bytes; False at the end of the stream. Raises PeerError."""
+        try:
+            data = await self._stream.receive_some()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError("connection lost while receiving", private=_why(error)) from error
+        if not data:
+            if self._reader.mid_frame:
+                raise PeerError("closed the connection within a frame")
+            return False
+        self.heard_at = trio.current_time()
+        self._reader.feed(data)
+        return True
+
+    async def receive_within(self, *, idle_s: float, frame_s: float) -> tuple[M, bytes] | None:
+        """As receive; the first byte may take `idle_s` (then None), the rest of it `frame_s`."""
+        if not self._reader.mid_frame:
+            with trio.move_on_after(idle_s) as idle:
+                if not await self.fill():
+                    return None
+            if idle.cancelled_caught:
+                return None
+        with trio.move_on_after(frame_s):
+            return await self.receive()
+        raise PeerError(f"did not finish a frame in {frame_s:g} s")
+
+    def _next_frame(self) -> tuple[M, bytes] | None:
+        try:
+            return self._reader.next_frame()
+        except RemoteProtocolError as error:
+            raise PeerError(f"broke the protocol: {error}") from error
+
+    async def aclose(self) -> None:
+        """Says goodbye if the peer lets us within CLOSE_TIMEOUT_S; never raises for the peer."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S) as scope:
+            try:
+                await self._stream.aclose()
+            except trio.BrokenResourceError:
+                scope.cancel()
+        if scope.cancel_called:
+            await trio.aclose_forcefully(self._stream.transport_stream)
+
+
+async def _handshake(stream: trio.SSLStream[trio.SocketStream]) -> NodeId:
+    """Raises PeerError; the stream is then closed."""
+    try:
+        await stream.do_handshake()
+        if stream.selected_alpn_protocol() != ALPN:
+            raise PeerError(f"does not speak {ALPN}")  # noqa: TRY301 - closed below in each case
+        return peer_node_id(stream.getpeercert(binary_form=True))
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise PeerError(f"TLS handshake failed: {_why(error)}") from error
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+
+
+async def dial(
+    address: tuple[str, int], trust: Trust, *, expected: NodeId | None
+) -> Connection[Reply]:
+    """A connection to make requests on. The caller sets the timeout.
+
+    Raises PeerError: unreachable, no common CA or protocol, or not the node `expected`."""
+    try:
+        transport = await trio.open_tcp_stream(*address)
+    except OSError as error:
+        raise PeerError(
+            f"{address[0]}:{address[1]} cannot be reached", private=str(error)
+        ) from error
+    context = trust.client_ssl_context()
+    stream = trio.SSLStream(transport, context, https_compatible=True)
+    peer = await _handshake(stream)
+    if expected is not None and peer != expected:
+        await trio.aclose_forcefully(stream)
+        raise PeerError(f"node {peer} answered where {expected} was expected")
+    return Connection(stream, peer, reply_reader())
+
+
+async def accept(transport: trio.SocketStream, trust: Trust) -> Connection[Request]:
+    """The other end of dial. The caller sets the timeout. Raises PeerError."""
+    context = trust.server_ssl_context()
+    stream = trio.SSLStream(transport, context, server_side=True, https_compatible=True)
+    return Connection(stream, await _handshake(stream), request_reader())
+
+
+def _why(error: BaseException) -> str:
+    """What OpenSSL or the socket said, beneath trio's wrapper."""
+    return str(error.__cause__ or error) or type(error).__name__
