@@ -1,0 +1,309 @@
+"""One client connection: reading heads, writing bytes, deadlines, keep-alive, closing.
+
+hypercorn's connection class with its innards replaced (pinned version; hypercorn/trio/tcp_server.py
+says what is expected of it). Invariants: one task per connection runs everything, the application
+included; a request costs no task, timer or cancel scope, as deadlines are plain numbers that the
+listener's reaper looks at and enforces by waking the waiting socket (`nudge`). Nothing a peer sends
+raises out of `run`. Every close that may have unread input lingers, so that the peer gets its
+answer instead of a reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import trio
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.utils import parse_socket_addr
+
+from edged.errors import (
+    BadRequest,
+    Draining,
+    EdgedError,
+    HeadersTooLarge,
+    Overloaded,
+    RequestTimeout,
+    info_of,
+)
+
+from .exchange import Exchange
+from .head import END, Head, check_first_byte, parse_head
+from .response import problem_response
+from .wire import RECV_BODY_BYTES, RECV_HEAD_BYTES, ClientGone, ReadTimeout, Woken
+
+if TYPE_CHECKING:
+    from .server import Shared
+
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+Phase = Literal["idle", "head", "request", "linger"]
+
+
+class Connection(TCPServer):
+    """Runs until the connection is closed; `refused` ones only get an answer."""
+
+    def __init__(
+        self, shared: Shared, sock: socket.socket, stream: trio.SocketStream, *, refused: bool
+    ) -> None:
+        # hypercorn's annotation knows TLS streams only; its code takes both.
+        super().__init__(
+            shared.wrapper, shared.config, shared.context, shared.state, cast(Any, stream)
+        )
+        self.shared = shared
+        self.sock = sock
+        self.refused = refused
+        self.buffer = b""
+        """Received and not yet used."""
+        self.phase: Phase = "idle"
+        self.read_deadline = inf
+        self.write_deadline = inf
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int] | None = None
+        self._unsent = b""
+        self._served = False
+        self._aborted = False
+        self._draining = False
+        self._head_at = trio.current_time()
+
+    # ------------------------------------------------------------ life
+    async def run(self) -> None:
+        shared = self.shared
+        try:
+            self.client = parse_socket_addr(self.sock.family, self.sock.getpeername())
+            self.server = parse_socket_addr(self.sock.family, self.sock.getsockname())
+            if self.refused:
+                shared.hooks.rejected("connections")
+                await self.answer_error(Overloaded("too many connections"))
+                await self._linger()
+            else:
+                await self._requests()
+        except (OSError, trio.ClosedResourceError):
+            shared.hooks.rejected("client-gone")
+        except trio.Cancelled:
+            if self.phase == "request":
+                shared.cut += 1
+            raise
+        except Exception:
+            # One connection's bug must not end the others.
+            shared.log.error("http.bug", client=self.client, exc_info=True)
+        finally:
+            self.stream.socket.close()
+
+    async def _requests(self) -> None:
+        while True:
+            try:
+                head = await self._read_head()
+            except EdgedError as error:
+                self.shared.hooks.rejected(info_of(error).code)
+                await self.answer_error(error)
+                await self._linger()
+                return
+            if head is None:
+                return
+            self.phase = "request"
+            self._head_at = trio.current_time()
+            self.shared.in_flight += 1
+            self.shared.requests += 1
+            exchange = Exchange(self, head)
+            try:
+                keep = await exchange.run()
+            finally:
+                self.shared.in_flight -= 1
+            if not keep:
+                await self._close_gently(unread=exchange.unread)
+                return
+            self.phase = "idle"
+            if self.buffer:
+                # A pipelining client takes its turn with the others.
+                await trio.lowlevel.checkpoint()
+
+    # ------------------------------------------------------------ reading
+    async def _read_head(self) -> Head | None:
+        """The next request's head, or None: close. Raises BadRequest, HeadersTooLarge,
+        PayloadTooLarge, RequestTimeout."""
+        limits = self.shared.limits
+        searched = 0
+        self.read_deadline = trio.current_time() + (
+            limits.idle_timeout_s if self._served else limits.header_timeout_s
+        )
+        self._served = True
+        while True:
+            buffer = self.buffer
+            if buffer:
+                end = buffer.find(END, searched, limits.header_bytes_max + len(END))
+                if end >= 0:
+                    self.buffer = buffer[end + 4 :]
+                    self.read_deadline = inf
+                    return parse_head(buffer[: end + 4], limits)
+                self._check_partial(buffer)
+                if self.phase == "idle":
+                    self.phase = "head"
+                    self._head_at = trio.current_time()
+                    self.read_deadline = self._head_at + limits.header_timeout_s
+                searched = max(len(buffer) - 3, 0)
+            try:
+                data = await self.receive_some(RECV_HEAD_BYTES)
+            except ReadTimeout:
+                if self.phase == "idle":
+                    self.shared.hooks.rejected("idle")
+                    return None
+                raise RequestTimeout("the request's headers did not come in time") from None
+            except Woken:
+                return None
+            if not data:
+                return None
+            self.buffer = buffer + data if buffer else data
+
+    def _check_partial(self, buffer: bytes) -> None:
+        """Refuses what no further bytes can turn into a request."""
+        check_first_byte(buffer)
+        limit = self.shared.limits.header_bytes_max
+        if len(buffer) > limit:
+            raise HeadersTooLarge(f"request line and headers are over {limit} bytes")
+        if _BARE_LF.search(buffer) is not None:
+            raise BadRequest("a line ends in a bare LF")
+
+    async def receive_some(self, size_bytes: int) -> bytes:
+        """Up to `size_bytes`; b"" at the end of the stream.
+
+        Raises OSError, ReadTimeout (at `read_deadline`), Woken (idle while draining)."""
+        while True:
+            try:
+                return self.sock.recv(size_bytes)
+            except BlockingIOError:
+                pass
+            if self._draining and self.phase == "idle":
+                raise Woken
+            try:
+                await trio.lowlevel.wait_readable(self.sock)
+            except trio.ClosedResourceError:
+                if trio.current_time() >= self.read_deadline:
+                    raise ReadTimeout from None
+
+    def nudge(self) -> None:
+        """Makes the task look at its deadlines (and at draining) now."""
+        trio.lowlevel.notify_closing(self.sock)
+
+    def drain(self) -> None:
+        """Closes the connection if it is idle; else it ends with its present request."""
+        self._draining = True
+        if self.phase == "idle":
+            self.nudge()
+
+    # ------------------------------------------------------------ writing
+    def write_now(self, data: bytes) -> None:
+        """Sends what goes without waiting; the next `write` sends the rest. Raises ClientGone."""
+        data = self._unsent + data
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ClientGone("the client is gone") from error
+        self._unsent = data[sent:]
+
+    async def write(self, data: bytes) -> None:
+        """Raises ClientGone, also for a client that takes no byte for `write_stall_s`."""
+        if self._unsent:
+            data = self._unsent + data
+            self._unsent = b""
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ClientGone("the client is gone") from error
+        if sent < len(data):
+            await self._write_rest(memoryview(data)[sent:])
+
+    async def _write_rest(self, rest: memoryview) -> None:
+        stall_s = self.shared.limits.write_stall_s
+        try:
+            while rest:
+                self.write_deadline = trio.current_time() + stall_s
+                try:
+                    await trio.lowlevel.wait_writable(self.sock)
+                    rest = rest[self.sock.send(rest) :]
+                except BlockingIOError:
+                    continue
+                except trio.ClosedResourceError:
+                    if trio.current_time() >= self.write_deadline:
+                        self.shared.hooks.rejected("write-stall")
+                        self.reset_on_close()
+                        raise ClientGone("the client stopped reading") from None
+                except OSError as error:
+                    raise ClientGone("the client is gone") from error
+        finally:
+            self.write_deadline = inf
+
+    async def answer_error(self, error: EdgedError, *, method: str = "GET") -> None:
+        """Answers in the application's place; the connection is to be closed after it."""
+        await self.write(self._error_bytes(error, method))
+
+    def answer_cut(self, method: str) -> None:
+        """The drain's deadline came before the application's answer: says so if it can."""
+        error = Draining("this node shut down before the answer was ready")
+        with contextlib.suppress(ClientGone):
+            self.write_now(self._error_bytes(error, method))
+
+    def _error_bytes(self, error: EdgedError, method: str) -> bytes:
+        total_ms = (trio.current_time() - self._head_at) * 1000
+        status, headers, body = problem_response(
+            error,
+            extra_headers=(
+                *self.shared.hooks.headers,
+                (b"server-timing", b"total;dur=%.3f" % total_ms),
+            ),
+        )
+        head, _, _ = self.shared.encoder.head(
+            method=method,
+            version="1.1",
+            status=status,
+            headers=headers,
+            whole_bytes=len(body),
+            close=True,
+        )
+        return head if method == "HEAD" else head + body
+
+    # ------------------------------------------------------------ closing
+    def reset_on_close(self) -> None:
+        """Close by reset, not in good order: what the client never read is dropped from the
+        kernel's buffers, and an answer cut short cannot look complete."""
+        self._aborted = True
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+    async def _close_gently(self, *, unread: bool) -> None:
+        if self._aborted:
+            return
+        if not (unread or self.buffer):
+            try:
+                if not self.sock.recv(1, socket.MSG_PEEK):
+                    return
+            except BlockingIOError:
+                return
+        await self._linger()
+
+    async def _linger(self) -> None:
+        """Says that no more comes and throws away what the client still sends, bounded."""
+        limits = self.shared.limits
+        self.phase = "linger"
+        self.buffer = b""
+        self.read_deadline = trio.current_time() + limits.linger_s
+        left = limits.linger_bytes_max
+        self.sock.shutdown(socket.SHUT_WR)
+        while left > 0 and trio.current_time() < self.read_deadline:
+            try:
+                data = await self.receive_some(RECV_BODY_BYTES)
+            except ReadTimeout:
+                return
+            if not data:
+                return
+            left -= len(data)
+            await trio.lowlevel.checkpoint()
