@@ -85,6 +85,11 @@ class ArtifactRefused(EdgedError):
     """An artifact's signature, key, digest or policy does not hold; it was not loaded."""
 
 
+class PolicyDenied(EdgedError):
+    """The function's policy and this node cannot be reconciled: it names a mount the operator does
+    not offer, or grants less memory than the module needs to start."""
+
+
 # One invocation
 class InvocationError(EdgedError):
     """The guest's fault. `stderr` is what it wrote before, for the function's log."""
@@ -177,6 +182,19 @@ class Conflict(EdgedError):
     """The operation does not fit the present state."""
 
 
+# Local clusters and their operator
+class ClusterNotFound(EdgedError):
+    """No such local cluster, or no such node in it."""
+
+
+class ClusterFailed(EdgedError):
+    """A local cluster's node did not start, join or stop; `extra["node"]` names it."""
+
+
+class Unreachable(EdgedError):
+    """Nothing answers at the node's address; `extra["url"]` is what was tried."""
+
+
 # Peers
 class PeerError(EdgedError):
     """A peer is unreachable, broke the protocol, or answered with an error."""
@@ -204,6 +222,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     ModuleRejected: ErrorInfo(422, "module-rejected", False, "info"),
     CompileFailed: ErrorInfo(500, "compile-failed", False, "warning"),
     ArtifactRefused: ErrorInfo(500, "artifact-refused", False, "error"),
+    PolicyDenied: ErrorInfo(500, "policy-denied", False, "warning"),
     InvocationError: ErrorInfo(500, "invocation", False, "info"),
     GuestTrap: ErrorInfo(500, "trap", False, "info"),
     GuestExit: ErrorInfo(500, "guest-exit", False, "info"),
@@ -225,6 +244,9 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     NoHolder: ErrorInfo(503, "no-holder", True, "warning"),
     Unauthorized: ErrorInfo(401, "unauthorized", False, "info"),
     Conflict: ErrorInfo(409, "conflict", False, "info"),
+    ClusterNotFound: ErrorInfo(404, "cluster-not-found", False, "info"),
+    ClusterFailed: ErrorInfo(500, "cluster-failed", False, "error"),
+    Unreachable: ErrorInfo(503, "unreachable", True, "warning"),
     PeerError: ErrorInfo(502, "peer", True, "info"),
 }
 

@@ -1,0 +1,99 @@
+"""The files of a local cluster: CA, and for each node its node.toml, trust directory and token.
+
+<cluster>/ca/            ca.key ca.pem keyring
+<cluster>/nodes/NAME/    node.toml trust/ control.token data/ node.log
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from edged.config import parse_config
+from edged.errors import ConfigError
+from edged.trust import create_ca, issue_node
+
+from .spec import ClusterSpec
+from .state import ClusterState, Home, NodeState, write_file
+
+SEEDS_MAX: Final = 5
+"""Any one of them is enough to join; five survive four deaths."""
+LOCAL_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
+    "gateway": {"drain_timeout_s": 10.0},
+    "gossip": {"preset": "local"},
+}
+
+
+def write_cluster(home: Home, state: ClusterState, spec: ClusterSpec) -> None:
+    """Makes everything but cluster.json. Raises ConfigError."""
+    directory = home.directory(state.name)
+    create_ca(directory / "ca")
+    seeds = [node.gossip for node in state.nodes[:SEEDS_MAX]]
+    for node in state.nodes:
+        own = home.node_directory(state.name, node.name)
+        own.mkdir(mode=0o700, parents=True)
+        data = node_config(node, seeds, spec.config)
+        parse_config(data, base=own)  # a mistake in [config] shows here, not in a node's log
+        write_file(own / "node.toml", dump_toml(data).encode(), mode=0o600)
+        write_file(own / "control.token", secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
+        issue_node(directory / "ca", own / "trust", name=node.name)
+
+
+def node_config(
+    node: NodeState, seeds: list[str], extra: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What node.toml holds: defaults of local clusters, then `extra`, then what must be."""
+    fixed: dict[str, dict[str, Any]] = {
+        "node": {"name": node.name, "region": node.region, "data_dir": "data"},
+        "gateway": {"bind": node.gateway},
+        "control": {"bind": node.control, "token_file": "control.token"},
+        "gossip": {"bind": node.gossip, "seeds": seeds},
+        "trust": {"directory": "trust"},
+        "runtime": {"target": node.target},
+    }
+    sections = dict.fromkeys((*fixed, *extra))
+    return {
+        name: {**LOCAL_DEFAULTS.get(name, {}), **extra.get(name, {}), **fixed.get(name, {})}
+        for name in sections
+    }
+
+
+def dump_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """TOML of sections of scalars and lists of scalars: all that node.toml has."""
+    parts: list[str] = []
+    for name, values in sections.items():
+        parts.append(f"[{_toml_key(name)}]")
+        parts += [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in values.items()]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _toml_key(key: str) -> str:
+    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+    return key if bare else _toml_value(key)
+
+
+def _toml_value(value: object) -> str:
+    """Raises ConfigError for what node.toml has no use for."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    if isinstance(value, str):
+        # A JSON string is a TOML basic string but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    raise ConfigError(f"config: {value!r}: only text, numbers, booleans and lists of them")
+
+
+def read_token(path: Path) -> str:
+    """Raises ConfigError."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no control token can be read: {error}") from error

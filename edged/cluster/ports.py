@@ -1,0 +1,61 @@
+"""Ports for local nodes, which keep them over restarts.
+
+They come from outside the kernel's ephemeral range, so that no outgoing connection takes the port
+of a node that is down for a moment.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from edged.errors import ConfigError
+
+HOST: Final = "127.0.0.1"
+LOWEST: Final = 10_240
+HIGHEST: Final = 32_767
+"""Below Linux's default ephemeral range, 32768 to 60999."""
+
+_RANGE_FILE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def ephemeral_range(path: Path = _RANGE_FILE) -> range:
+    try:
+        low, high = (int(word) for word in path.read_text().split())
+    except (OSError, ValueError):
+        return range(32_768, 61_000)
+    return range(low, high + 1)
+
+
+def free_ports(count: int, *, taken: Collection[int]) -> list[int]:
+    """`count` different ports on which TCP and UDP can be bound now.
+
+    Raises ConfigError if there are not enough."""
+    ephemeral = ephemeral_range()
+    usable = [port for port in range(LOWEST, HIGHEST + 1) if port not in taken]
+    candidates = [port for port in usable if port not in ephemeral]
+    if len(candidates) < 10 * count:  # a machine with an unusually wide ephemeral range
+        candidates = usable
+    random.SystemRandom().shuffle(candidates)
+    found: list[int] = []
+    for port in candidates:
+        if len(found) == count:
+            break
+        if is_free(port):
+            found.append(port)
+    if len(found) < count:
+        raise ConfigError(f"only {len(found)} of {count} ports are free on {HOST}")
+    return found
+
+
+def is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                return False
+    return True

@@ -1,0 +1,67 @@
+"""Asks a node on this machine how it is. A node that does not answer is an answer too."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Final, Literal
+
+import msgspec
+
+PROBE_TIMEOUT_S: Final = 1.0
+BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+
+Health = Literal["ready", "starting", "draining", "unreachable"]
+
+
+class _Member(msgspec.Struct, frozen=True):
+    name: str
+    state: str
+
+
+class _Members(msgspec.Struct, frozen=True):
+    members: tuple[_Member, ...]
+
+
+class _State(msgspec.Struct, frozen=True):
+    state: str = ""
+
+
+def get(address: str, path: str, *, token: str = "") -> tuple[int, bytes] | None:
+    """(status, body), or None if nothing that speaks HTTP answered in time."""
+    connection = http.client.HTTPConnection(address, timeout=PROBE_TIMEOUT_S)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(BODY_BYTES_MAX)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def health(address: str) -> Health:
+    """Of the control API at `address`."""
+    answer = get(address, "/v1/health")
+    if answer is None:
+        return "unreachable"
+    status, body = answer
+    if status == 200:
+        return "ready"
+    try:
+        state = msgspec.json.decode(body, type=_State).state
+    except msgspec.MsgspecError:
+        return "unreachable"
+    return "draining" if state == "draining" else "starting"
+
+
+def alive_members(address: str, token: str) -> frozenset[str] | None:
+    """Names of the members the node believes alive; None if it does not say."""
+    answer = get(address, "/v1/members", token=token)
+    if answer is None or answer[0] != 200:
+        return None
+    try:
+        members = msgspec.json.decode(answer[1], type=_Members).members
+    except msgspec.MsgspecError:
+        return None
+    return frozenset(member.name for member in members if member.state == "alive")

@@ -1,0 +1,142 @@
+"""Node processes: start detached, tell whether they run, stop them, find what they left.
+
+A process is (pid, start time): see state.py. Each is started in a session of its own and with
+EDGED_CLUSTER_NODE = its directory in its environment, which its children inherit; that is how
+strays are found after a crash, even when nobody remembers their pid. Linux (/proc).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+MARKER: Final = "EDGED_CLUSTER_NODE"
+POLL_S: Final = 0.02
+PROC: Final = Path("/proc")
+
+_PRIVATE_ENV: Final = ("EDGED_TOKEN", "EDGED_TOKEN_FILE", "EDGED_CONTROL")
+"""The operator's own credentials are no business of the nodes."""
+
+
+class Process(NamedTuple):
+    pid: int
+    started_ticks: int
+
+
+def boot_id() -> str:
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_node(config_file: Path, directory: Path, log_file: Path) -> Process:
+    """`python -m edged run CONFIG`, detached; stdout and stderr append to `log_file`."""
+    environ = {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENV}
+    environ[MARKER] = str(directory)
+    # The same edged as this one, wherever the command was typed; -P keeps that place's files out.
+    root = str(Path(__file__).resolve().parents[2])
+    known = environ.get("PYTHONPATH", "")
+    if root not in known.split(os.pathsep):
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, known)))
+    argv = [sys.executable, "-P", "-m", "edged", "run", str(config_file)]
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    pid = os.posix_spawn(
+        sys.executable,
+        argv,
+        environ,
+        file_actions=[
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_fds()),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log_file), append, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE),
+    )
+    return Process(pid, started_ticks(pid) or 0)
+
+
+def _inheritable_fds() -> list[int]:
+    """Open descriptors above 2 that a child would get: a daemon must not keep a pipe open."""
+    found: list[int] = []
+    for entry in os.listdir(PROC / "self/fd"):
+        with suppress(OSError):
+            if int(entry) > 2 and os.get_inheritable(int(entry)):
+                found.append(int(entry))
+    return found
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """Fields of /proc/PID/stat from the third (state) on; the second may hold spaces."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()
+
+
+def started_ticks(pid: int) -> int | None:
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields else None
+
+
+def is_running(process: Process) -> bool:
+    """Also reaps it where it is this process's child and has ended."""
+    fields = _stat_fields(process.pid)
+    if fields is None or int(fields[19]) != process.started_ticks:
+        return False
+    if fields[0] in "ZX":
+        with suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+        return False
+    return True
+
+
+def send_signal(process: Process, number: signal.Signals) -> bool:
+    """False if it was not running."""
+    if not is_running(process):
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+    return True
+
+
+def wait_gone(processes: Iterable[Process], *, timeout_s: float) -> list[Process]:
+    """Those that still run when the time is over."""
+    left = list(processes)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = [process for process in left if is_running(process)]
+        if not left or time.monotonic() >= deadline:
+            return left
+        time.sleep(POLL_S)
+
+
+def strays(directory: Path) -> list[Process]:
+    """Running processes started for nodes whose directory is `directory` or below it."""
+    wanted = f"{MARKER}={directory}".encode()
+    found: list[Process] = []
+    for entry in os.listdir(PROC):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        with suppress(OSError):
+            environ = (PROC / entry / "environ").read_bytes().split(b"\x00")
+            ticks = started_ticks(int(entry))
+            if ticks is not None and any(
+                item == wanted or item.startswith(wanted + b"/") for item in environ
+            ):
+                found.append(Process(int(entry), ticks))
+    return found
+
+
+def kill_all(processes: Iterable[Process], *, timeout_s: float) -> list[Process]:
+    """SIGKILL; those that run on nevertheless (stuck in the kernel)."""
+    listed = list(processes)
+    for process in listed:
+        send_signal(process, signal.SIGKILL)
+    return wait_gone(listed, timeout_s=timeout_s)

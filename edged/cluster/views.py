@@ -1,0 +1,54 @@
+"""What the supervisor tells: frozen values for people and for `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+NodeCondition = Literal["ready", "starting", "draining", "unreachable", "dead", "stopped"]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a start has come; counts of nodes."""
+
+    nodes: int
+    ready: int
+    joined: int
+    """Ready, and see all others alive."""
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    name: str
+    region: str
+    target: str
+    condition: NodeCondition
+    """dead: its process ended by itself or was killed; stopped: by `down --keep-data`."""
+    pid: int | None
+    gateway_url: str
+    control_url: str
+    gossip: str
+    alive: tuple[str, ...] | None
+    """Members it believes alive; None if it does not answer."""
+    directory: str
+    log: str
+
+
+class ClusterStatus(msgspec.Struct, frozen=True):
+    name: str
+    created_at_s: float
+    nodes: tuple[NodeStatus, ...]
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """What `down` did."""
+
+    name: str
+    stopped: tuple[str, ...]
+    killed: tuple[str, ...]
+    """Nodes that did not end in time, and processes that nobody remembered."""
+    removed: bool
+
+
+Report = Callable[[Progress], None]
