@@ -1,0 +1,212 @@
+"""What may blow up, in a process of its own: text to binary, validation, compilation.
+
+Started as a script with the standard library only (fast), one job per process:
+    compile_worker.py ROOT LIBRARY TARGET MEMORY_BYTES JOB [MODULE OUTPUT]
+JOB is wat or validate (module on stdin) or compile (files). stdout gets one JSON line, then, for
+wat, the binary. Exit status 0 means that the line says what happened, good or bad; anything else
+is a crash. A watchdog ends the process over its memory bound or when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from edged.runtime.ffi import Api
+
+WASI: Final = "wasi_snapshot_preview1"
+DETAIL_CHARS_MAX: Final = 2000
+EXIT_MEMORY: Final = 86
+"""The watchdog's exit status for a process over its memory bound."""
+EXIT_ORPHAN: Final = 87
+WATCH_S: Final = 0.05
+MODULE_BYTES_MAX: Final = 256 * 1024 * 1024
+MEMORY_BYTES_MIN_MAX: Final = 4 * 1024 * 1024 * 1024
+"""The most a policy can grant."""
+TABLE_ELEMENTS_MIN_MAX: Final = 10_000_000
+MEMORIES_MAX: Final = 64
+EXPORTS_MAX: Final = 100_000
+
+
+class Refused(Exception):
+    """The module is refused: `reason` as in edged.errors.ModuleRejected."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def main(arguments: list[str]) -> None:
+    root, library, target, memory_bytes, job, *files = arguments
+    _bound(int(memory_bytes))
+    sys.path.insert(0, root)
+    from edged.runtime.ffi import Api
+
+    api = Api(Path(library))
+    payload = b""
+    answer: dict[str, Any]
+    try:
+        if job == "compile":
+            answer = _compile(api, target, Path(files[0]), Path(files[1]))
+        elif job == "validate":
+            answer = _validate(api, target, sys.stdin.buffer.read())
+        elif job == "wat":
+            payload = _wat(api, sys.stdin.buffer.read())
+            answer = {"bytes": len(payload)}
+        else:
+            raise SystemExit(f"unknown job {job}")
+    except Refused as error:
+        answer = {"reason": error.reason, "detail": str(error)[:DETAIL_CHARS_MAX]}
+    except MemoryError:
+        os._exit(EXIT_MEMORY)
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + payload)
+    sys.stdout.buffer.flush()
+    os._exit(0)  # the engine's destructors would only cost time
+
+
+def _bound(memory_bytes: int) -> None:
+    """RLIMIT_DATA counts private writable pages, so it neither trips over reserved address space
+    nor misses anything; the watchdog is for what is reported by name before that abort."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    slack = 128 * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes + slack, memory_bytes + slack))
+    parent = os.getppid()
+    page_bytes = resource.getpagesize()
+
+    def watch() -> None:
+        wait = threading.Event().wait
+        while not wait(WATCH_S):
+            with open("/proc/self/statm", "rb") as file:
+                resident = int(file.read().split()[1]) * page_bytes
+            if resident > memory_bytes:
+                os._exit(EXIT_MEMORY)
+            if os.getppid() != parent:
+                os._exit(EXIT_ORPHAN)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _engine(api: Api, target: str) -> int:
+    from edged.runtime.settings import new_config
+
+    if target != "native" and target != "pulley64":
+        raise SystemExit(f"unknown target {target}")
+    engine: int = api.wasm_engine_new_with_config(new_config(api, target))
+    return engine
+
+
+def _wat(api: Api, text: bytes) -> bytes:
+    from edged.runtime.ffi import ByteVec
+
+    wasm = ByteVec()
+    error = api.wasmtime_wat2wasm(text, len(text), ctypes.byref(wasm))
+    if error:
+        raise Refused("invalid", f"not WebAssembly text: {api.take_error(error)}")
+    data: bytes = api.take_bytes(wasm)
+    if len(data) > MODULE_BYTES_MAX:
+        raise Refused("too-large", f"{len(data)} bytes; at most {MODULE_BYTES_MAX}")
+    return data
+
+
+def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
+    from edged.runtime.sections import Malformed, summarize
+
+    engine = _engine(api, target)
+    error = api.wasmtime_module_validate(engine, wasm, len(wasm))
+    if error:
+        raise Refused("invalid", f"invalid module: {api.take_error(error)}")
+    try:
+        summary = summarize(wasm)
+    except Malformed as malformed:
+        raise Refused("invalid", f"invalid module: {malformed}") from malformed
+    _check_imports(api, engine, summary)
+    for name, value, most in (
+        ("bytes of memory at start", summary.memory_bytes_min, MEMORY_BYTES_MIN_MAX),
+        ("memories", summary.memories, MEMORIES_MAX),
+        ("table elements at start", summary.table_elements_min, TABLE_ELEMENTS_MIN_MAX),
+        ("tables", summary.tables, MEMORIES_MAX),
+        ("exports", len(summary.exports), EXPORTS_MAX),
+    ):
+        if value > most:
+            raise Refused("limits", f"{value} {name}; at most {most}")
+    return {
+        "imports": [f"{item.module}.{item.name}" for item in summary.imports],
+        "exports": summary.exports,
+    }
+
+
+def _check_imports(api: Api, engine: int, summary: Any) -> None:
+    from edged.runtime.ffi import EXTERN_FUNC, Extern
+
+    linker = api.wasmtime_linker_new(engine)
+    error = api.wasmtime_linker_define_wasi(linker)
+    if error:
+        raise SystemExit(api.take_error(error))
+    store = api.wasmtime_store_new(engine, None, None)
+    context = api.wasmtime_store_context(store)
+    export = Extern()
+    for module, name, kind, type_index in summary.imports:
+        title = f"{module}.{name}"
+        if kind != "func":
+            raise Refused("missing-import", f"{title}: a {kind} cannot be imported")
+        texts = module.encode(), name.encode()
+        found = api.wasmtime_linker_get(
+            linker, context, texts[0], len(texts[0]), texts[1], len(texts[1]), ctypes.byref(export)
+        )
+        if not found or export.kind != EXTERN_FUNC:
+            known = f"only {WASI} functions are offered"
+            raise Refused("missing-import", f"{title}: no such host function ({known})")
+        functype = api.wasmtime_func_type(context, ctypes.byref(export.of.func))
+        expected = api.signature(functype)
+        api.wasm_functype_delete(functype)
+        if summary.types[type_index] != expected:
+            raise Refused("missing-import", f"{title}: imported with another type than it has")
+
+
+def _compile(api: Api, target: str, module: Path, output: Path) -> dict[str, Any]:
+    from edged.runtime.ffi import ByteVec
+
+    engine = _engine(api, target)
+    wasm = module.read_bytes()
+    compiled, image = ctypes.c_void_p(), ByteVec()
+    if wasm[:4] != b"\0asm":
+        raise Refused("bad-magic", "not a WebAssembly binary")
+    error = api.wasmtime_module_new(engine, wasm, len(wasm), ctypes.byref(compiled))
+    if error:
+        raise Refused("error", api.take_error(error))
+    error = api.wasmtime_module_serialize(compiled, ctypes.byref(image))
+    if error:
+        raise Refused("error", api.take_error(error))
+    part = output.with_name(f"{output.name}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with open(os.open(part, flags, 0o600), "wb", buffering=0) as file:
+        view = memoryview((ctypes.c_char * image.size).from_address(image.data))
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+    part.rename(output)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "artifact_bytes": image.size,
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "peak_rss_bytes": _peak_rss_bytes(),
+    }
+
+
+def _peak_rss_bytes() -> int:
+    """VmHWM, not ru_maxrss: the latter starts at what the parent had when it forked."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,93 @@
+"""How an invocation's end becomes a typed error.
+
+Public text is the kind of trap and nothing else: messages hold function names and host details.
+The message with its wasm backtrace goes into `private`, for the log.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edged.errors import (
+    DeadlineExceeded,
+    EdgedError,
+    GuestExit,
+    GuestTrap,
+    InvocationCancelled,
+    OutputLimitExceeded,
+    Overloaded,
+    PolicyDenied,
+)
+
+from .call import Call
+
+TRAPS: Final[dict[int, str]] = {
+    # wasmtime_trap_code_t
+    0: "call stack exhausted",
+    1: "out of bounds memory access",
+    2: "unaligned atomic access",
+    3: "out of bounds table access",
+    4: "uninitialized element",
+    5: "indirect call type mismatch",
+    6: "integer overflow",
+    7: "integer divide by zero",
+    8: "invalid conversion to integer",
+    9: "unreachable",
+    10: "interrupted",
+    11: "out of fuel",
+    13: "null reference",
+    14: "out of bounds array access",
+    15: "allocation too large",
+    16: "cast failure",
+}
+
+
+def error_of_stop(call: Call) -> EdgedError | None:
+    """What edged itself stopped the guest for, if it did."""
+    stderr = bytes(call.stderr)
+    if call.bug is not None:
+        raise call.bug
+    match call.stop:
+        case "deadline":
+            return DeadlineExceeded("the function ran out of its time", stderr=stderr)
+        case "cancelled":
+            return InvocationCancelled("the request was cancelled", stderr=stderr)
+        case "output":
+            return OutputLimitExceeded("the function wrote more output than it may", stderr=stderr)
+        case None:
+            pass
+    if call.exit_status is not None:
+        return error_of_exit(call, call.exit_status)
+    return None
+
+
+def error_of_exit(call: Call, status: int) -> GuestExit | None:
+    """None for status 0, which is success."""
+    if status == 0:
+        return None
+    return GuestExit(
+        f"the function exited with status {status}",
+        stderr=bytes(call.stderr),
+        exit_status=status,
+    )
+
+
+def error_of_trap(code: int | None, message: str, call: Call) -> GuestTrap:
+    kind = TRAPS.get(code, "trap") if code is not None else "host call failed"
+    return GuestTrap(f"the function trapped: {kind}", stderr=bytes(call.stderr), private=message)
+
+
+def error_of_message(message: str, call: Call) -> EdgedError:
+    """A wasmtime_error_t that is neither an exit nor ours: instantiation limits, or a host call's
+    failure such as a guest without the memory WASI needs."""
+    if "maximum concurrent" in message:
+        return Overloaded("no instance slot is free", private=message)
+    if "exceeds memory limits" in message or "memory minimum size" in message:
+        return PolicyDenied("the module needs more memory than its policy grants", private=message)
+    if "exceeds table limits" in message or "table minimum size" in message:
+        return PolicyDenied(
+            "the module needs more table elements than its policy grants", private=message
+        )
+    return GuestTrap(
+        "the function trapped: host call failed", stderr=bytes(call.stderr), private=message
+    )

@@ -1,0 +1,232 @@
+"""The runtime a node holds: parse, validate, compile, load. Implements interfaces.Runtime.
+
+`open_runtime` is the way in. Everything that can block or blow up runs in a worker process or, for
+`load`, in a thread under a limiter of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Mapping
+from ctypes import byref, c_void_p
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, Literal, cast
+
+import trio
+
+from edged.config import RuntimeSection
+from edged.errors import ArtifactRefused, CompileFailed, ConfigError, ModuleRejected
+from edged.interfaces import CompileReport, LoadedModule, ModuleInfo
+from edged.telemetry import Log
+from protocol.function import MODULE_BYTES_MAX
+from protocol.ids import Digest, digest_of
+
+from . import tmpdir
+from .compile import Workers
+from .engine import Engine
+from .ffi import Api, library_path
+from .host import Host
+from .module import Code, WasmtimeModule
+from .sandbox import Sandbox
+from .settings import PoolSize, triple_of
+
+STACK_BYTES_MIN: Final = 1024 * 1024
+"""Wasm may use 512 KiB of a thread's stack; with 256 KiB threads, guest recursion is a segfault."""
+POOL_TABLE_ELEMENTS: Final = 100_000
+"""The default policy's; functions that are granted more run on demand."""
+LOADS_MAX: Final = 4
+CHECKS_MAX: Final = 2
+MAGIC: Final = b"\0asm"
+_MODULE_LAYER: Final = b"\x01\x00\x00\x00"
+_NO_COMPONENTS: Final = "WebAssembly components are not supported; core modules are"
+_TEXT_SPACE: Final = b" \t\r\n"
+
+
+class WasmtimeRuntime:
+    def __init__(
+        self, config: RuntimeSection, *, mounts: Mapping[str, Path], scratch_dir: Path, log: Log
+    ) -> None:
+        """Raises ConfigError: this machine, or its limits, cannot run guests."""
+        _check_stack()
+        try:
+            library = library_path()
+            self.target = triple_of(config.target)
+        except OSError as error:
+            raise ConfigError(f"runtime: {error}") from error
+        self._log = log
+        self._target = config.target
+        self._api = Api(library)
+        self._host = Host(self._api)
+        self._sandbox = Sandbox(self._api, mounts, scratch_dir)
+        swept = tmpdir.sweep(scratch_dir)
+        if swept:
+            log.info("removed private /tmp left over", directories=swept)
+        self._engine = self._first_engine(config)
+        self._on_demand: Engine | None = None
+        self._on_demand_lock = threading.Lock()
+        self.artifact_key = self._engine.key
+        self._load_limiter = trio.CapacityLimiter(LOADS_MAX)
+        self._compilers = Workers(
+            library, config.target, timeout_s=config.compile_timeout_s,
+            memory_bytes=config.compile_memory_bytes, jobs_max=config.compiles_max,
+        )  # fmt: skip
+        self._checkers = Workers(
+            library, config.target, timeout_s=config.compile_timeout_s,
+            memory_bytes=config.compile_memory_bytes, jobs_max=CHECKS_MAX,
+        )  # fmt: skip
+
+    def _first_engine(self, config: RuntimeSection) -> Engine:
+        if config.pool_instances:
+            pool = PoolSize(config.pool_instances, config.pool_memory_bytes, POOL_TABLE_ELEMENTS)
+            try:
+                return Engine(self._api, config.target, self._host, pool)
+            except OSError as error:
+                self._log.warning("no pool of instances: allocating on demand", reason=str(error))
+        return Engine(self._api, config.target, self._host, None)
+
+    def _on_demand_engine(self) -> Engine:
+        if self._engine.pool is None:
+            return self._engine
+        with self._on_demand_lock:
+            if self._on_demand is None:
+                self._on_demand = Engine(self._api, self._target, self._host, None)
+            return self._on_demand
+
+    async def parse(self, data: bytes) -> bytes:
+        if len(data) > MODULE_BYTES_MAX:
+            raise ModuleRejected("too-large", f"{len(data)} bytes; at most {MODULE_BYTES_MAX}")
+        if data.startswith(MAGIC):
+            _check_layer(data)
+            return data
+        _check_text(data)
+        answer, wasm = await self._check("wat", data)
+        if len(wasm) != answer["bytes"]:
+            raise ModuleRejected("invalid", "the text gave no binary")
+        _check_layer(wasm)
+        return wasm
+
+    async def validate(self, wasm: bytes) -> ModuleInfo:
+        if len(wasm) > MODULE_BYTES_MAX:
+            raise ModuleRejected("too-large", f"{len(wasm)} bytes; at most {MODULE_BYTES_MAX}")
+        if not wasm.startswith(MAGIC):
+            raise ModuleRejected("bad-magic", f"starts with {wasm[:4].hex(' ')}, not 00 61 73 6d")
+        _check_layer(wasm)
+        answer, _ = await self._check("validate", wasm)
+        return ModuleInfo(
+            digest=digest_of(wasm),
+            size_bytes=len(wasm),
+            imports=tuple(answer["imports"]),
+            exports=tuple(answer["exports"]),
+        )
+
+    async def _check(
+        self, job: Literal["wat", "validate"], data: bytes
+    ) -> tuple[dict[str, Any], bytes]:
+        """A worker's verdict; one that crashes or drags on is a verdict too."""
+        try:
+            answer, payload = await self._checkers.run(job, stdin=data)
+        except CompileFailed as error:
+            self._log.info("module check failed", job=job, reason=error.reason, why=error.private)
+            raise ModuleRejected("limits", f"checking the module failed: {error}") from error
+        if "reason" in answer:
+            raise ModuleRejected(answer["reason"], answer["detail"])
+        return answer, payload
+
+    async def compile(self, module: Path, output: Path) -> CompileReport:
+        return await self._compilers.compile(module, output)
+
+    async def load(self, module: Digest, artifact: Path) -> LoadedModule:
+        loaded = await trio.to_thread.run_sync(
+            self._load, module, artifact, limiter=self._load_limiter
+        )
+        return cast("LoadedModule", loaded)
+
+    def _load(self, digest: Digest, artifact: Path) -> WasmtimeModule:
+        begin = perf_counter()
+        try:
+            code = self._load_code(self._engine, artifact)
+        except ArtifactRefused as error:
+            if "pooling allocator" not in error.private:
+                raise
+            code = self._load_code(self._on_demand_engine(), artifact)
+        return WasmtimeModule(
+            digest, code, self._on_demand_engine, self._host, self._sandbox,
+            perf_counter() - begin,
+        )  # fmt: skip
+
+    def _load_code(self, engine: Engine, artifact: Path) -> Code:
+        module = c_void_p()
+        error = self._api.wasmtime_module_deserialize_file(
+            engine.pointer, os.fsencode(artifact), byref(module)
+        )
+        if error:
+            raise ArtifactRefused("the artifact does not fit this node's engine",
+                                  private=self._api.take_error(error))  # fmt: skip
+        assert module.value is not None
+        return Code(engine, module.value)
+
+    def close(self) -> None:
+        """After it nothing may be loaded; guests still running can no longer be stopped."""
+        self._engine.close()
+        if self._on_demand is not None:
+            self._on_demand.close()
+
+
+def open_runtime(
+    config: RuntimeSection, *, mounts: Mapping[str, Path], scratch_dir: Path, log: Log
+) -> WasmtimeRuntime:
+    """`mounts` are the directories policies may name; `scratch_dir` (made if missing, owned by this
+    runtime alone) holds private /tmp directories and is swept now. Synchronous: a few ms.
+
+    Raises ConfigError."""
+    return WasmtimeRuntime(config, mounts=mounts, scratch_dir=scratch_dir, log=log)
+
+
+def _check_stack() -> None:
+    """Worker threads get Python's configured stack size, else the process's soft stack limit."""
+    size = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
+    if 0 < size < STACK_BYTES_MIN:
+        raise ConfigError(
+            f"threads have {size} bytes of stack; guests need {STACK_BYTES_MIN} (raise ulimit -s)"
+        )
+
+
+def _check_layer(wasm: bytes) -> None:
+    if len(wasm) < 8:
+        raise ModuleRejected("invalid", "invalid module: shorter than its 8-byte header")
+    version, layer = wasm[4:6], wasm[6:8]
+    if layer == b"\x01\x00":
+        raise ModuleRejected("component", _NO_COMPONENTS)
+    if wasm[4:8] != _MODULE_LAYER:
+        raise ModuleRejected("invalid", f"invalid module: version {version.hex()} {layer.hex()}")
+
+
+def _check_text(data: bytes) -> None:
+    """Lets through only what can be WebAssembly text: "(module" or a "(" field after comments."""
+    at = 0
+    while True:
+        while data[at : at + 1] and data[at : at + 1] in _TEXT_SPACE:
+            at += 1
+        if data.startswith(b";;", at):
+            end = data.find(b"\n", at)
+            at = len(data) if end < 0 else end
+        elif data.startswith(b"(;", at):
+            end = data.find(b";)", at)
+            at = len(data) if end < 0 else end + 2
+        else:
+            break
+    start = data[at : at + 16]
+    if start.startswith(b"(component"):
+        raise ModuleRejected("component", _NO_COMPONENTS)
+    if not start.startswith(b"(module"):
+        raise ModuleRejected(
+            "bad-magic",
+            f"neither a .wasm binary (00 61 73 6d) nor .wat text '(module …': starts with "
+            f"{data[:16]!r}",
+        )
+
+
+__all__ = ["WasmtimeRuntime", "open_runtime"]

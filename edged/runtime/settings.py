@@ -1,0 +1,83 @@
+"""The one engine configuration; what compiles and what loads must agree on it.
+
+Imported by compile workers, so it needs the standard library only. Targets are a whitelist:
+wasmtime aborts the process on triples its build lacks. "native" means the host's architecture
+without optional ISA flags (see ARCHITECTURE note in engine.py for the measurement), so every node
+of one architecture has the same artifact key.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Final, Literal, NamedTuple
+
+from .ffi import Api
+
+Target = Literal["native", "pulley64"]
+
+TRIPLES: Final = {
+    "x86_64": "x86_64-unknown-linux-gnu",
+    "aarch64": "aarch64-unknown-linux-gnu",
+}
+PULLEY: Final = "pulley64"
+
+
+class PoolSize(NamedTuple):
+    """Bounds of the pooling allocator. Each memory slot reserves 4 GiB of address space (the
+    engine's memory reservation), not of memory."""
+
+    instances: int
+    memory_bytes: int
+    table_elements: int
+
+
+def triple_of(target: Target) -> str:
+    """Raises OSError on an architecture wasmtime has no library for."""
+    if target == "pulley64":
+        return PULLEY
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine().lower(), platform.machine().lower()
+    )
+    if machine not in TRIPLES:
+        raise OSError(f"no native code generator for {machine}")
+    return TRIPLES[machine]
+
+
+def new_config(api: Api, target: Target, pool: PoolSize | None = None) -> int:
+    """A wasm_config_t, consumed by `wasm_engine_new_with_config`.
+
+    Threads and GC are off: a shared memory escapes the store's limits, and nothing here needs
+    them. Raises OSError if the target is refused."""
+    config: int = api.wasm_config_new()
+    error = api.wasmtime_config_target_set(config, triple_of(target).encode())
+    if error:
+        raise OSError(api.take_error(error))
+    api.wasmtime_config_epoch_interruption_set(config, True)
+    api.wasmtime_config_wasm_threads_set(config, False)
+    api.wasmtime_config_shared_memory_set(config, False)
+    api.wasmtime_config_wasm_gc_set(config, False)
+    if pool is not None:
+        _set_pool(api, config, pool)
+    return config
+
+
+def _set_pool(api: Api, config: int, pool: PoolSize) -> None:
+    prefix = "wasmtime_pooling_allocation_config_"
+    allocation = api.wasmtime_pooling_allocation_config_new()
+    values = {
+        # The guest's instance and the relay's (relay.py), which has no memory of its own.
+        "total_core_instances": 2 * pool.instances,
+        "total_memories": pool.instances,
+        "total_tables": pool.instances,
+        "total_gc_heaps": pool.instances,
+        "total_stacks": 1,  # of async calls, which edged does not make
+        "max_memory_size": pool.memory_bytes,
+        "table_elements": pool.table_elements,
+        # Reset by memset below this size, by madvise above; 64 MiB hurt SQLite guests.
+        "linear_memory_keep_resident": 1024 * 1024,
+        "table_keep_resident": 64 * 1024,
+    }
+    for name, value in values.items():
+        getattr(api, f"{prefix}{name}_set")(allocation, value)
+    api.wasmtime_pooling_allocation_strategy_set(config, allocation)
+    api.wasmtime_pooling_allocation_config_delete(allocation)
