@@ -1,0 +1,5 @@
+"""Public HTTP: routing and invocation. Calling conventions live in `abi`."""
+
+from .app import Gateway, GatewayLimits, NodeState
+
+__all__ = ["Gateway", "GatewayLimits", "NodeState"]

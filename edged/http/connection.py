@@ -66,6 +66,7 @@ class Connection(TCPServer):
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
         self._unsent = b""
+        self._exchange: Exchange | None = None
         self._served = False
         self._aborted = False
         self._draining = False
@@ -85,10 +86,6 @@ class Connection(TCPServer):
                 await self._requests()
         except (OSError, trio.ClosedResourceError):
             shared.hooks.rejected("client-gone")
-        except trio.Cancelled:
-            if self.phase == "request":
-                shared.cut += 1
-            raise
         except Exception:
             # One connection's bug must not end the others.
             shared.log.error("http.bug", client=self.client, exc_info=True)
@@ -110,11 +107,12 @@ class Connection(TCPServer):
             self._head_at = trio.current_time()
             self.shared.in_flight += 1
             self.shared.requests += 1
-            exchange = Exchange(self, head)
+            exchange = self._exchange = Exchange(self, head)
             try:
                 keep = await exchange.run()
             finally:
                 self.shared.in_flight -= 1
+                self._exchange = None
             if not keep:
                 await self._close_gently(unread=exchange.unread)
                 return
@@ -195,6 +193,13 @@ class Connection(TCPServer):
         self._draining = True
         if self.phase == "idle":
             self.nudge()
+
+    def interrupt(self) -> bool:
+        """Tells the running handler, if there is one, that it will be cancelled."""
+        if self._exchange is None:
+            return False
+        self._exchange.interrupt()
+        return True
 
     # ------------------------------------------------------------ writing
     def write_now(self, data: bytes) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
-from edged.errors import EdgedError, RequestTimeout, info_of
+from edged.errors import Draining, EdgedError, RequestTimeout, info_of
 
 from .chunked import ChunkDecoder
 from .head import CHUNKED, Head
@@ -63,6 +63,7 @@ class Exchange:
         "_gone",
         "_head",
         "_held",
+        "_interrupted",
         "_left_out",
         "_receiving",
         "_state",
@@ -93,6 +94,7 @@ class Exchange:
         self._gone: trio.Event | None = None
         self._callback: Callable[[], None] | None = None
         self._watching = False
+        self._interrupted = False
 
     @property
     def unread(self) -> bool:
@@ -164,6 +166,8 @@ class Exchange:
         """Raises ClientGone (then there is nobody to answer), BadResponse."""
         if self._state == "done":
             return
+        if self._interrupted:
+            raise Draining("this node shut down before the answer was ready")
         if self._gone is not None and self._gone.is_set():
             raise ClientGone("the client is gone")
         raise BadResponse("the application returned without a complete answer")
@@ -282,6 +286,12 @@ class Exchange:
         callback, self._callback = self._callback, None
         if callback is not None and self._state != "done":
             callback()
+
+    def interrupt(self) -> None:
+        """The listener will not wait for this request any longer: its handler is told as if the
+        client had left, and cancelled next; the client gets a 503 if no answer has begun."""
+        self._interrupted = True
+        self._hung_up()
 
     async def _wait_for_disconnect(self) -> None:
         if self._gone is None:

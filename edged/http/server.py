@@ -143,8 +143,8 @@ class HttpServer:
                     for sock in sockets:
                         self._accept_waiting(sock, connections, at_most=2 * BACKLOG)
                         sock.close()
-                    connections.cancel_scope.deadline = self._drain_deadline
-                    connections.start_soon(self._end_idle)
+                    await self._finish()
+                    connections.cancel_scope.cancel()
                 housekeeping.cancel_scope.cancel()
         finally:
             for sock in sockets:
@@ -185,12 +185,13 @@ class HttpServer:
         except OSError:
             client.close()
             return
-        nursery.start_soon(self._handle, Connection(shared, client, stream, refused=refused))
+        connection = Connection(shared, client, stream, refused=refused)
+        shared.connections.add(connection)
+        shared.refusing += refused
+        nursery.start_soon(self._handle, connection)
 
     async def _handle(self, connection: Connection) -> None:
         shared = self._shared
-        shared.connections.add(connection)
-        shared.refusing += connection.refused
         try:
             await connection.run()
         finally:
@@ -203,20 +204,31 @@ class HttpServer:
         """Enforces every connection's deadlines: one timer for all of them."""
         shared = self._shared
         tick_s = shared.limits.tick_s
-        while True:
-            await trio.sleep(tick_s)
-            now = trio.current_time()
+        try:
+            while True:
+                await trio.sleep(tick_s)
+                now = trio.current_time()
+                for connection in shared.connections:
+                    if connection.read_deadline <= now or connection.write_deadline <= now:
+                        connection.nudge()
+        finally:
+            # Cancelled without a drain: handlers that wait for threads hear of it only so.
             for connection in shared.connections:
-                if connection.read_deadline <= now or connection.write_deadline <= now:
-                    connection.nudge()
+                connection.interrupt()
 
-    async def _end_idle(self) -> None:
+    async def _finish(self) -> None:
+        """Until all connections have closed, or the drain's deadline."""
         shared = self._shared
-        if shared.connections:
+        if not shared.connections:
+            return
+        with trio.move_on_at(self._drain_deadline):
             with trio.move_on_after(shared.limits.drain_grace_s):
                 await self._empty.wait()
+            for connection in shared.connections:
+                connection.drain()
+            await self._empty.wait()
         for connection in shared.connections:
-            connection.drain()
+            shared.cut += connection.interrupt()
 
 
 async def serve(

@@ -27,11 +27,13 @@ class HangupWatcher:
 
     def add(self, fd: int, hung_up: Callable[[], None]) -> None:
         """`hung_up` is called at most once. Take it off with `remove` before closing `fd`."""
+        if self._epoll.closed:
+            return  # the listener is ending: everything is being cancelled
         self._watched[fd] = hung_up
         self._epoll.register(fd, _EVENTS)
 
     def remove(self, fd: int) -> None:
-        if self._watched.pop(fd, None) is not None:
+        if self._watched.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 
     async def run(self) -> None:
