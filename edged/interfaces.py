@@ -23,6 +23,8 @@ StartType = Literal["warm", "loaded", "artifact", "compiled", "snapshot", "forwa
 """What a response had to wait for. warm: code was in memory; loaded: mapped from this node's disk;
 compiled: compiled here. artifact, snapshot, forwarded: reserved for exchange and planner."""
 
+NodeState = Literal["starting", "ready", "draining"]
+
 BlobKind = Literal["module", "artifact", "manifest"]
 
 
@@ -449,7 +451,7 @@ class StatusView(msgspec.Struct, frozen=True):
     edged: str
     """Version of the program."""
     region: str
-    state: Literal["starting", "ready", "draining"]
+    state: NodeState
     uptime_s: float
     gateway_url: str
     gossip_address: str

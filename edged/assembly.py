@@ -1,0 +1,223 @@
+"""Builds one node's parts and wires them to each other; starts nothing. Only `node` uses it."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from protocol.gossip import Gossip, GossipConfig
+from protocol.ids import Digest, FunctionName
+from protocol.member import Metadata
+from protocol.presets import PRESETS
+from protocol.records import Record
+from protocol.seal import Keyring
+
+from .activation import Activation
+from .config import Config, parse_address
+from .errors import FunctionNotFound
+from .functions import FunctionService
+from .gateway import Gateway
+from .http import bind_tcp
+from .interfaces import FunctionView, NodeState, Peer
+from .journal import Journal
+from .network import ExchangeService, GossipService, GossipSockets, StreamServer, bind_gossip
+from .operations import ClusterAccess, Operations
+from .runtime import WasmtimeRuntime
+from .store import BlobStore
+from .telemetry import Log, Metrics
+from .trust import Trust
+from .views import Views, address_text
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where a running node listens."""
+
+    gateway_url: str
+    control_url: str
+    gossip_address: str
+
+
+class Sockets:
+    """Everything the node listens on, bound before anything is announced."""
+
+    def __init__(
+        self,
+        config: Config,
+        gossip: GossipSockets,
+        gateway: socket.socket,
+        control: socket.socket,
+    ) -> None:
+        advertise = config.gossip.advertise
+        self.gossip = gossip
+        self.gateway = gateway
+        self.control = control
+        self.gossip_address = (
+            parse_address(advertise, key="gossip.advertise") if advertise else gossip.address
+        )
+        self.addresses = Addresses(
+            gateway_url=f"http://{address_text(gateway.getsockname()[:2])}",
+            control_url=f"http://{address_text(control.getsockname()[:2])}",
+            gossip_address=address_text(self.gossip_address),
+        )
+
+
+async def bind_all(config: Config) -> Sockets:
+    """Raises ConfigError naming the address that is taken or wrong."""
+
+    def bind(text: str, key: str) -> socket.socket:
+        return bind_tcp(*parse_address(text, key=key), key=key)
+
+    gossip = await bind_gossip(*parse_address(config.gossip.bind, key="gossip.bind"))
+    return Sockets(
+        config,
+        gossip,
+        bind(config.gateway.bind, "gateway.bind"),
+        bind(config.control.bind, "control.bind"),
+    )
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Parts:
+    """A node's services. They know each other only through what is passed to them here."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        trust: Trust,
+        store: BlobStore,
+        runtime: WasmtimeRuntime,
+        sockets: Sockets,
+        generation: int,
+        state: Callable[[], NodeState],
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        self.store = store
+        self.runtime = runtime
+        self.journal = Journal()
+        self.gossip = Gossip(
+            GossipConfig(
+                metadata=Metadata(
+                    name=config.node.name,
+                    gossip_address=sockets.gossip_address,
+                    stream_address=sockets.gossip_address,
+                    gateway_url=sockets.addresses.gateway_url,
+                    region=config.node.region,
+                    target=runtime.target,
+                    artifact_key=runtime.artifact_key[:16],
+                ),
+                generation=generation,
+                knobs=PRESETS[config.gossip.preset],
+            ),
+            Keyring(trust.keyring_keys),
+            trust.anchor,
+            trust.private_key,
+            trust.credential,
+            random.SystemRandom(),
+            now=trio.current_time(),
+            wall_ms=wall_ms(),
+        )
+        self._recall(log)
+        self.gossip_service = GossipService(
+            self.gossip,
+            sockets.gossip,
+            trust=trust,
+            save_records=store.save_records,
+            metrics=metrics,
+            log=log,
+        )
+        self.exchange = ExchangeService(
+            trust=trust,
+            store=store,
+            holders=self._peers_holding,
+            metrics=metrics,
+            log=log,
+        )
+        self.streams = StreamServer(
+            trust=trust, source=store, sync=self.gossip_service, metrics=metrics, log=log
+        )
+        self.activation = Activation(
+            store=store,
+            runtime=runtime,
+            fetcher=self.exchange,
+            private_key=trust.private_key,
+            credential=trust.credential,
+            anchor=trust.anchor,
+            on_held=self._on_held,
+            loaded_bytes_max=config.runtime.loaded_bytes_max,
+            compiles_max=config.runtime.compiles_max,
+            metrics=metrics,
+            log=log,
+        )
+        self.functions = FunctionService(
+            lookup=self._lookup,
+            activation=self.activation,
+            journal=self.journal,
+            limits=config.gateway,
+            metrics=metrics,
+        )
+        started_s = trio.current_time()
+        self.views = Views(
+            gossip=self.gossip,
+            store=store,
+            runtime=runtime,
+            functions=self.functions,
+            state=state,
+            uptime_s=lambda: trio.current_time() - started_s,
+            metrics=metrics,
+        )
+        self.operations = Operations(
+            store=store,
+            runtime=runtime,
+            activation=self.activation,
+            journal=self.journal,
+            cluster=ClusterAccess(
+                catalog=self.gossip.catalog,
+                publish=self._publish,
+                members=self.views.members,
+                holders=self.views.holders,
+                on_held=self._on_held,
+                status=self.views.status,
+                metrics=self.views.render_metrics,
+                wall_ms=wall_ms,
+            ),
+            mounts=frozenset(config.mounts),
+        )
+        self.gateway = Gateway(
+            self.functions, node_name=config.node.name, state=state, metrics=metrics, log=log
+        )
+
+    def _recall(self, log: Log) -> None:
+        """Takes the catalog and the holdings from disk."""
+        refused = self.gossip.catalog.load(self.store.load_records(), wall_ms=wall_ms())
+        for key, error in refused:
+            log.error("record on disk refused", key=key, why=str(error))
+        for blob in self.store.blobs():
+            if blob.kind == "module" and blob.manifest is not None:
+                self.gossip.holdings.set_local(blob.digest, held=True)
+
+    def _peers_holding(self, digest: Digest) -> list[Peer]:
+        return self.views.peers_holding(digest)
+
+    def _on_held(self, digest: Digest) -> None:
+        self.gossip.holdings.set_local(digest, held=True)
+        self.gossip_service.notify()
+
+    def _publish(self, records: Sequence[Record]) -> None:
+        self.gossip.publish(records, trio.current_time())
+        self.gossip_service.notify()
+
+    def _lookup(self, name: str) -> FunctionView:
+        current = self.gossip.catalog.lookup(name)
+        if current is None:
+            raise FunctionNotFound(f"there is no function {name[:80]!r}")
+        return FunctionView(FunctionName(name), current.version, current.spec)

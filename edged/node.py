@@ -1,0 +1,220 @@
+"""One node, whole: its life from start to graceful stop. Nobody imports this but `cli`.
+
+Start: identity, data directory, runtime, sockets, peers, operator API, gateway; the gateway comes
+last, so that whoever is answered is answered by a whole node. Stop is the reverse: the gateway
+drains to a deadline, the operator API ends, peers are told, the store closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from .assembly import Addresses, Parts, Sockets, bind_all
+from .config import Config, GatewaySection
+from .control import make_control_app
+from .errors import ConfigError
+from .http import HttpHooks, HttpLimits, HttpServer, serve
+from .interfaces import NodeState
+from .runtime import open_runtime
+from .store import BlobStore, open_store
+from .telemetry import Log, Metrics, make_log
+from .trust import load_trust
+
+__all__ = ["Addresses", "Node", "run_node"]
+
+GENERATION: Final = "generation"
+RUN_FILE: Final = "run.json"
+CONTROL_DRAIN_S: Final = 2.0
+LEAVE_TIMEOUT_S: Final = 2.0
+UPLOAD_TIMEOUT_S: Final = 600.0
+"""256 MiB at 3.5 Mbit/s: an operator on a slow link may still deploy."""
+TOKEN_BYTES: Final = 32
+
+
+class Node:
+    """Many may live in one process; each owns its data directory."""
+
+    def __init__(self, config: Config, *, log: Log | None = None) -> None:
+        self._config = config
+        self._log = log or make_log(config.node.name, level=config.node.log_level)
+        self._metrics = Metrics()
+        self._stop = trio.Event()
+        self._state: NodeState = "starting"
+
+    def stop(self) -> None:
+        """Begins the graceful stop; `run` returns when it is done. Idempotent."""
+        self._stop.set()
+
+    def state(self) -> NodeState:
+        return self._state
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[Addresses] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Until `stop` or cancellation.
+
+        Raises ConfigError, DataDirLocked, StoreError before it has started."""
+        config, log = self._config, self._log
+        trust = load_trust(config.path(config.trust.directory))
+        if trust.credential.name != config.node.name:
+            raise ConfigError(
+                f"node.name = {config.node.name!r}, but its credential was issued to "
+                f"{trust.credential.name!r}: use that name, or issue the node again"
+            )
+        store = await open_store(
+            config.data_dir,
+            zstd_level=config.store.zstd_level,
+            min_free_bytes=config.store.min_free_bytes,
+            log=log,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(store.close)
+            runtime = await open_runtime(
+                config.runtime,
+                mounts={name: config.path(path) for name, path in config.mounts.items()},
+                scratch_dir=config.data_dir / "scratch",
+                log=log,
+            )
+            stack.callback(runtime.close)
+            sockets = await bind_all(config)
+            parts = Parts(
+                config=config,
+                trust=trust,
+                store=store,
+                runtime=runtime,
+                sockets=sockets,
+                generation=await next_generation(store),
+                state=self.state,
+                metrics=self._metrics,
+                log=log,
+            )
+            await self._serve(parts, sockets, task_status)
+
+    async def _serve(
+        self, parts: Parts, sockets: Sockets, task_status: trio.TaskStatus[Addresses]
+    ) -> None:
+        config, log = self._config, self._log
+        token = read_token(config.path(config.control.token_file))
+        control_app = make_control_app(
+            parts.operations, token=token, log=log, metrics=self._metrics
+        )
+        hooks = HttpHooks(
+            rejected=lambda reason: self._metrics.http_rejected.labels(reason).inc(),
+            headers=((b"x-edged-node", config.node.name.encode()),),
+        )
+        listen = partial(serve, log=log, hooks=hooks)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(parts.activation.run)
+            await nursery.start(parts.exchange.run)
+            await nursery.start(parts.streams.run, sockets.gossip.listeners)
+            await nursery.start(parts.gossip_service.run)
+            parts.gossip_service.join(config.gossip.seeds)
+            control: HttpServer = await nursery.start(
+                listen, control_app, [sockets.control], CONTROL_LIMITS
+            )
+            gateway: HttpServer = await nursery.start(
+                listen, parts.gateway, [sockets.gateway], gateway_limits(config.gateway)
+            )
+            write_run_file(config.data_dir / RUN_FILE, sockets.addresses)
+            self._state = "ready"
+            log.info("ready", **msgspec.structs.asdict(sockets.addresses))
+            task_status.started(sockets.addresses)
+            await self._stop.wait()
+            await self._drain(parts, gateway, control)
+            nursery.cancel_scope.cancel()
+
+    async def _drain(self, parts: Parts, gateway: HttpServer, control: HttpServer) -> None:
+        self._state = "draining"
+        self._log.info("draining", running=parts.functions.running)
+        cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)
+        parts.functions.draining = True
+        await control.drain(trio.current_time() + CONTROL_DRAIN_S)
+        with trio.move_on_after(LEAVE_TIMEOUT_S):
+            await parts.gossip_service.leave()
+        (self._config.data_dir / RUN_FILE).unlink(missing_ok=True)
+        self._log.info("stopped", requests_cut=cut)
+
+
+CONTROL_LIMITS: Final = HttpLimits(
+    header_count_max=64, connections_max=64, body_timeout_s=UPLOAD_TIMEOUT_S
+)
+
+
+def gateway_limits(section: GatewaySection) -> HttpLimits:
+    return HttpLimits(
+        header_bytes_max=section.header_bytes_max,
+        request_line_bytes_max=min(section.header_bytes_max, HttpLimits().request_line_bytes_max),
+        header_count_max=section.header_count_max,
+        connections_max=section.connections_max,
+        header_timeout_s=section.header_timeout_s,
+        body_timeout_s=section.body_timeout_s,
+        idle_timeout_s=section.idle_timeout_s,
+        write_stall_s=section.write_stall_s,
+    )
+
+
+async def next_generation(store: BlobStore) -> int:
+    """A boot epoch above every one before, durable before it is used: nonces of the seal must
+    never repeat. Unix milliseconds, so that a lost data directory does not turn it back."""
+    before = int.from_bytes(store.get_meta(GENERATION) or b"")
+    generation = max(before + 1, time.time_ns() // 1_000_000)
+    await store.set_meta(GENERATION, generation.to_bytes(8))
+    return generation
+
+
+def read_token(path: Path) -> str:
+    """The operator's bearer token; made, readable by the owner only, if there is none.
+
+    Raises ConfigError."""
+    try:
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(token + "\n")
+    except FileExistsError:
+        token = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"control.token_file = {str(path)!r}: {error.strerror}") from error
+    if len(token) < 16:
+        raise ConfigError(
+            f"control.token_file = {str(path)!r}: shorter than 16 characters; remove the file and "
+            "start again to have one made"
+        )
+    return token
+
+
+def write_run_file(path: Path, addresses: Addresses) -> None:
+    """Tells scripts where the node listens; whole or absent."""
+    document = {"pid": os.getpid()} | msgspec.structs.asdict(addresses)
+    temp = path.with_suffix(".tmp")
+    temp.write_bytes(msgspec.json.encode(document))
+    temp.rename(path)
+
+
+async def run_node(config: Config) -> None:
+    """Runs a node until SIGTERM or SIGINT, then stops it gracefully; a second signal stops it at
+    once."""
+    node = Node(config)
+    async with trio.open_nursery() as nursery:
+
+        async def watch(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                task_status.started()
+                async for _ in signals:
+                    if node.state() == "draining":
+                        nursery.cancel_scope.cancel()
+                    node.stop()
+
+        await nursery.start(watch)
+        await node.run()
+        nursery.cancel_scope.cancel()

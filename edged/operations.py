@@ -1,0 +1,422 @@
+"""What an operator can do to this node: implements interfaces.Operator for the control API.
+
+A change is acknowledged only after its blobs and its signed records are durable here; gossip
+spreads it afterwards. Runs in the node's event loop; owns nothing but a small cache of module
+information.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+import trio
+
+from protocol.catalog import Catalog, Current, VersionRow
+from protocol.errors import RemoteProtocolError
+from protocol.function import (
+    MODULE_BYTES_MAX,
+    FunctionSpec,
+    check_spec,
+    encode_spec,
+    version_of,
+)
+from protocol.ids import Digest, FunctionName, digest_of, parse_function_name
+from protocol.manifest import manifest_digest
+from protocol.records import Record, encoded_records
+
+from .activation import Activation
+from .errors import (
+    BadRequest,
+    BlobNotFound,
+    Conflict,
+    DigestMismatch,
+    EdgedError,
+    FunctionNotFound,
+    ModuleRejected,
+)
+from .interfaces import (
+    BlobInfo,
+    Deployed,
+    DeployRequest,
+    ExplainView,
+    FormView,
+    FunctionDetail,
+    FunctionSummary,
+    HolderView,
+    LogLine,
+    MemberView,
+    ModuleInfo,
+    ModuleStored,
+    Runtime,
+    StatusView,
+    Store,
+    VersionView,
+)
+from .journal import Journal
+
+MODULE_INFOS_MAX: Final = 1024
+VERSION_PREFIX_MIN: Final = 4
+
+
+class ClusterAccess:
+    """What operations need of the cluster side, as callables that node wires."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        publish: Callable[[Sequence[Record]], None],
+        members: Callable[[], tuple[MemberView, ...]],
+        holders: Callable[[Digest], tuple[HolderView, ...]],
+        on_held: Callable[[Digest], None],
+        status: Callable[[], StatusView],
+        metrics: Callable[[], bytes],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self.catalog = catalog
+        self.publish = publish
+        self.members = members
+        self.holders = holders
+        self.on_held = on_held
+        self.status = status
+        self.metrics = metrics
+        self.wall_ms = wall_ms
+
+
+class Operations:
+    """Implements interfaces.Operator."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runtime: Runtime,
+        activation: Activation,
+        journal: Journal,
+        cluster: ClusterAccess,
+        mounts: frozenset[str],
+    ) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._activation = activation
+        self._journal = journal
+        self._cluster = cluster
+        self._mounts = mounts
+        self._infos: OrderedDict[Digest, ModuleInfo] = OrderedDict()
+        # Two deploys of one name must not read the same "current" and both move it.
+        self._writing = trio.Lock()
+
+    # ------------------------------------------------------------ modules
+    async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:
+        if expected is not None:
+            actual = await trio.to_thread.run_sync(digest_of, data)
+            if actual != expected:
+                raise DigestMismatch(
+                    f"the body hashes to {actual}, not to the declared {expected}",
+                    expected=expected,
+                    actual=actual,
+                )
+        if len(data) > MODULE_BYTES_MAX:
+            raise ModuleRejected("too-large", f"{len(data)} bytes; at most {MODULE_BYTES_MAX}")
+        wasm = await self._runtime.parse(data)
+        info = await self._runtime.validate(wasm)
+        created = self._store.info(info.digest) is None
+        await self._store.put(wasm, kind="module", expected=info.digest)
+        manifest = await self._store.make_manifest(info.digest)
+        self._cluster.on_held(info.digest)
+        self._remember(info)
+        return ModuleStored(
+            module=info.digest,
+            size_bytes=info.size_bytes,
+            wire_bytes=manifest.wire_bytes,
+            imports=info.imports,
+            exports=info.exports,
+            created=created,
+        )
+
+    def _remember(self, info: ModuleInfo) -> None:
+        self._infos[info.digest] = info
+        if len(self._infos) > MODULE_INFOS_MAX:
+            self._infos.popitem(last=False)
+
+    async def _module_info(self, digest: Digest) -> ModuleInfo:
+        info = self._infos.get(digest)
+        if info is None:
+            info = await self._runtime.validate(await self._store.read(digest))
+            self._remember(info)
+        return info
+
+    # ------------------------------------------------------------ changes
+    async def deploy(self, name: str, request: DeployRequest) -> Deployed:
+        function = _parse_name(name)
+        spec = await self._make_spec(request)
+        encoded = encode_spec(spec)
+        catalog = self._cluster.catalog
+        async with self._writing:
+            before = catalog.lookup(function)
+            wall_ms = self._cluster.wall_ms()
+            version = version_of(encoded)
+            try:
+                records = [
+                    *catalog.prepare_version(function, encoded, wall_ms=wall_ms),
+                    *catalog.prepare_alias(function, version, wall_ms=wall_ms),
+                ]
+            except RemoteProtocolError as error:
+                raise _refused(error) from error
+            await self._commit(records)
+        self._activation.start(spec)
+        return Deployed(
+            name=function,
+            version=version,
+            previous=before.version if before is not None else None,
+            created=bool(records),
+        )
+
+    async def _make_spec(self, request: DeployRequest) -> FunctionSpec:
+        if self._store.info(request.module) is None:
+            raise BlobNotFound(
+                f"module {request.module} is not on this node; upload it first (PUT /v1/modules)",
+                digest=request.module,
+            )
+        for mount in request.policy.mounts:
+            if mount.source not in self._mounts:
+                raise BadRequest(
+                    f"policy.mounts: {mount.source!r} is not in this node's [mounts] allow-list"
+                )
+        info = await self._module_info(request.module)
+        entrypoint = request.entrypoint or ("" if request.abi == "export" else "_start")
+        if entrypoint and entrypoint not in info.exports:
+            raise ModuleRejected(
+                "missing-export",
+                f"the module does not export {entrypoint!r}, which abi {request.abi!r} calls",
+                exports=list(info.exports[:50]),
+            )
+        manifest = await self._store.make_manifest(request.module)
+        spec = FunctionSpec(
+            abi=request.abi,
+            module=request.module,
+            module_bytes=info.size_bytes,
+            manifest=manifest_digest(manifest),
+            args=request.args,
+            entrypoint=request.entrypoint,
+            methods=request.methods,
+            policy=request.policy,
+        )
+        try:
+            check_spec(spec)
+        except RemoteProtocolError as error:
+            raise BadRequest(error.detail) from error
+        return spec
+
+    async def rollback(self, name: str, version: str | None) -> Deployed:
+        catalog = self._cluster.catalog
+        async with self._writing:
+            function, current = self._current(name)
+            target = self._rollback_target(function, version)
+            try:
+                records = catalog.prepare_alias(
+                    function, target.version, wall_ms=self._cluster.wall_ms()
+                )
+            except RemoteProtocolError as error:
+                raise _refused(error) from error
+            await self._commit(records)
+        self._activation.start(target.spec)
+        return Deployed(
+            name=function,
+            version=target.version,
+            previous=current.version,
+            created=bool(records),
+        )
+
+    def _rollback_target(self, name: FunctionName, version: str | None) -> VersionRow:
+        versions = self._cluster.catalog.versions(name)
+        if version is None:
+            at = next((i for i, row in enumerate(versions) if row.current), len(versions))
+            if at + 1 >= len(versions):
+                raise Conflict(f"{name} has no version before the current one")
+            return versions[at + 1]
+        if len(version) < VERSION_PREFIX_MIN:
+            raise BadRequest(f"a version prefix has at least {VERSION_PREFIX_MIN} digits")
+        found = [v for v in versions if v.version.startswith(version)]
+        if not found:
+            raise FunctionNotFound(f"{name} has no version {version}")
+        if len(found) > 1:
+            raise BadRequest(f"{version} is the start of {len(found)} versions; write more digits")
+        return found[0]
+
+    async def remove(self, name: str) -> Deployed:
+        async with self._writing:
+            function, current = self._current(name)
+            try:
+                records = self._cluster.catalog.prepare_remove(
+                    function, wall_ms=self._cluster.wall_ms()
+                )
+            except RemoteProtocolError as error:
+                raise _refused(error) from error
+            await self._commit(records)
+        self._journal.forget(function)
+        return Deployed(name=function, version=None, previous=current.version, created=False)
+
+    async def _commit(self, records: Sequence[Record]) -> None:
+        """Durable first, then in force and known to others. Not cancellable in between: what is
+        on disk must be in memory too."""
+        if not records:
+            return
+        with trio.CancelScope(shield=True):
+            await self._store.save_records(encoded_records(records))
+            self._cluster.publish(records)
+
+    # ------------------------------------------------------------ views
+    def _current(self, name: str) -> tuple[FunctionName, Current]:
+        function = _parse_name(name)
+        found = self._cluster.catalog.lookup(function)
+        if found is None:
+            raise FunctionNotFound(f"there is no function {name!r}")
+        return function, found
+
+    def functions(self) -> tuple[FunctionSummary, ...]:
+        return tuple(
+            self._summary(name, current) for name, current in self._cluster.catalog.functions()
+        )
+
+    def _summary(self, name: FunctionName, current: Current) -> FunctionSummary:
+        module = current.spec.module
+        return FunctionSummary(
+            name=name,
+            version=current.version,
+            abi=current.spec.abi,
+            module=module,
+            module_bytes=current.spec.module_bytes,
+            deployed_at_s=current.alias.wall_ms / 1000,
+            deployed_by=current.alias.credential.name,
+            versions=len(self._cluster.catalog.versions(name)),
+            state=(
+                "mapped"
+                if self._activation.is_mapped(module)
+                else "artifact"
+                if self._store.artifact(module, self._runtime.artifact_key) is not None
+                else "module"
+                if self._store.info(module) is not None
+                else "remote"
+            ),
+        )
+
+    def describe(self, name: str) -> FunctionDetail:
+        function, current = self._current(name)
+        return FunctionDetail(
+            summary=self._summary(function, current),
+            spec=current.spec,
+            holders=self._cluster.holders(current.spec.module),
+        )
+
+    def versions(self, name: str) -> tuple[VersionView, ...]:
+        function, _ = self._current(name)
+        return tuple(
+            VersionView(
+                version=row.version,
+                current=row.current,
+                abi=row.spec.abi,
+                module=row.spec.module,
+                module_bytes=row.spec.module_bytes,
+                deployed_at_s=row.record.wall_ms / 1000,
+                deployed_by=row.signer_name,
+            )
+            for row in self._cluster.catalog.versions(function)
+        )
+
+    def logs(self, name: str, *, tail: int) -> list[LogLine]:
+        return self._journal.tail(self._current(name)[0], tail)
+
+    def follow(self, name: str, *, tail: int) -> AsyncIterator[LogLine]:
+        return self._journal.follow(self._current(name)[0], tail)
+
+    def explain(self, name: str) -> ExplainView:
+        function, current = self._current(name)
+        module = current.spec.module
+        status = self._cluster.status()
+        info = self._store.info(module)
+        artifact = self._store.artifact(module, self._runtime.artifact_key)
+        mapped = self._activation.is_mapped(module)
+        measured = self._activation.measured.get(module, {})
+
+        def of(*names: str) -> dict[str, float]:
+            return {name: measured[name] for name in names if name in measured}
+
+        artifact_measured = of("compile_cpu_s", "compile_s", "compile_peak_bytes")
+        if artifact is not None:
+            artifact_measured.setdefault("compile_cpu_s", artifact.compile_s)
+        return ExplainView(
+            name=function,
+            version=current.version,
+            node=status.node,
+            target=self._runtime.target,
+            artifact_key=self._runtime.artifact_key,
+            next_start=(
+                "warm"
+                if mapped
+                else "loaded"
+                if artifact is not None
+                else "compiled"
+                if info is not None
+                else "fetch+compiled"
+            ),
+            forms=(
+                FormView("module", info is not None, current.spec.module_bytes, module, {}),
+                _wire_form(info, of("fetch_s")),
+                FormView(
+                    "artifact",
+                    artifact is not None,
+                    artifact.size_bytes if artifact is not None else None,
+                    artifact.digest if artifact is not None else None,
+                    artifact_measured,
+                ),
+                FormView(
+                    "mapped",
+                    mapped,
+                    artifact.size_bytes if artifact is not None and mapped else None,
+                    None,
+                    of("load_s"),
+                ),
+            ),
+            holders=self._cluster.holders(module),
+        )
+
+    def status(self) -> StatusView:
+        return self._cluster.status()
+
+    def members(self) -> tuple[MemberView, ...]:
+        return self._cluster.members()
+
+    def metrics(self) -> bytes:
+        return self._cluster.metrics()
+
+
+def _wire_form(info: BlobInfo | None, measured: dict[str, float]) -> FormView:
+    held = info is not None and info.wire_bytes is not None
+    return FormView(
+        "wire",
+        held,
+        info.wire_bytes if info is not None else None,
+        info.manifest if info is not None else None,
+        measured,
+    )
+
+
+def _refused(error: RemoteProtocolError) -> EdgedError:
+    """What the catalog's refusal of an own record means to an operator."""
+    if error.code in ("credential-role", "credential-expired"):
+        return Conflict(
+            f"this node may not sign deployments ({error}); use one with the control role"
+        )
+    if error.code == "catalog-full":
+        return Conflict(f"the catalog is full: {error.detail}")
+    return BadRequest(error.detail)
+
+
+def _parse_name(name: str) -> FunctionName:
+    try:
+        return parse_function_name(name)
+    except RemoteProtocolError as error:
+        raise BadRequest(error.detail) from error
