@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -104,6 +104,11 @@ class SourceBanned:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldersWanted:
+    """Everybody known has failed (or nobody is known). Answer with `offer`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """Every segment has been handed out."""
 
@@ -115,7 +120,15 @@ class Failed:
     reasons: tuple[tuple[NodeId | None, str], ...]
 
 
-Event = ManifestVerified | SegmentVerified | SourceLost | SourceBanned | Completed | Failed
+Event = (
+    ManifestVerified
+    | SegmentVerified
+    | SourceLost
+    | SourceBanned
+    | HoldersWanted
+    | Completed
+    | Failed
+)
 
 
 class _State(Enum):
@@ -146,12 +159,11 @@ class Fetch:
         self,
         blob: Digest,
         manifest_digest: Digest,
-        sources: Sequence[NodeId],
         *,
         config: FetchConfig | None = None,
         now: float,
     ) -> None:
-        """`sources`: nearest first; more may be offered later."""
+        """Its first event is HoldersWanted."""
         self.blob: Final = blob
         self.manifest: Manifest | None = None
         self._manifest_digest = manifest_digest
@@ -161,18 +173,23 @@ class Fetch:
         self._wanted: set[int] = set()  # segments not yet handed out
         self._resumed = False
         self._finished = False
+        self._starved = False
         self._next_id = 0
         self._transmits: deque[Transmit] = deque()
         self._events: deque[Event] = deque()
-        self.offer(sources, now)
+        self._advance(now)
 
     # ------------------------------------------------------------ what the driver reports
     def offer(self, peers: Iterable[NodeId], now: float) -> None:
-        """Further holders, nearest first; known ones are not counted again."""
+        """Holders, nearest first; known ones are not counted again. When it answers HoldersWanted
+        with nobody new, the fetch has failed."""
         for peer in peers:
             if peer not in self._sources and len(self._sources) < SOURCES_MAX:
                 self._sources[peer] = _Source(peer, rank=len(self._sources), ready_at=now)
         self._advance(now)
+        if self._starved and not self._finished:
+            reasons = tuple((source.peer, source.reason) for source in self._sources.values())
+            self._finish(Failed(reasons))
 
     def connected(self, peer: NodeId, now: float) -> None:
         source = self._sources.get(peer)
@@ -191,7 +208,7 @@ class Fetch:
     def heard(self, peer: NodeId, now: float) -> None:
         """Bytes came, or the driver itself was busy until now: the progress timeout restarts."""
         source = self._sources.get(peer)
-        if source is not None:
+        if source is not None and source.state is _State.ACTIVE:
             source.heard_at = max(source.heard_at, now)
 
     def receive(self, message: Reply, body: bytes, peer: NodeId, now: float) -> None:
@@ -292,10 +309,10 @@ class Fetch:
             source.heard_at = now
             source.attempts += 1
             self._transmits.append(Dial(source.peer))
-        elif all(source.state is _State.SPENT for source in self._sources.values()):
-            self._finish(
-                Failed(tuple((source.peer, source.reason) for source in self._sources.values()))
-            )
+        starved = all(source.state is _State.SPENT for source in self._sources.values())
+        if starved and not self._starved:
+            self._events.append(HoldersWanted())
+        self._starved = starved
 
     def _ask(self, source: _Source, now: float) -> None:
         if self._finished or source.state is not _State.ACTIVE:
@@ -331,8 +348,8 @@ class Fetch:
             retry = message.code not in PERMANENT_CODES
             self._lose(source, f"{message.code}: {message.text}", now, retry=retry)
         elif isinstance(message, ManifestReply) and index is None:
-            self._accept_manifest(body)
             del source.asked[message.id]
+            self._accept_manifest(body)
         elif isinstance(message, SegmentReply) and index is not None and message.index == index:
             assert self.manifest is not None
             self.manifest.check_segment(index, body)

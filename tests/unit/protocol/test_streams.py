@@ -1,0 +1,112 @@
+"""protocol.streams: frames, their bounds, and which side may say what. SPEC §10."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.ids import digest_of
+from protocol.streams import (
+    BODY_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    HEAD_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
+    SEGMENT_WIRE_MAX,
+    ErrorReply,
+    GetManifest,
+    GetSegment,
+    ManifestReply,
+    Ping,
+    Pong,
+    SegmentReply,
+    Sync,
+    SyncReply,
+    encode_frame,
+    frame_head,
+    reply_reader,
+    request_reader,
+)
+
+BLOB = digest_of(b"x")
+
+
+def test_golden_frames() -> None:
+    assert encode_frame(Ping(7)).hex() == "000000050003920107"
+    assert encode_frame(SegmentReply(1, 2), b"abc").hex() == ("00000009000493440102616263")
+    assert encode_frame(GetSegment(1, BLOB, 2))[:6].hex() == "000000480046"
+
+
+@pytest.mark.parametrize(
+    ("message", "body"),
+    [
+        (Ping(0), b""),
+        (Sync(0xFFFF_FFFF, 255), b"s" * 1024),
+        (GetManifest(1, BLOB), b""),
+        (GetSegment(1, BLOB, 8191), b""),
+    ],
+)
+def test_requests_round_trip(message, body) -> None:  # type: ignore[no-untyped-def]
+    reader = request_reader()
+    reader.feed(encode_frame(message, body))
+    assert reader.next_frame() == (message, body)
+    assert reader.next_frame() is None
+    assert not reader.mid_frame
+
+
+@pytest.mark.parametrize(
+    ("message", "body"),
+    [
+        (Pong(0), b""),
+        (SyncReply(1), b"s" * 1024),
+        (ManifestReply(1), b"m" * MANIFEST_BYTES_MAX),
+        (SegmentReply(1, 0), b"w" * SEGMENT_WIRE_MAX),
+        (ErrorReply(1, "blob-not-found", "t" * 200), b""),
+    ],
+)
+def test_replies_round_trip(message, body) -> None:  # type: ignore[no-untyped-def]
+    reader = reply_reader()
+    reader.feed(encode_frame(message, body))
+    assert reader.next_frame() == (message, body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode_frame(Pong(1)),
+        b"\x00\x00\x00\x02\x00\x00",
+        b"\x00\x00\x00\x01\x00\x03",
+        (HEAD_BYTES_MAX + 3).to_bytes(4, "big") + (HEAD_BYTES_MAX + 1).to_bytes(2, "big"),
+        (FRAME_BYTES_MAX + 1).to_bytes(4, "big") + HEAD_BYTES_MAX.to_bytes(2, "big"),
+        (2 + 3 + BODY_BYTES_MAX + 1).to_bytes(4, "big") + b"\x00\x03",
+        b"\x00\x00\x00\x06\x00\x03\x92\x01\x01",  # a ping with a body, seen before it comes
+        b"\x00\x00\x00\x05\x00\x03\x92\x01\xff",  # id -1
+        b"\x00\x00\x00\x04\x00\x02\x91\x01",  # no id
+        b"\x00\x00\x00\x06\x00\x04\x93\x01\x01\x01",  # a field more
+        b"\x00\x00\x00\x03\x00\x01\xc1",
+        encode_frame(GetSegment(1, BLOB, 0)).replace(BLOB.encode(), BLOB.upper().encode()),
+        encode_frame(GetSegment(1, BLOB, 0)).replace(BLOB.encode(), BLOB[:-1].encode() + b"\n"),
+        b"\x00\x00\x00\x4a\x00\x48\x94\x04\x01\xd9\x40" + BLOB.encode() + b"\xcd\x20\x00",
+    ],
+)
+def test_a_frame_out_of_bounds_is_refused_as_soon_as_that_shows(data: bytes) -> None:
+    reader = request_reader()
+    reader.feed(data)
+    with pytest.raises(RemoteProtocolError) as caught:
+        reader.next_frame()
+    assert caught.value.code == "frame"
+
+
+def test_our_own_oversized_body_is_our_bug() -> None:
+    with pytest.raises(LocalProtocolError):
+        frame_head(Ping(1), 1)
+    with pytest.raises(LocalProtocolError):
+        frame_head(SegmentReply(1, 0), SEGMENT_WIRE_MAX + 1)
+
+
+def test_an_end_within_a_frame_shows() -> None:
+    reader = request_reader()
+    assert not reader.mid_frame
+    for byte in encode_frame(Sync(1, 0), b"body")[:-1]:
+        reader.feed(bytes([byte]))
+        assert reader.next_frame() is None
+        assert reader.mid_frame
