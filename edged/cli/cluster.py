@@ -1,0 +1,310 @@
+"""`edged cluster`: make, watch, hurt and end clusters on this machine; make trust for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .common import EdgedCommand, json_option, print_json, progress_console
+
+if TYPE_CHECKING:
+    from edged.cluster.supervisor import Supervisor
+    from edged.cluster.views import ClusterStatus, Report
+
+DEFAULT_NAME: Final = "local"
+DEFAULT_NODES: Final = 3
+
+
+@click.group()
+def cluster() -> None:
+    """Clusters of real node processes on this machine, and the trust files of any cluster."""
+
+
+def name_option(function: Any) -> Any:
+    return click.option(
+        "--name", metavar="NAME", help=f"The cluster; default: the newest, or {DEFAULT_NAME!r}."
+    )(function)
+
+
+def _existing(boss: Supervisor, name: str | None) -> str:
+    """The cluster meant where none is named. Raises ClusterNotFound."""
+    if name:
+        return name
+    from edged.cluster.state import check_cluster_name
+    from edged.errors import ClusterNotFound
+
+    states = boss.home.load_all()
+    running = [state for state in states if boss.running_nodes(boss.load(state.name))]
+    for state in (*running, *states):
+        return check_cluster_name(state.name)
+    raise ClusterNotFound("there is no local cluster: edged cluster up makes one")
+
+
+@contextmanager
+def _progress(description: str) -> Iterator[Report]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=progress_console(), transient=True) as shown:
+        task = shown.add_task(description, total=None)
+
+        def report(now: Any) -> None:
+            shown.update(
+                task,
+                total=2 * now.nodes,
+                completed=now.ready + now.joined,
+                description=f"{description}: {now.ready} of {now.nodes} ready, {now.joined} joined",
+            )
+
+        yield report
+
+
+def _timeout_s(nodes: int) -> float:
+    """Node processes start in 0.4 s of CPU each; 30 s for a machine that is busy otherwise."""
+    return 30.0 + 2.0 * nodes
+
+
+# ---------------------------------------------------------------- trust
+@cluster.command(cls=EdgedCommand)
+@click.argument("directory", type=click.Path(file_okay=False))
+@json_option
+def init(directory: str, as_json: bool) -> None:
+    """Make a cluster CA and keyring in DIRECTORY. Keep it off the nodes."""
+    from edged.trust import create_ca
+
+    create_ca(Path(directory))
+    if as_json:
+        print_json({"directory": directory})
+    else:
+        click.echo(f"made a cluster CA in {directory}")
+        click.echo(f"next: edged cluster issue {directory} NODE --out TRUST_DIRECTORY")
+
+
+@cluster.command(cls=EdgedCommand)
+@click.argument("directory", type=click.Path(file_okay=False))
+@click.argument("node")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Made if missing.")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    type=click.Choice(["serve", "build", "control"]),
+    help="Repeatable; default: all.",
+)
+@click.option("--days", type=click.IntRange(1, 36500), help="Validity; default: 825.")
+@json_option
+def issue(
+    directory: str, node: str, out: str, roles: tuple[Any, ...], days: int | None, as_json: bool
+) -> None:
+    """Write the trust directory of NODE, signed by the CA in DIRECTORY.
+
+    Issuing again renews: the node keeps its key and identity."""
+    from edged.trust import NODE_DAYS, issue_node
+    from protocol.identity import ROLES
+
+    node_id = issue_node(
+        Path(directory), Path(out), name=node, roles=roles or ROLES, days=days or NODE_DAYS
+    )
+    if as_json:
+        print_json({"node": node, "node_id": node_id, "directory": out})
+    else:
+        click.echo(f"issued {node} ({node_id}) in {out}")
+        click.echo(f'next: copy it to the node, set [trust] directory = "{out}" in its node.toml')
+
+
+# ---------------------------------------------------------------- life
+@cluster.command(cls=EdgedCommand)
+@click.option("-n", "--nodes", "count", type=int, help=f"Default: {DEFAULT_NODES}.")
+@click.option("--file", "file", type=click.Path(), help="A cluster file instead of -n.")
+@click.option("--name", metavar="NAME", help=f"Default: {DEFAULT_NAME!r}, or the file's name.")
+@click.option("--pulley", type=int, default=None, help="How many nodes interpret (pulley64).")
+@click.option("--region", "regions", multiple=True, help="Dealt out in turn; repeatable.")
+@click.option("--timeout", "timeout_s", type=float, help="Seconds until all must see all.")
+@json_option
+def up(
+    count: int | None,
+    file: str | None,
+    name: str | None,
+    pulley: int | None,
+    regions: tuple[str, ...],
+    timeout_s: float | None,
+    as_json: bool,
+) -> None:
+    """Start a cluster and wait until every node sees every other.
+
+    Without options other than --name, a cluster that was stopped with down --keep-data is started
+    again with its data and addresses."""
+    from edged.cluster.spec import load_spec, spec_of
+    from edged.errors import ConfigError
+
+    from .target import supervisor
+
+    flags = count is not None or pulley is not None or bool(regions)
+    if file and flags:
+        raise ConfigError("--file says how many nodes, which targets and regions: leave out flags")
+    boss = supervisor()
+    chosen = name or (Path(file).stem if file else DEFAULT_NAME)
+    if file:
+        spec = load_spec(Path(file))
+    elif not flags and boss.home.exists(chosen):
+        spec = None
+    else:
+        number = DEFAULT_NODES if count is None else count
+        spec = spec_of(number, pulley=pulley or 0, regions=regions)
+    nodes = len(spec.nodes) if spec else len(boss.load(chosen).nodes)
+    with _progress(f"starting {chosen}") as report:
+        boss.up(chosen, spec, timeout_s=timeout_s or _timeout_s(nodes), report=report)
+    _show_status(boss.status(chosen), as_json=as_json)
+
+
+@cluster.command(cls=EdgedCommand)
+@click.argument("name", required=False)
+@click.option(
+    "--name", "name_flag", metavar="NAME", help="The same, as the other commands have it."
+)
+@click.option("--keep-data", is_flag=True, help="Stop the nodes but keep their files.")
+@json_option
+def down(name: str | None, name_flag: str | None, keep_data: bool, as_json: bool) -> None:
+    """Stop a cluster and remove it; also one whose nodes have crashed."""
+    from .target import supervisor
+
+    boss = supervisor()
+    with progress_console().status("stopping"):
+        done = boss.down(_existing(boss, name or name_flag), keep_data=keep_data)
+    if as_json:
+        print_json(done)
+        return
+    parts = [f"stopped {len(done.stopped)} nodes"]
+    if done.killed:
+        parts.append(f"killed {', '.join(done.killed)}")
+    parts.append("removed its files" if done.removed else "kept its files")
+    click.echo(f"{done.name}: {', '.join(parts)}")
+
+
+@cluster.command(cls=EdgedCommand)
+@name_option
+@json_option
+def status(name: str | None, as_json: bool) -> None:
+    """Show each node of a cluster: whether it runs, and whom it sees."""
+    from .target import supervisor
+
+    boss = supervisor()
+    _show_status(boss.status(_existing(boss, name)), as_json=as_json)
+
+
+def _show_status(view: ClusterStatus, *, as_json: bool) -> None:
+    if as_json:
+        print_json(view)
+        return
+    from .render import NONE, table
+
+    click.echo(f"cluster {view.name}")
+    total = len(view.nodes)
+    table(
+        ("name", "state", "region", "target", "gateway", "control", "sees", "pid"),
+        (
+            (
+                n.name,
+                n.condition,
+                n.region,
+                n.target,
+                n.gateway_url,
+                n.control_url,
+                NONE if n.alive is None else f"{len(n.alive)} of {total}",
+                n.pid or NONE,
+            )
+            for n in view.nodes
+        ),
+        empty="no nodes",
+    )
+
+
+@cluster.command(cls=EdgedCommand)
+@click.argument("node")
+@name_option
+@json_option
+def kill(node: str, name: str | None, as_json: bool) -> None:
+    """SIGKILL a node, as a crash would; its data stay."""
+    from .target import supervisor
+
+    boss = supervisor()
+    chosen = _existing(boss, name)
+    killed = boss.kill(chosen, node)
+    if as_json:
+        print_json({"cluster": chosen, "node": node, "pid": killed.pid})
+    else:
+        click.echo(f"killed {node} (pid {killed.pid}); edged cluster restart {node} revives it")
+
+
+@cluster.command(cls=EdgedCommand)
+@click.argument("node")
+@name_option
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds until it must be ready and see the others.",
+)
+@json_option
+def restart(node: str, name: str | None, timeout_s: float, as_json: bool) -> None:
+    """Stop a node if it runs, and start it with the same data and addresses."""
+    from .target import supervisor
+
+    boss = supervisor()
+    chosen = _existing(boss, name)
+    with _progress(f"restarting {node}") as report:
+        started = boss.restart(chosen, node, timeout_s=timeout_s, report=report)
+    if as_json:
+        print_json(
+            {
+                "cluster": chosen,
+                "node": node,
+                "pid": started.pid,
+                "gateway_url": started.gateway_url,
+                "control_url": started.control_url,
+            }
+        )
+    else:
+        click.echo(f"{node} is ready at {started.gateway_url} (pid {started.pid})")
+
+
+@cluster.command("list", cls=EdgedCommand)
+@json_option
+def list_(as_json: bool) -> None:
+    """List the local clusters, newest first."""
+    from .render import ago, table
+    from .target import supervisor
+
+    boss = supervisor()
+    states = [boss.load(state.name) for state in boss.home.load_all()]
+    rows = [
+        {
+            "name": state.name,
+            "nodes": len(state.nodes),
+            "running": len(boss.running_nodes(state)),
+            "created_at_s": state.created_at_s,
+            "directory": str(boss.home.directory(state.name)),
+        }
+        for state in states
+    ]
+    if as_json:
+        print_json({"clusters": rows})
+        return
+    table(
+        ("name", "nodes", "running", "made", "directory"),
+        (
+            (r["name"], r["nodes"], r["running"], ago(state.created_at_s), r["directory"])
+            for r, state in zip(rows, states, strict=True)
+        ),
+        empty="no local clusters: edged cluster up makes one",
+    )

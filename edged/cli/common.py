@@ -1,0 +1,166 @@
+"""What all commands share: exit codes, how problems are printed, options, output.
+
+People read stdout as tables and stderr as one clear message; machines add --json and get one JSON
+document on stdout, or one problem document (RFC 9457) on stderr and a telling exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+EXIT_NOT_FOUND: Final = 4
+EXIT_CLIENT_ERROR: Final = 5
+EXIT_SERVER_ERROR: Final = 6
+
+PIPE_WIDTH: Final = 160
+"""Columns of tables that no terminal shows: wide enough for digests, so nothing is cut."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NodeProblem(Exception):
+    """A node answered with a problem document."""
+
+    def __init__(self, problem: dict[str, Any], *, node: str) -> None:
+        super().__init__(str(problem.get("detail") or problem.get("title") or "refused"))
+        self.problem = problem | {"node": node}
+        self.status = problem.get("status", 500)
+        self.node = node
+
+
+class EdgedCommand(click.Command):
+    """Prints what edged raises on purpose as a problem, and leaves with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # Only click and this module are loaded when a command has nothing to say about errors.
+        from edged.errors import EdgedError
+
+        try:
+            return super().invoke(ctx)
+        except NodeProblem as error:
+            hint = _hint(error)
+            self._fail(ctx, error.problem, f"node {error.node}: {error}", hint, _exit_of(error))
+        except EdgedError as error:
+            from edged.errors import problem_of
+
+            self._fail(ctx, problem_of(error), str(error), "", _exit_of_local(error))
+        except ValueError as error:
+            # msgspec is loaded if it raised; importing it here would slow every command.
+            if not type(error).__module__.startswith("msgspec"):
+                raise
+            text = f"the node's answer is not understood ({error}); does it run another edged?"
+            problem = {"type": "about:blank", "title": "Not understood", "detail": text}
+            self._fail(ctx, problem, text, "", EXIT_FAILED)
+
+    def _fail(
+        self, ctx: click.Context, problem: dict[str, Any], text: str, hint: str, code: int
+    ) -> None:
+        if ctx.params.get("as_json"):
+            click.echo(json.dumps(problem, ensure_ascii=False), err=True)
+        else:
+            click.echo(click.style("error: ", fg="red", bold=True) + clean(text), err=True)
+            if hint:
+                click.echo(click.style("hint: ", fg="cyan") + hint, err=True)
+        ctx.exit(code)
+
+
+def _exit_of(error: NodeProblem) -> int:
+    return EXIT_NOT_FOUND if error.status == 404 else EXIT_FAILED
+
+
+def _exit_of_local(error: Exception) -> int:
+    from edged import errors
+
+    if isinstance(error, errors.ConfigError):
+        return EXIT_USAGE
+    if isinstance(error, errors.Unreachable):
+        return EXIT_UNREACHABLE
+    if isinstance(error, errors.ClusterNotFound):
+        return EXIT_NOT_FOUND
+    return EXIT_FAILED
+
+
+def _hint(error: NodeProblem) -> str:
+    kind = str(error.problem.get("type", "")).rpartition(":")[2]
+    return {
+        "unauthorized": "give the node's control token: --token-file FILE or EDGED_TOKEN",
+        "function-not-found": "edged functions lists what is deployed",
+        "disk-full": "free some disk on the node, or lower store.min_free_bytes",
+        "draining": "the node is shutting down; choose another with --node",
+        "overloaded": "try again in a moment, or choose another node with --node",
+    }.get(kind, "")
+
+
+def clean(text: str) -> str:
+    """Without control characters, which a function's output could use against a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+# ---------------------------------------------------------------- options
+def json_option(function: F) -> F:
+    decorate = click.option(
+        "--json", "as_json", is_flag=True, help="One JSON document on stdout, for machines."
+    )
+    return decorate(function)
+
+
+def target_options(function: F) -> F:
+    """--node, --cluster, --control, --token-file, --json; see edged.cli.target."""
+    for decorate in reversed(
+        (
+            click.option("--node", metavar="NAME", help="A node of the local cluster."),
+            click.option(
+                "--cluster", metavar="NAME", help="A local cluster; default: the newest running."
+            ),
+            click.option(
+                "--control",
+                metavar="URL",
+                envvar="EDGED_CONTROL",
+                show_envvar=True,
+                help="Control API of any node.",
+            ),
+            click.option(
+                "--token-file",
+                metavar="FILE",
+                envvar="EDGED_TOKEN_FILE",
+                type=click.Path(),
+                help="Holds that node's control token; or set EDGED_TOKEN to the token.",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return json_option(function)
+
+
+# ---------------------------------------------------------------- output
+def print_json(value: Any) -> None:
+    """`value`: anything msgspec can encode."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def console() -> Console:
+    """For tables on stdout."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def progress_console() -> Console:
+    """For progress on stderr; shows nothing where stderr is no terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=not sys.stderr.isatty(), markup=False, emoji=False)

@@ -1,0 +1,191 @@
+"""`edged deploy`: upload a module, then make it a function's current version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .common import EdgedCommand, clean, print_json, progress_console, target_options
+
+if TYPE_CHECKING:
+    from edged.interfaces import Deployed, ModuleStored
+
+    from .client import Client
+    from .function_file import Plan
+
+CHUNK_BYTES: Final = 64 * 1024
+
+
+class Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from edged.errors import ConfigError
+
+        from .function_file import parse_size
+
+        try:
+            return parse_size(str(value))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(cls=EdgedCommand)
+@click.argument("file", required=False, type=click.Path())
+@click.option(
+    "--config",
+    "config_file",
+    metavar="TOML",
+    type=click.Path(),
+    help="A function.toml; flags override it.",
+)
+@click.option("--name", help="The function's name; default: FILE's without its suffix.")
+@click.option("--abi", type=click.Choice(["raw", "cgi", "export"]), help="Default: raw.")
+@click.option("--arg", "args", multiple=True, help="An argument after argv[0]; repeatable.")
+@click.option("--entrypoint", metavar="EXPORT", help="Function to call instead of _start.")
+@click.option("--method", "methods", multiple=True, help="An allowed HTTP method; repeatable.")
+@click.option("--env", multiple=True, metavar="K=V", help="Repeatable.")
+@click.option(
+    "--mount",
+    "mounts",
+    multiple=True,
+    metavar="SOURCE:/PATH",
+    help="A read-only directory of the node's allow-list; repeatable.",
+)
+@click.option("--timeout-ms", type=int, help="Wall time of one invocation.")
+@click.option("--memory", "memory_bytes", type=Size(), help="Linear memory, e.g. 64MiB.")
+@click.option("--table-elements", type=int, help="Elements of all tables.")
+@click.option("--tmp-bytes", type=Size(), help="Quota of a private /tmp; 0: there is none.")
+@click.option("--body-bytes", type=Size(), help="Largest request body.")
+@click.option("--stdout-bytes", type=Size(), help="Largest answer.")
+@click.option("--stderr-bytes", type=Size(), help="Largest log of one invocation.")
+@click.option("--concurrency", type=int, help="Invocations at once on one node.")
+@target_options
+def deploy(
+    file: str | None,
+    config_file: str | None,
+    name: str | None,
+    abi: str | None,
+    args: tuple[str, ...],
+    entrypoint: str | None,
+    methods: tuple[str, ...],
+    env: tuple[str, ...],
+    mounts: tuple[str, ...],
+    as_json: bool,
+    node: str | None,
+    cluster: str | None,
+    control: str | None,
+    token_file: str | None,
+    **policy: int | None,
+) -> None:
+    """Deploy FILE (.wasm or .wat) as a function.
+
+    What a function may use is its policy: nothing that no flag grants. Deploying the same module
+    under the same policy again changes nothing."""
+    import msgspec
+
+    from edged.interfaces import DeployRequest
+
+    from .function_file import FunctionFile, load_function_file, make_plan
+    from .target import find_target
+
+    source, base = FunctionFile(), Path()
+    if config_file:
+        source, base = load_function_file(Path(config_file))
+    changes = {
+        "name": name,
+        "abi": abi,
+        "args": args,
+        "entrypoint": entrypoint,
+        "methods": methods,
+    }
+    plan = make_plan(
+        source, base, file=file, changes=changes, policy=policy, env=env, mounts=mounts
+    )
+    data = _read(plan)
+    target = find_target(node=node, cluster=cluster, control=control, token_file=token_file)
+    client = target.control()
+    stored = _upload(client, plan.file.name, data)
+    request = DeployRequest(
+        stored.module, plan.abi, plan.args, plan.entrypoint, plan.methods, plan.policy
+    )
+    deployed = _deploy(client, plan.name, msgspec.json.encode(request))
+    url = f"{target.gateway().url}/{plan.name}"
+    if as_json:
+        print_json({"module": stored, "function": deployed, "url": url, "node": target.name})
+    else:
+        _tell(stored, deployed, url, target.name)
+
+
+def _read(plan: Plan) -> bytes:
+    """Raises ConfigError: unreadable, empty, too large."""
+    from edged.errors import ConfigError
+    from protocol.function import MODULE_BYTES_MAX
+
+    try:
+        with plan.file.open("rb") as file:
+            data = file.read(MODULE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{plan.file}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise ConfigError(f"{plan.file}: is empty")
+    if len(data) > MODULE_BYTES_MAX:
+        raise ConfigError(f"{plan.file}: larger than {MODULE_BYTES_MAX} bytes")
+    return data
+
+
+def _upload(client: Client, label: str, data: bytes) -> ModuleStored:
+    import msgspec
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from edged.interfaces import ModuleStored
+    from protocol.ids import digest_of
+
+    headers = {
+        "Edged-Digest": digest_of(data),
+        "Content-Length": str(len(data)),
+        "Content-Type": "application/octet-stream",
+    }
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=progress_console(), transient=True) as progress:
+        task = progress.add_task(f"uploading {clean(label)}", total=len(data))
+
+        def chunks() -> Iterator[bytes]:
+            for start in range(0, len(data), CHUNK_BYTES):
+                yield data[start : start + CHUNK_BYTES]
+                progress.update(task, completed=min(start + CHUNK_BYTES, len(data)))
+            progress.update(task, description="validating and storing")
+
+        answer = client.call("PUT", "/v1/modules", body=chunks(), headers=headers)
+    return msgspec.json.decode(answer, type=ModuleStored)
+
+
+def _deploy(client: Client, name: str, body: bytes) -> Deployed:
+    import msgspec
+
+    from edged.interfaces import Deployed
+
+    headers = {"Content-Type": "application/json"}
+    with progress_console().status("deploying"):
+        answer = client.call("PUT", f"/v1/functions/{name}", body=body, headers=headers)
+    return msgspec.json.decode(answer, type=Deployed)
+
+
+def _tell(stored: ModuleStored, deployed: Deployed, url: str, node: str) -> None:
+    from .render import size
+
+    what = "deployed" if deployed.created else "unchanged:"
+    click.echo(f"{what} {deployed.name} version {(deployed.version or '')[:12]} on {node}")
+    click.echo(f"  module   {stored.module}")
+    click.echo(f"           {size(stored.size_bytes)}, {size(stored.wire_bytes)} on the wire")
+    if deployed.created and deployed.previous:
+        click.echo(f"  before   {deployed.previous[:12]}  (edged rollback {deployed.name})")
+    click.echo(f"  invoke   {url}")

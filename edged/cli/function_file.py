@@ -1,0 +1,131 @@
+"""function.toml, and how flags are laid over it.
+
+name = "hello"
+file = "hello.wasm"          # relative to this file; .wasm or .wat
+abi = "cgi"                  # raw (default), cgi, export
+args = ["--fast"]
+entrypoint = ""              # exported function to call; "" is _start
+methods = ["GET", "POST"]    # [] is the ABI's default
+
+[policy]                     # every key of protocol.function.Policy
+timeout_ms = 500
+memory_bytes = 67108864
+tmp_bytes = 0
+env = { GREETING = "hello" }
+mounts = [{ source = "assets", guest_path = "/assets" }]
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from edged.errors import ConfigError
+from protocol.errors import RemoteProtocolError
+from protocol.function import Abi, Mount, Policy
+from protocol.ids import FunctionName, parse_function_name
+
+_SIZE: Final = re.compile(r"(\d{1,15})\s*([KMG]?)(?:iB|B)?\Z", re.IGNORECASE)
+_UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+class FunctionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str = ""
+    file: str = ""
+    abi: Abi = "raw"
+    args: tuple[str, ...] = ()
+    entrypoint: str = ""
+    methods: tuple[str, ...] = ()
+    policy: Policy = Policy()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What shall be deployed, complete and checked as far as this side can."""
+
+    name: FunctionName
+    file: Path
+    abi: Abi
+    args: tuple[str, ...]
+    entrypoint: str
+    methods: tuple[str, ...]
+    policy: Policy
+
+
+def load_function_file(path: Path) -> tuple[FunctionFile, Path]:
+    """The file and the directory its paths are relative to.
+
+    Raises ConfigError: unreadable, not TOML, unknown or wrong keys."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(data, FunctionFile), path.parent
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def make_plan(
+    source: FunctionFile,
+    base: Path,
+    *,
+    file: str | None,
+    changes: dict[str, Any],
+    policy: dict[str, Any],
+    env: Iterable[str],
+    mounts: Iterable[str],
+) -> Plan:
+    """Flags over file: `changes` and `policy` hold what was given; env is merged by name.
+
+    Raises ConfigError naming the key."""
+    merged = msgspec.structs.replace(source, **{k: v for k, v in changes.items() if v})
+    policy_data = msgspec.to_builtins(merged.policy)
+    policy_data |= {key: value for key, value in policy.items() if value is not None}
+    policy_data["env"] |= dict(parse_pair(item, what="--env") for item in env)
+    given = [msgspec.to_builtins(parse_mount(item)) for item in mounts]
+    policy_data["mounts"] = [*policy_data["mounts"], *given]
+    try:
+        checked = msgspec.convert(policy_data, Policy)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"policy: {error}") from error
+    if not file and not merged.file:
+        raise ConfigError("give FILE (.wasm or .wat), or file = … in the --config file")
+    path = Path(file) if file else base / merged.file
+    try:
+        name = parse_function_name(merged.name or path.stem)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"--name {error.detail}") from error
+    return Plan(name, path, merged.abi, merged.args, merged.entrypoint, merged.methods, checked)
+
+
+def parse_pair(text: str, *, what: str) -> tuple[str, str]:
+    """Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{what} {text!r}: write NAME=VALUE")
+    return key, value
+
+
+def parse_mount(text: str) -> Mount:
+    """ "assets:/assets" and "assets" (at /assets). Raises ConfigError."""
+    source, colon, guest_path = text.partition(":")
+    try:
+        return msgspec.convert(
+            {"source": source, "guest_path": guest_path if colon else f"/{source}"}, Mount
+        )
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--mount {text!r}: write SOURCE:/guest/path ({error})") from error
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "65536", "64K", "64KiB", "1.5" not. Raises ConfigError."""
+    match = _SIZE.match(text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is no size: write bytes, or e.g. 64KiB, 128MiB, 1GiB")
+    return int(match[1]) * _UNITS[match[2].upper()]

@@ -1,0 +1,192 @@
+"""`edged invoke`: one real HTTP request to a node's gateway."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, quote_plus
+
+import click
+
+from .common import (
+    EXIT_CLIENT_ERROR,
+    EXIT_SERVER_ERROR,
+    EdgedCommand,
+    clean,
+    print_json,
+    target_options,
+)
+
+if TYPE_CHECKING:
+    import http.client
+
+CHUNK_BYTES: Final = 64 * 1024
+_PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
+"""RFC 3986's pchar, "/", and "%": what is escaped already stays as it is."""
+
+
+@click.command(cls=EdgedCommand)
+@click.argument("name")
+@click.argument("path", default="")
+@click.option("-q", "--query", "queries", multiple=True, metavar="K=V", help="Repeatable.")
+@click.option("-d", "--data", help="Request body; @FILE reads a file, @- stdin.")
+@click.option("-X", "--request", "method", metavar="METHOD", help="Default: GET, with -d POST.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'K: V'", help="Repeatable.")
+@click.option("-i", "--include", is_flag=True, help="Print status and headers before the body.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell start type and times on stderr.")
+@click.option("--gateway", metavar="URL", help="A gateway; no control API is asked.")
+@target_options
+def invoke(
+    name: str,
+    path: str,
+    queries: tuple[str, ...],
+    data: str | None,
+    method: str | None,
+    headers: tuple[str, ...],
+    include: bool,
+    verbose: bool,
+    gateway: str | None,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Invoke function NAME through a node's gateway and print the answer's body as it is.
+
+    Leaves with 0 for an answer below 400, 5 for 4xx, 6 for 5xx."""
+    from .client import Client
+    from .target import find_target
+
+    client = (
+        Client(gateway, name=gateway, what="--gateway")
+        if gateway
+        else (find_target(**where).gateway())
+    )
+    body = _body(data)
+    target = _target(name, path, queries)
+    parsed = _headers(headers)
+    started_at = time.perf_counter()
+    verb = method or ("GET" if body is None else "POST")
+    with _usage_errors(), client.open(verb, target, body=body, headers=parsed) as answer:
+        if as_json:
+            _print_document(answer, started_at)
+        else:
+            _print_raw(answer, include=include)
+            if verbose:
+                _print_times(answer, client.name, time.perf_counter() - started_at)
+    if answer.status >= 400:
+        raise SystemExit(EXIT_CLIENT_ERROR if answer.status < 500 else EXIT_SERVER_ERROR)
+
+
+class _usage_errors:  # noqa: N801 - used as a statement
+    """http.client refuses CR, LF and the like in methods, paths and headers with ValueError."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ValueError):
+            from edged.errors import ConfigError
+
+            raise ConfigError(f"not a valid HTTP request: {error}") from error
+
+
+def _target(name: str, path: str, queries: tuple[str, ...]) -> str:
+    """Request target. Keys and values of -q are escaped; what PATH escapes itself stays."""
+    path, mark, own_query = path.partition("?")
+    target = "/" + quote(name, safe="")
+    if path:
+        target += "/" + quote(path.lstrip("/"), safe=_PATH_SAFE)
+    words = [quote(own_query, safe=_PATH_SAFE + "?")] if mark else []
+    for item in queries:
+        key, equals, value = item.partition("=")
+        words.append(quote_plus(key) + (f"={quote_plus(value)}" if equals else ""))
+    return target + ("?" + "&".join(words) if words else "")
+
+
+def _body(data: str | None) -> bytes | None:
+    """Raises ConfigError."""
+    if data is None or not data.startswith("@"):
+        return None if data is None else data.encode()
+    if data == "@-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(data[1:]).read_bytes()
+    except OSError as error:
+        from edged.errors import ConfigError
+
+        raise ConfigError(f"-d {data}: cannot be read: {error.strerror}") from error
+
+
+def _headers(lines: tuple[str, ...]) -> dict[str, str]:
+    """Raises ConfigError. One value per name: of a repeated one the last wins."""
+    from edged.errors import ConfigError
+
+    parsed: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise ConfigError(f"-H {line!r}: write 'Name: value'")
+        parsed[name.strip()] = value.strip()
+    return parsed
+
+
+def _print_raw(answer: http.client.HTTPResponse, *, include: bool) -> None:
+    out = sys.stdout.buffer
+    if include:
+        out.write(f"HTTP/1.1 {answer.status} {answer.reason}\r\n".encode("latin-1"))
+        for name, value in answer.getheaders():
+            out.write(f"{name}: {value}\r\n".encode("latin-1"))
+        out.write(b"\r\n")
+    while chunk := answer.read1(CHUNK_BYTES):
+        out.write(chunk)
+        out.flush()
+    out.flush()
+
+
+def _print_times(answer: http.client.HTTPResponse, node: str, elapsed_s: float) -> None:
+    from .render import duration
+
+    start = answer.getheader("x-edged-start", "–")
+    served_by = answer.getheader("x-edged-node", node)
+    timing = ", ".join(f"{name} {duration(seconds)}" for name, seconds in _timings(answer).items())
+    text = f"{answer.status} from {served_by}: {start} start, {duration(elapsed_s)} in all"
+    click.echo(clean(text + (f" ({timing})" if timing else "")), err=True)
+
+
+def _timings(answer: http.client.HTTPResponse) -> dict[str, float]:
+    """Seconds by phase, of the Server-Timing header (W3C: durations in milliseconds)."""
+    found: dict[str, float] = {}
+    for entry in (answer.getheader("server-timing") or "").split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            try:
+                if key.strip() == "dur":
+                    found[name] = float(value) / 1000
+            except ValueError:
+                continue
+    return found
+
+
+def _print_document(answer: http.client.HTTPResponse, started_at: float) -> None:
+    import base64
+
+    from .client import ANSWER_BYTES_MAX
+
+    data = answer.read(ANSWER_BYTES_MAX)
+    try:
+        body = {"body": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        body = {"body_base64": base64.b64encode(data).decode()}
+    print_json(
+        {
+            "status": answer.status,
+            "node": answer.getheader("x-edged-node"),
+            "start": answer.getheader("x-edged-start"),
+            "elapsed_s": round(time.perf_counter() - started_at, 6),
+            "timing_s": _timings(answer),
+            "headers": [[name.lower(), value] for name, value in answer.getheaders()],
+            **body,
+        }
+    )

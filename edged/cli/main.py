@@ -1,0 +1,84 @@
+"""The command tree. A command's module is imported when the command is run or described."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+import click
+
+COMMANDS: Final = {
+    "run": "edged.cli.run:run",
+    "deploy": "edged.cli.deploy:deploy",
+    "invoke": "edged.cli.invoke:invoke",
+    "functions": "edged.cli.show:functions",
+    "describe": "edged.cli.show:describe",
+    "versions": "edged.cli.show:versions",
+    "rollback": "edged.cli.change:rollback",
+    "remove": "edged.cli.change:remove",
+    "logs": "edged.cli.logs:logs",
+    "status": "edged.cli.show:status",
+    "members": "edged.cli.show:members",
+    "explain": "edged.cli.show:explain",
+    "cluster": "edged.cli.cluster:cluster",
+}
+
+EPILOG: Final = """\b
+Exit codes:
+  0  done
+  1  the operation failed; the problem is printed
+  2  wrong usage or configuration
+  3  no answer from the node
+  4  no such function, version, cluster or node
+  5  invoke: the function answered 4xx
+  6  invoke: the function answered 5xx
+
+Commands talk to the newest running local cluster. --cluster and --node choose another node;
+--control URL with --token-file, or EDGED_CONTROL and EDGED_TOKEN, name any node.
+With --json, results go to stdout and problems to stderr, each as one JSON document."""
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name; order is that of COMMANDS, not of the alphabet."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        command: Any = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from edged import __version__
+
+        click.echo(f"edged {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Print the version and leave.",
+)
+def edged() -> None:
+    """An edge made of the machines you have: deploy a WebAssembly function to one node, invoke it
+    on every node."""
+
+
+def main() -> None:
+    edged(prog_name="edged")

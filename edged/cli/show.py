@@ -1,0 +1,271 @@
+"""Commands that only look: functions, describe, versions, explain, status, members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+from .common import EdgedCommand, print_json, target_options
+
+if TYPE_CHECKING:
+    from edged.interfaces import HolderView
+
+T = TypeVar("T")
+Where = str | None
+
+
+def _get(path: str, show: Callable[[bytes], None], *, as_json: bool, **where: Where) -> None:
+    import msgspec
+
+    from .target import find_target
+
+    data = find_target(**where).control().call("GET", path)
+    if as_json:
+        print_json(msgspec.Raw(data))
+    else:
+        show(data)
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    import msgspec
+
+    return msgspec.json.decode(data, type=kind)
+
+
+def function_path(name: str, rest: str = "") -> str:
+    return f"/v1/functions/{quote(name, safe='')}{rest}"
+
+
+@click.command(cls=EdgedCommand)
+@target_options
+def functions(as_json: bool, **where: Any) -> None:
+    """List the functions of the cluster, as one node knows them."""
+    _get("/v1/functions", _show_functions, as_json=as_json, **where)
+
+
+def _show_functions(data: bytes) -> None:
+    from edged.interfaces import FunctionSummary
+
+    from .render import ago, short, size, table
+
+    rows = _decode(data, dict[str, list[FunctionSummary]])["functions"]
+    table(
+        ("name", "abi", "version", "versions", "module", "size", "here", "deployed", "by"),
+        (
+            (
+                f.name,
+                f.abi,
+                short(f.version),
+                f.versions,
+                short(f.module),
+                size(f.module_bytes),
+                f.state,
+                ago(f.deployed_at_s),
+                f.deployed_by,
+            )
+            for f in rows
+        ),
+        empty="no functions yet: edged deploy FILE",
+    )
+
+
+@click.command(cls=EdgedCommand)
+@click.argument("name")
+@target_options
+def describe(name: str, as_json: bool, **where: Any) -> None:
+    """Show a function's current version: its module, calling convention and policy."""
+    _get(function_path(name), _show_function, as_json=as_json, **where)
+
+
+def _show_function(data: bytes) -> None:
+    from edged.interfaces import FunctionDetail
+    from protocol.function import GUEST_TMP
+
+    from .render import NONE, ago, fields, size
+
+    detail = _decode(data, FunctionDetail)
+    summary, spec, policy = detail.summary, detail.spec, detail.spec.policy
+    fields(
+        (
+            ("name", summary.name),
+            ("version", f"{summary.version} (of {summary.versions})"),
+            ("deployed", f"{ago(summary.deployed_at_s)} by {summary.deployed_by}"),
+            ("module", f"{spec.module} ({size(spec.module_bytes)})"),
+            ("on this node", summary.state),
+            ("abi", spec.abi),
+            ("entrypoint", spec.entrypoint or "_start"),
+            ("args", " ".join(spec.args) or NONE),
+            ("methods", " ".join(spec.methods) or "as the abi has them"),
+            ("timeout", f"{policy.timeout_ms} ms"),
+            ("memory", size(policy.memory_bytes)),
+            ("table", f"{policy.table_elements} elements"),
+            ("body", size(policy.body_bytes)),
+            ("stdout, stderr", f"{size(policy.stdout_bytes)}, {size(policy.stderr_bytes)}"),
+            ("concurrency", policy.concurrency),
+            (GUEST_TMP, size(policy.tmp_bytes) if policy.tmp_bytes else NONE),
+            ("env", " ".join(f"{k}={v}" for k, v in policy.env.items()) or NONE),
+            ("mounts", " ".join(f"{m.source}:{m.guest_path}" for m in policy.mounts) or NONE),
+        )
+    )
+    _show_holders(detail.holders)
+
+
+def _show_holders(holders: tuple[HolderView, ...]) -> None:
+    from .render import milliseconds, table
+
+    table(
+        ("holder", "region", "state", "rtt"),
+        (
+            (
+                h.node + (" (this node)" if h.is_self else ""),
+                h.region,
+                h.state,
+                milliseconds(h.rtt_ms),
+            )
+            for h in holders
+        ),
+        empty="no known holder",
+    )
+
+
+@click.command(cls=EdgedCommand)
+@click.argument("name")
+@target_options
+def versions(name: str, as_json: bool, **where: Any) -> None:
+    """List a function's versions, newest first."""
+    _get(function_path(name, "/versions"), _show_versions, as_json=as_json, **where)
+
+
+def _show_versions(data: bytes) -> None:
+    from edged.interfaces import VersionView
+
+    from .render import ago, short, size, table
+
+    rows = _decode(data, dict[str, list[VersionView]])["versions"]
+    table(
+        ("", "version", "abi", "module", "size", "deployed", "by"),
+        (
+            (
+                "*" if v.current else "",
+                v.version,
+                v.abi,
+                short(v.module),
+                size(v.module_bytes),
+                ago(v.deployed_at_s),
+                v.deployed_by,
+            )
+            for v in rows
+        ),
+        empty="no versions",
+    )
+
+
+@click.command(cls=EdgedCommand)
+@click.argument("name")
+@target_options
+def explain(name: str, as_json: bool, **where: Any) -> None:
+    """Show what a node holds of a function, in which forms, and what a request would cost now."""
+    _get(function_path(name, "/explain"), _show_explain, as_json=as_json, **where)
+
+
+def _show_explain(data: bytes) -> None:
+    from edged.interfaces import ExplainView
+
+    from .render import NONE, fields, short, size, table
+
+    view = _decode(data, ExplainView)
+    fields(
+        (
+            ("function", f"{view.name} {short(view.version)}"),
+            ("node", f"{view.node} ({view.target}, artifact key {short(view.artifact_key)})"),
+            ("a request now", view.next_start),
+        )
+    )
+    table(
+        ("form", "held", "size", "digest", "measured"),
+        (
+            (
+                form.form,
+                "yes" if form.held else "no",
+                size(form.size_bytes),
+                short(form.digest),
+                ", ".join(f"{key} {value:.4g}" for key, value in form.measured.items()) or NONE,
+            )
+            for form in view.forms
+        ),
+        empty="no forms",
+    )
+    _show_holders(view.holders)
+
+
+@click.command(cls=EdgedCommand)
+@target_options
+def status(as_json: bool, **where: Any) -> None:
+    """Show one node: its addresses, members, holdings and load."""
+    _get("/v1/status", _show_status, as_json=as_json, **where)
+
+
+def _show_status(data: bytes) -> None:
+    from edged.interfaces import StatusView
+
+    from .render import duration, fields, short, size
+
+    view = _decode(data, StatusView)
+    found = view.repair
+    repaired = (
+        f"{found.temps_removed} temps removed, {len(found.missing)} missing,"
+        f" {len(found.corrupt)} corrupt, {len(found.orphans_adopted)} adopted"
+        + (", index rebuilt" if found.index_rebuilt else "")
+    )
+    fields(
+        (
+            ("node", f"{view.node} ({view.node_id})"),
+            ("state", view.state),
+            ("edged", f"{view.edged}, up {duration(view.uptime_s)}"),
+            ("region", view.region),
+            ("gateway", view.gateway_url),
+            ("gossip", view.gossip_address),
+            ("target", f"{view.target} (artifact key {short(view.artifact_key)})"),
+            ("members", ", ".join(f"{n} {state}" for state, n in view.members.items())),
+            ("functions", f"{view.functions} (catalog {short(view.catalog)})"),
+            ("blobs", f"{view.blobs}, {size(view.blob_bytes)}"),
+            ("running now", view.running),
+            ("repair at start", repaired),
+        )
+    )
+
+
+@click.command(cls=EdgedCommand)
+@target_options
+def members(as_json: bool, **where: Any) -> None:
+    """List the members of the cluster, as one node sees them."""
+    _get("/v1/members", _show_members, as_json=as_json, **where)
+
+
+def _show_members(data: bytes) -> None:
+    from edged.interfaces import MemberView
+
+    from .render import milliseconds, short, table
+
+    rows = _decode(data, dict[str, list[MemberView]])["members"]
+    table(
+        ("name", "state", "region", "target", "rtt", "gossip", "gateway", "generation", "id"),
+        (
+            (
+                m.name + (" *" if m.is_self else ""),
+                m.state,
+                m.region,
+                m.target,
+                milliseconds(m.rtt_ms),
+                m.gossip_address,
+                m.gateway_url,
+                f"{m.generation}.{m.incarnation}",
+                short(m.node_id),
+            )
+            for m in rows
+        ),
+        empty="no members",
+    )

@@ -1,0 +1,106 @@
+"""Which node a command talks to.
+
+--control URL (or EDGED_CONTROL) names any node; its token comes from --token-file or EDGED_TOKEN.
+Otherwise a node of a local cluster: --node of --cluster, where the default cluster is the newest
+one that runs and the default node the first of it that runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from edged.errors import ClusterNotFound, ConfigError
+
+from .client import UPLOAD_TIMEOUT_S, Client
+
+if TYPE_CHECKING:
+    from edged.cluster.state import ClusterState, NodeState
+    from edged.cluster.supervisor import Supervisor
+
+
+class Target(NamedTuple):
+    name: str
+    """The node's name, or its URL where that is all that is known."""
+    control_url: str
+    token: str
+    gateway_url: str
+    """"" where only the node itself knows it."""
+
+    def control(self) -> Client:
+        return Client(
+            self.control_url,
+            name=self.name,
+            token=self.token,
+            what="--control",
+            timeout_s=UPLOAD_TIMEOUT_S,
+        )
+
+    def gateway(self) -> Client:
+        """Asks the node for its gateway's address if need be. Raises NodeProblem, Unreachable."""
+        url = self.gateway_url
+        if not url:
+            import msgspec
+
+            from edged.interfaces import StatusView
+
+            data = self.control().call("GET", "/v1/status")
+            url = msgspec.json.decode(data, type=StatusView).gateway_url
+        return Client(url, name=self.name, what="--gateway", timeout_s=UPLOAD_TIMEOUT_S)
+
+
+def supervisor() -> Supervisor:
+    from edged.cluster.state import Home, state_root
+    from edged.cluster.supervisor import Supervisor
+
+    return Supervisor(Home(state_root()))
+
+
+def find_target(
+    *, node: str | None, cluster: str | None, control: str | None, token_file: str | None
+) -> Target:
+    """Raises ConfigError, ClusterNotFound."""
+    if control and (node is None and cluster is None):
+        # EDGED_CONTROL is a default, and a node that is named beats it; two names are a mistake.
+        return Target(control, control.rstrip("/"), _token(token_file), "")
+    if control and control != os.environ.get("EDGED_CONTROL"):
+        raise ConfigError("--control names a node already: leave out --node and --cluster")
+    boss = supervisor()
+    state = boss.load(cluster) if cluster else newest_running(boss)
+    found = state.node(node) if node else _first_running(boss, state)
+    return Target(found.name, found.control_url, boss.token(state, found), found.gateway_url)
+
+
+def newest_running(boss: Supervisor) -> ClusterState:
+    """Raises ClusterNotFound."""
+    for state in boss.home.load_all():
+        if boss.running_nodes(boss.load(state.name)):
+            return boss.load(state.name)
+    raise ClusterNotFound(
+        "no local cluster is running: start one with edged cluster up,"
+        " or name a node with --control URL --token-file FILE"
+    )
+
+
+def _first_running(boss: Supervisor, state: ClusterState) -> NodeState:
+    running = boss.running_nodes(state)
+    if not running:
+        raise ClusterNotFound(
+            f"no node of cluster {state.name!r} is running:"
+            f" edged cluster up --name {state.name} starts it again"
+        )
+    return running[0]
+
+
+def _token(token_file: str | None) -> str:
+    if token_file:
+        try:
+            token = Path(token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--token-file {token_file}: cannot be read: {error}") from error
+    else:
+        token = os.environ.get("EDGED_TOKEN", "").strip()
+    if not token or not token.isascii() or not token.isprintable():
+        raise ConfigError("no control token: give --token-file FILE or set EDGED_TOKEN")
+    return token
