@@ -29,6 +29,10 @@ from .layout import KINDS
 VERSION: Final = 1
 _APPLICATION_ID: Final = 0x65646765  # "edge"
 
+_FULL: Final = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE"})
+"""SQLite says FULL only for ENOSPC; quotas and file-size limits arrive as IOERR_WRITE, whose errno
+Python cannot see. A dying disk reads the same: it takes no more bytes either."""
+
 _SCHEMA: Final = (
     """CREATE TABLE about (
   version INTEGER NOT NULL, seq INTEGER NOT NULL, sum BLOB NOT NULL
@@ -88,9 +92,9 @@ def _translated(doing: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
-        if name == "SQLITE_FULL":
+        if name in _FULL:
             raise DiskFull(
-                f"no space left while {doing}; nothing was kept of it", private=str(error)
+                f"no space left while {doing} ({name}); nothing was kept of it", private=str(error)
             ) from error
         raise StoreError(f"{doing} failed: {name}", private=str(error)) from error
 
@@ -106,7 +110,7 @@ class Index:
             self._open()
         except sqlite3.OperationalError as error:
             self._connection.close()
-            if getattr(error, "sqlite_errorname", "") in {"SQLITE_FULL", "SQLITE_CANTOPEN"}:
+            if getattr(error, "sqlite_errorname", "") in _FULL | {"SQLITE_CANTOPEN"}:
                 raise DiskFull(
                     "no space left while opening the index", private=str(error)
                 ) from error
