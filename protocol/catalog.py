@@ -124,11 +124,12 @@ class Catalog:
     def versions(self, name: str) -> tuple[VersionRow, ...]:
         """Live versions, newest first; () for an unknown or removed function."""
         function = self._names.get(FunctionName(name))
-        current = self._current.get(name)
-        if function is None or current is None:
+        if function is None or function.alias is None or function.alias.record.tombstone:
             return ()
+        current = self._current.get(name)
+        now = current.version if current is not None else None
         rows = [
-            VersionRow(version, verified.spec, verified.record, version == current.version)
+            VersionRow(version, verified.spec, verified.record, version == now)
             for version, verified in function.versions.items()
             if verified.spec is not None
         ]
@@ -153,8 +154,10 @@ class Catalog:
         entry = self._entries.get(key)
         return entry.order[0] if entry else -1
 
-    # ------------------------------------------------------------ preparing (pure but for the clock)
-    def _sign(self, kind: str, name: FunctionName, version: str, wall_ms: int, value: bytes) -> Record:
+    # ------------------------------------------------------------ preparing: moves only the clock
+    def _sign(
+        self, kind: str, name: FunctionName, version: str, wall_ms: int, value: bytes
+    ) -> Record:
         self._anchor.check(self._credential, role="control", wall_s=wall_ms / 1000)
         return sign_record(
             self._private_key,
@@ -262,16 +265,20 @@ class Catalog:
         refused: list[tuple[str, RemoteProtocolError]] = []
         for key, encoded in encoded_records:
             try:
-                verified = verify_record(decode_record(encoded), self._anchor, wall_ms=None)
-                if verified.key != key:
-                    raise RemoteProtocolError("record", f"stored under {key!r}")
-                self._check_room(verified.key, verified.name, len(encoded))
+                verified = self._reverify(key, encoded)
             except RemoteProtocolError as error:
                 refused.append((key, error))
             else:
                 self.merge(verified)
         self.purge(wall_ms)
         return tuple(refused)
+
+    def _reverify(self, key: str, encoded: bytes) -> Verified:
+        verified = verify_record(decode_record(encoded), self._anchor, wall_ms=None)
+        if verified.key != key:
+            raise RemoteProtocolError("record", f"stored under {key!r}")
+        self._check_room(verified.key, verified.name, len(encoded))
+        return verified
 
     def purge(self, wall_ms: int) -> list[str]:
         """Drops tombstones older than TOMBSTONE_MS; their keys."""

@@ -11,7 +11,8 @@ from typing import Final
 from .errors import RemoteProtocolError
 
 COUNTER_BITS: Final = 16
-HLC_MAX: Final = (1 << 64) - 1
+HLC_MAX: Final = (1 << 63) - 1
+"""Fits a signed 64-bit integer; lasts until the year 6429."""
 SKEW_MS_MAX: Final = 60_000
 """NTP-disciplined hosts differ by milliseconds; a minute is a broken clock."""
 

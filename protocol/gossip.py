@@ -1,26 +1,73 @@
-"""The gossip machine that a driver (or the simulator) runs: membership, catalog and holdings
-over sealed datagrams, with stream syncs for what datagrams missed. SPEC §4–§7.
+"""The gossip machine that a driver (or the simulator) runs: membership, catalog and holdings over
+sealed datagrams, with stream syncs for what datagrams missed. SPEC §4–§7.
 
-Interface first; the body follows.
+One owning task calls it; after every call the driver drains `poll_transmit` and `poll_event` and
+sleeps until `next_deadline`. Refused input raises RemoteProtocolError and leaves the machine as it
+was; a refused *item* inside an accepted datagram or sync (say, a record whose signature does not
+hold) is counted in `statistics().refused` and the rest is used, so one bad record stops nobody.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Sequence
+from typing import Final, assert_never
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from .broadcasts import Broadcasts
 from .catalog import Catalog
-from .events import Datagram, Event
+from .codec import MESSAGE_BYTES_MAX, decode_packet, decode_sync, encode_message, encode_sync
+from .errors import LocalProtocolError, RemoteProtocolError
+from .events import (
+    Datagram,
+    Event,
+    HoldingsChanged,
+    MemberDown,
+    MemberLeft,
+    MemberUp,
+    RecordsAccepted,
+    SyncWanted,
+)
 from .holdings import Holdings
 from .identity import Credential, TrustAnchor
-from .ids import NodeId
-from .member import Address, Member, Metadata
+from .ids import Digest, NodeId
+from .member import Address, Member, MemberState, Metadata
+from .membership import Membership
+from .messages import (
+    Ack,
+    Alive,
+    Down,
+    Form,
+    HoldingsFull,
+    HoldingsUpdate,
+    Left,
+    MemberRow,
+    Message,
+    Nack,
+    Ping,
+    PingReq,
+    RecordHint,
+    RecordUpdate,
+    Suspect,
+    SyncAnswer,
+    SyncPush,
+    SyncRequest,
+)
+from .outbox import ROUND_KEY, Outbox
 from .presets import LAN, Knobs
-from .records import Record
+from .records import Record, Verified
 from .rng import Rng
-from .seal import Keyring
+from .seal import SENDERS_MAX, Keyring, Opened, Seal
+from .sync import Sync
+from .syncpolicy import SyncPolicy
+from .timers import Timers
+
+HOUSEKEEPING_S: Final = 60.0
+BULK_ITEMS: Final = 32
+"""A sync that brings more rows or records than this brings old news: it is not gossiped on."""
+GENERATION_MAX: Final = (1 << 63) - 1
 
 
 class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,13 +76,36 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Boot epoch: above every one this node id ever used, else nonces repeat. A driver persists
     it and starts with max(persisted + 1, Unix ms), which also survives a lost data directory."""
     knobs: Knobs = LAN
+    senders_max: int = SENDERS_MAX
+    """Replay windows and derived keys kept (about 1 KB each)."""
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """Counters since the start, and gauges of now."""
+
+    datagrams_received: int
+    datagrams_sent: int
+    bytes_received: int
+    bytes_sent: int
+    """UDP payload bytes."""
+    transmits_lost: int
+    updates_lost: int
+    """By overflow of the broadcast queue."""
+    updates_queued: int
+    refused: dict[str, int]
+    """Items refused inside accepted input, by code; raised errors are the driver's to count."""
+    syncs_wanted: int
+    syncs_answered: int
+    false_suspicions: int
+    """Suspicions that were refuted."""
+    health: int
+    """Local health; 0 is well."""
+    members: dict[MemberState, int]
+    records: int
+    state_digest: int
 
 
 class Gossip:
-    catalog: Catalog
-    holdings: Holdings
-    node_id: NodeId
-
     def __init__(
         self,
         config: GossipConfig,
@@ -47,26 +117,377 @@ class Gossip:
         *,
         now: float,
         wall_ms: int,
-    ) -> None: ...
+    ) -> None:
+        """Raises LocalProtocolError (configuration), RemoteProtocolError (credential)."""
+        if not 0 < config.generation <= GENERATION_MAX:
+            raise LocalProtocolError(f"generation {config.generation}")
+        if config.metadata.name != credential.name:
+            raise LocalProtocolError("metadata and credential name different nodes")
+        anchor.check(credential, role=None, wall_s=wall_ms / 1000)
+        self.node_id: Final = credential.node_id
+        self.catalog: Final = Catalog(anchor, private_key, credential)
+        self.holdings: Final = Holdings(self.node_id, config.generation)
+        self._generation = config.generation
+        self._timers = Timers()
+        self._broadcasts = Broadcasts()
+        self._seal = Seal(keyring, self.node_id, config.generation, senders_max=config.senders_max)
+        self._membership = Membership(
+            node_id=self.node_id,
+            generation=config.generation,
+            metadata=config.metadata,
+            knobs=config.knobs,
+            rng=rng,
+            timers=self._timers,
+            broadcasts=self._broadcasts,
+            digest=self.state_digest,
+            now=now,
+        )
+        own = self._membership.own
+        self._table = self._membership.table
+        self._outbox = Outbox(
+            seal=self._seal,
+            table=self._table,
+            broadcasts=self._broadcasts,
+            knobs=config.knobs,
+            rng=rng,
+            timers=self._timers,
+            own=own.raw,
+        )
+        self._sync = Sync(own, self._table, self.catalog, self.holdings)
+        self._policy = SyncPolicy(config.knobs, now)
+        self._stall_s = config.knobs.stall_s
+        self._events: deque[Event] = deque()
+        self._accepted: list[tuple[str, bytes]] = []
+        self._refused: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._seen_digest = self.state_digest()
+        self._seen_puts = 0
+        self._timers.set(("house", 0), now + HOUSEKEEPING_S)
 
-    def receive_datagram(self, data: bytes, source: Address, now: float, wall_ms: int) -> None: ...
-    def on_timer(self, now: float, wall_ms: int) -> None: ...
-    def next_deadline(self) -> float | None: ...
-    def poll_transmit(self) -> Datagram | None: ...
-    def poll_event(self) -> Event | None: ...
-    def join(self, addresses: Sequence[Address], now: float) -> None: ...
-    def leave(self, now: float) -> None: ...
-    def set_metadata(self, metadata: Metadata, now: float) -> None: ...
+    # ------------------------------------------------------------ the driver's verbs
+    def join(self, addresses: Sequence[Address], now: float) -> None:
+        """Knocks at the seeds until one answers, and again whenever this node is alone."""
+        self._membership.join(addresses, now)
+        self._settle(now)
+
+    def leave(self, now: float) -> None:
+        """Says goodbye. Keep draining transmits and timers for about half a second, then stop."""
+        self._membership.leave(now)
+        self._settle(now)
+
+    def set_metadata(self, metadata: Metadata, now: float) -> None:
+        """Raises LocalProtocolError if the name is not the credential's."""
+        if metadata.name != self._membership.own.metadata.name:
+            raise LocalProtocolError("a node's name is its credential's")
+        self._membership.set_metadata(metadata, now)
+        self._settle(now)
+
+    def set_keyring(self, keyring: Keyring) -> None:
+        self._seal.set_keyring(keyring)
+
     def publish(self, records: Sequence[Record], now: float) -> None:
-        """Applies records of catalog.prepare_* (persisted by the caller first) and spreads them."""
+        """Applies records of catalog.prepare_* (persisted by the caller first) and spreads them.
+
+        Raises RemoteProtocolError if one does not verify; those before it are applied."""
+        for verified in self.catalog.apply(records):
+            self._spread(verified)
+        self._settle(now)
+
+    def announce(self, digest: Digest, held: bool, now: float, form: Form = "module") -> bool:
+        """holdings.set_local, told to others at once; without it they hear by the next probe."""
+        done = self.holdings.set_local(digest, held, form)
+        self._settle(now)
+        return done
 
     def note_refused(self, address: Address, now: float) -> None:
         """The OS reported "connection refused" for a datagram to `address` (IP_RECVERR)."""
+        self._membership.note_refused(address, now)
+        self._settle(now)
 
-    def sync_begin(self, now: float) -> bytes: ...
-    def sync_answer(self, request: bytes, peer: NodeId, now: float, wall_ms: int) -> bytes: ...
-    def sync_finish(
-        self, answer: bytes, peer: NodeId, now: float, wall_ms: int
-    ) -> bytes | None: ...
-    def sync_accept(self, push: bytes, peer: NodeId, now: float, wall_ms: int) -> None: ...
-    def members(self) -> tuple[Member, ...]: ...
+    def on_timer(self, now: float, wall_ms: int) -> None:
+        """Everything due; calling it early is harmless."""
+        due = self._timers.next()
+        if due is not None and now - due > self._stall_s:
+            self._membership.on_stall(now - due)
+        while (key := self._timers.pop_due(now)) is not None:
+            if key == ROUND_KEY:
+                self._outbox.round(now)
+            elif key[0] == "house":
+                self._housekeeping(now, wall_ms)
+            else:
+                self._membership.on_deadline(key[0], key[1], now)
+        self._settle(now)
+
+    def next_deadline(self) -> float | None:
+        """When on_timer is due; None only after leave."""
+        return self._timers.next()
+
+    def poll_transmit(self) -> Datagram | None:
+        return self._outbox.poll()
+
+    def poll_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    # ------------------------------------------------------------ reading
+    def members(self) -> tuple[Member, ...]:
+        """Everyone known, this node first, gone ones included."""
+        return tuple(peer.view() for peer in self._table.peers())
+
+    def member(self, node_id: NodeId) -> Member | None:
+        peer = self._table.get(node_id)
+        return peer.view() if peer is not None else None
+
+    def state_digest(self) -> int:
+        """64 bits over members, catalog and holdings; equal on nodes that know the same."""
+        return (
+            self._membership_digest() ^ self.catalog.state_digest() ^ self.holdings.state_digest()
+        )
+
+    def _membership_digest(self) -> int:
+        return self._table.state_digest()
+
+    def statistics(self) -> Statistics:
+        states = Counter(peer.state for peer in self._table.peers())
+        return Statistics(
+            datagrams_received=self._counts["received"],
+            datagrams_sent=self._outbox.sent,
+            bytes_received=self._counts["received_bytes"],
+            bytes_sent=self._outbox.sent_bytes,
+            transmits_lost=self._outbox.lost,
+            updates_lost=self._broadcasts.dropped,
+            updates_queued=len(self._broadcasts),
+            refused=dict(self._refused),
+            syncs_wanted=self._counts["syncs_wanted"],
+            syncs_answered=self._counts["syncs_answered"],
+            false_suspicions=self._membership.false_suspicions,
+            health=self._membership.prober.health.score,
+            members=dict(states),
+            records=len(self.catalog),
+            state_digest=self.state_digest(),
+        )
+
+    # ------------------------------------------------------------ datagrams
+    def receive_datagram(self, data: bytes, source: Address, now: float, wall_ms: int) -> None:
+        """Raises RemoteProtocolError: "seal-…", "codec", "own-datagram" (a seed may be this node
+        itself), "stale-generation" (a former self of the sender)."""
+        opened = self._seal.open(data)
+        messages = decode_packet(opened.payload)
+        self._check_sender(opened)
+        self._seal.commit(opened)
+        self._counts["received"] += 1
+        self._counts["received_bytes"] += len(data)
+        if self._membership.has_left:
+            return
+        # News first: probes are answered, and digests compared, in the light of it.
+        probes: list[Ping | Ack | PingReq | Nack] = []
+        for message in messages:
+            if isinstance(message, (Ping, Ack, PingReq, Nack)):
+                probes.append(message)
+            else:
+                self._item(message, opened.sender, now, wall_ms)
+        for probe in probes:
+            self._probe(probe, opened.sender, source, now)
+        self._settle(now)
+
+    def _check_sender(self, opened: Opened) -> None:
+        if opened.sender == self.node_id:
+            raise RemoteProtocolError("own-datagram", f"generation {opened.generation}")
+        peer = self._table.get(opened.sender)
+        if peer is not None and opened.generation < peer.generation:
+            raise RemoteProtocolError("stale-generation", f"{opened.generation} of {peer.node_id}")
+
+    def _item(self, message: Message, sender: NodeId, now: float, wall_ms: int) -> None:
+        try:
+            match message:
+                case Alive() | Suspect() | Down() | Left():
+                    if self._membership.on_word(message, now):
+                        self._want_sync(sender, now)
+                    self._absorb()
+                case RecordUpdate():
+                    self._accept(message.record, wall_ms, spread=True)
+                case RecordHint():
+                    if self.catalog.hlc(message.key) < message.hlc:
+                        self._want_sync(sender, now)
+                case HoldingsUpdate():
+                    self._on_holdings(message, sender, now)
+                case Ping() | Ack() | PingReq() | Nack():
+                    raise AssertionError("probes go another way")
+                case _:
+                    assert_never(message)
+        except RemoteProtocolError as error:
+            self._refused[error.code] += 1
+
+    def _probe(
+        self, message: Ping | Ack | PingReq | Nack, sender: NodeId, source: Address, now: float
+    ) -> None:
+        try:
+            match message:
+                case Ping():
+                    self._membership.on_ping(message, sender, source)
+                case Ack():
+                    equal = message.digest == self.state_digest()
+                    if self._policy.mismatch(equal, now):
+                        self._want_sync(sender, now)
+                    self._membership.on_ack(message, sender, now)
+                case PingReq():
+                    self._membership.on_ping_req(message, sender, source, now)
+                case Nack():
+                    self._membership.prober.on_nack(message.seq, sender)
+                case _:
+                    assert_never(message)
+        except RemoteProtocolError as error:
+            self._refused[error.code] += 1
+
+    def _on_holdings(self, update: HoldingsUpdate, sender: NodeId, now: float) -> None:
+        outcome = self.holdings.merge_update(update)
+        if outcome == "applied":
+            node_id = NodeId(update.node.hex())
+            self._broadcasts.put(f"h/{node_id}", encode_message(update))
+            self._events.append(HoldingsChanged(node_id))
+        elif outcome == "gap" and self._policy.mismatch(False, now):
+            self._want_sync(sender, now)
+
+    def _accept(self, encoded: bytes, wall_ms: int, *, spread: bool) -> None:
+        verified = self.catalog.check(encoded, wall_ms=wall_ms)
+        if verified is not None and self.catalog.merge(verified):
+            self._accepted.append((verified.key, verified.encoded))
+            if spread:
+                self._spread(verified)
+
+    def _spread(self, verified: Verified) -> None:
+        """The record itself if a datagram can hold it, else word that it exists."""
+        update = b""
+        if len(verified.encoded) < MESSAGE_BYTES_MAX:
+            update = encode_message(RecordUpdate(verified.encoded))
+        if not update or len(update) > MESSAGE_BYTES_MAX:
+            update = encode_message(RecordHint(verified.key, verified.record.hlc))
+        self._broadcasts.put(f"r/{verified.key}", update)
+
+    # ------------------------------------------------------------ stream sync
+    def sync_begin(self, now: float) -> bytes:
+        """The request to send to the peer of a SyncWanted, over a mutually authenticated stream.
+
+        Raises LocalProtocolError if the tables outgrew SYNC_BYTES_MAX (their bounds forbid it)."""
+        self._settle(now)
+        return encode_sync(self._sync.request())
+
+    def sync_answer(self, request: bytes, peer: NodeId, now: float, wall_ms: int) -> bytes:
+        """`peer` is whom TLS authenticated. Raises RemoteProtocolError: "sync", "sync-peer"."""
+        decoded = decode_sync(request, SyncRequest)
+        _check_peer(decoded.sender, peer)
+        answer = self._sync.answer(decoded)
+        self._counts["syncs_answered"] += 1
+        self._absorb_bulk((MemberRow("alive", decoded.sender),), (), (), peer, now, wall_ms)
+        return encode_sync(answer)
+
+    def sync_finish(self, answer: bytes, peer: NodeId, now: float, wall_ms: int) -> bytes | None:
+        """Takes in the answer; the push to send then, if the peer wants anything.
+
+        Raises RemoteProtocolError: "sync", "sync-peer"."""
+        decoded = decode_sync(answer, SyncAnswer)
+        _check_peer(decoded.sender, peer)
+        push = self._sync.push(decoded)
+        rows = (MemberRow("alive", decoded.sender), *decoded.members)
+        self._absorb_bulk(rows, decoded.records, decoded.holdings, peer, now, wall_ms)
+        if decoded.more or (push is not None and push.more):
+            self._want_sync(peer, now, forced=True)
+        return encode_sync(push) if push is not None else None
+
+    def sync_accept(self, push: bytes, peer: NodeId, now: float, wall_ms: int) -> None:
+        """Takes in what this node's answer wanted. Raises RemoteProtocolError("sync")."""
+        decoded = decode_sync(push, SyncPush)
+        self._absorb_bulk(decoded.members, decoded.records, decoded.holdings, peer, now, wall_ms)
+
+    def _absorb_bulk(
+        self,
+        rows: Sequence[MemberRow],
+        records: Sequence[bytes],
+        sets: Sequence[HoldingsFull],
+        peer: NodeId,
+        now: float,
+        wall_ms: int,
+    ) -> None:
+        if self._membership.has_left:
+            return
+        self._membership.muted = len(rows) > BULK_ITEMS
+        for row in rows:
+            with _Counting(self._refused):
+                self._membership.on_row(row, peer, now)
+        self._membership.muted = False
+        self._absorb()
+        for record in records:
+            with _Counting(self._refused):
+                self._accept(record, wall_ms, spread=len(records) <= BULK_ITEMS)
+        for full in sets:
+            with _Counting(self._refused):
+                if self.holdings.merge_full(full):
+                    self._events.append(HoldingsChanged(NodeId(full.node.hex())))
+        self._settle(now)
+
+    def _want_sync(self, node_id: NodeId, now: float, *, forced: bool = False) -> None:
+        peer = self._table.get(node_id)
+        if peer is None or peer.is_self or not peer.reachable:
+            return
+        if self._policy.allow(node_id, now, forced=forced):
+            self._counts["syncs_wanted"] += 1
+            self._events.append(SyncWanted(peer.view()))
+
+    # ------------------------------------------------------------ after each input
+    def _housekeeping(self, now: float, wall_ms: int) -> None:
+        self._timers.set(("house", 0), now + HOUSEKEEPING_S)
+        for node_id in self._membership.reap(now):
+            self.holdings.forget(node_id)
+        self.catalog.purge(wall_ms)
+
+    def _absorb(self) -> None:
+        """Member events reach holdings before anything else does: sets follow their owners."""
+        for event in self._membership.events:
+            if isinstance(event, MemberUp):
+                self.holdings.show(event.member.node_id, event.member.generation)
+            elif isinstance(event, (MemberDown, MemberLeft)):
+                self.holdings.hide(event.member.node_id)
+            self._events.append(event)
+        self._membership.events.clear()
+
+    def _settle(self, now: float) -> None:
+        """Turns what the input caused into datagrams and events."""
+        self._absorb()
+        if self.holdings.dirty:
+            self.holdings.dirty = False
+            self._broadcasts.put(f"h/{self.node_id}", encode_message(self.holdings.delta()))
+        if self._accepted:
+            self._events.append(RecordsAccepted(tuple(self._accepted)))
+            self._accepted = []
+        for send in self._membership.sends:
+            self._outbox.send(send)
+        self._membership.sends.clear()
+        if self._broadcasts.puts != self._seen_puts:
+            self._seen_puts = self._broadcasts.puts
+            self._outbox.news(now)
+        if (digest := self.state_digest()) != self._seen_digest:
+            self._seen_digest = digest
+            self._policy.changed(now)
+        for node_id in self._membership.syncs:
+            self._want_sync(node_id, now, forced=True)
+        self._membership.syncs.clear()
+
+
+class _Counting:
+    """Counts a refused item and goes on."""
+
+    def __init__(self, refused: Counter[str]) -> None:
+        self._refused = refused
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, RemoteProtocolError):
+            self._refused[error.code] += 1
+            return True
+        return False
+
+
+def _check_peer(sender: Alive, peer: NodeId) -> None:
+    if sender.node.hex() != peer:
+        raise RemoteProtocolError("sync-peer", f"{sender.node.hex()} speaks as {peer}")

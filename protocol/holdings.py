@@ -97,7 +97,7 @@ class Holdings:
     def delta(self) -> HoldingsUpdate:
         """The latest changes, for gossip."""
         own = self._sets[self._node_id]
-        changes = tuple(
+        changes: tuple[tuple[bytes, Form | Literal[""]], ...] = tuple(
             (bytes.fromhex(digest), own.held.get(digest, "")) for digest in self._recent
         )
         return HoldingsUpdate(
@@ -137,7 +137,7 @@ class Holdings:
             return "old"
         if update.since > known.version:
             return "gap"
-        added = sum(1 for _, form in update.changes if form)
+        added = sum(bool(form) - (raw.hex() in known.held) for raw, form in update.changes)
         self._check_room(len(known.held) + added, added)
         for raw, form in update.changes:
             self._put(node_id, known, Digest(raw.hex()), form or None)

@@ -75,7 +75,7 @@ _alias_decoder = msgspec.msgpack.Decoder(Alias)
 
 
 def record_key(record: Record) -> str:
-    """"v/name/version" or "a/name"."""
+    """ "v/name/version" or "a/name"."""
     if record.kind == "version":
         return f"v/{record.name}/{record.version}"
     return f"a/{record.name}"

@@ -34,6 +34,7 @@ SENDER_KEY_CONTEXT: Final = "edged 2025 datagram sender key v1"
 
 _HEADER: Final = Struct(">2sB4s16sQQ")
 HEADER_BYTES: Final = _HEADER.size
+assert HEADER_BYTES == 7 + NODE_ID_BYTES + 16
 PAYLOAD_BYTES_MAX: Final = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES
 _U64: Final = Struct(">Q")
 _NONCE: Final = Struct(">IQ")
@@ -190,6 +191,3 @@ class Seal:
         self._windows.move_to_end(sender)
         if len(self._windows) > self._senders_max:
             self._windows.popitem(last=False)
-
-
-assert HEADER_BYTES == 7 + NODE_ID_BYTES + 16  # noqa: PLR2004 - the layout in SPEC §4.1

@@ -1,0 +1,82 @@
+"""Bytes to messages and back, with limits. Arbitrary bytes raise only RemoteProtocolError.
+
+Messages of a datagram are encoded one by one when they are made, so that an update sent eight
+times is encoded once; a payload is their concatenation behind a fixed-width array header. §4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Final, TypeVar
+
+import msgspec
+
+from .errors import LocalProtocolError, RemoteProtocolError
+from .messages import (
+    MESSAGES_MAX,
+    SYNC_BYTES_MAX,
+    Message,
+    SyncAnswer,
+    SyncPayload,
+    SyncPush,
+    SyncRequest,
+)
+from .seal import PAYLOAD_BYTES_MAX
+
+_ARRAY16: Final = Struct(">BH")
+FRAME_BYTES: Final = _ARRAY16.size
+"""Of a payload before its first message."""
+MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - FRAME_BYTES
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_packet_decoder: Final = msgspec.msgpack.Decoder(tuple[Message, ...])
+_sync_decoder: Final = msgspec.msgpack.Decoder(SyncPayload)
+
+S = TypeVar("S", SyncRequest, SyncAnswer, SyncPush)
+
+
+def encode_message(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def join_messages(parts: Sequence[bytes]) -> bytes:
+    """The payload of a datagram made of encoded messages.
+
+    Raises LocalProtocolError over the limits."""
+    payload = _ARRAY16.pack(0xDC, len(parts)) + b"".join(parts)
+    if len(parts) > MESSAGES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
+        raise LocalProtocolError(f"{len(parts)} messages, {len(payload)} bytes")
+    return payload
+
+
+def decode_packet(payload: bytes) -> tuple[Message, ...]:
+    """Raises RemoteProtocolError("codec"). An empty packet is one too."""
+    try:
+        messages = _packet_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError("codec", str(error)) from error
+    if not 0 < len(messages) <= MESSAGES_MAX:
+        raise RemoteProtocolError("codec", f"{len(messages)} messages; 1 to {MESSAGES_MAX}")
+    return messages
+
+
+def encode_sync(payload: SyncPayload) -> bytes:
+    """Raises LocalProtocolError over SYNC_BYTES_MAX: the maker budgets."""
+    data = _encoder.encode(payload)
+    if len(data) > SYNC_BYTES_MAX:
+        raise LocalProtocolError(f"sync payload of {len(data)} bytes")
+    return data
+
+
+def decode_sync(data: bytes, kind: type[S]) -> S:
+    """Raises RemoteProtocolError("sync"): too large, malformed, or not a `kind`."""
+    if len(data) > SYNC_BYTES_MAX:
+        raise RemoteProtocolError("sync", f"{len(data)} bytes; at most {SYNC_BYTES_MAX}")
+    try:
+        payload = _sync_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError("sync", str(error)) from error
+    if not isinstance(payload, kind):
+        raise RemoteProtocolError("sync", f"{type(payload).__name__}, not {kind.__name__}")
+    return payload

@@ -1,0 +1,227 @@
+"""Probes under way: direct, then through helpers; and the probes made for others. SPEC §5.3.
+
+Owned by Membership, which hears of results. Bounds: PROBES_MAX own probes, RELAYS_MAX for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from .ids import NodeId
+from .member import Address
+from .messages import Ack, Message, Nack, Ping, PingReq
+from .presets import Knobs
+from .rng import Rng
+from .table import Peer, Table
+from .timers import Timers
+
+PROBES_MAX: Final = 64
+RELAYS_MAX: Final = 256
+NACK_SHARE: Final = 0.6
+"""Of a helper's time until it sends its Nack, which must arrive in time (Lifeguard: 80 %)."""
+_SEQ_MASK: Final = 0xFFFFFFFF
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Messages for one datagram; pending updates fill the rest of it. `to` is None where nobody
+    known is meant (seeds)."""
+
+    address: Address
+    to: NodeId | None
+    messages: tuple[Message, ...]
+
+
+class Probe:
+    __slots__ = ("asked", "deadline_s", "helpers", "last_look", "nacks", "sent_at_s", "target")
+
+    def __init__(self, target: Peer, *, now: float, deadline_s: float, last_look: bool) -> None:
+        self.target = target
+        self.sent_at_s = now
+        self.deadline_s = deadline_s
+        self.last_look = last_look
+        self.helpers: dict[NodeId, None] = {}
+        self.nacks: dict[NodeId, None] = {}
+        self.asked = False
+
+
+class _Relay:
+    __slots__ = ("address", "nacked", "origin", "seq", "target")
+
+    def __init__(self, origin: NodeId, address: Address, seq: int, target: NodeId) -> None:
+        self.origin = origin
+        self.address = address
+        self.seq = seq
+        self.target = target
+        self.nacked = False
+
+
+class Health:
+    """Lifeguard's local health: how far this node doubts itself; 0 is well. §IV-A."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.score = 0
+
+    def change(self, by: int) -> None:
+        self.score = min(max(self.score + by, 0), self._limit)
+
+    @property
+    def scale(self) -> int:
+        return self.score + 1
+
+
+class Prober:
+    def __init__(
+        self, knobs: Knobs, rng: Rng, timers: Timers, table: Table, digest: Callable[[], int]
+    ) -> None:
+        self._knobs = knobs
+        self._rng = rng
+        self._timers = timers
+        self._table = table
+        self._digest = digest
+        self.health = Health(knobs.health_max)
+        self._seq = rng.getrandbits(32)
+        self._probes: dict[int, Probe] = {}
+        self._targets: dict[NodeId, int] = {}
+        self._relays: dict[int, _Relay] = {}
+        self._round: list[NodeId] = []
+
+    def _next_seq(self) -> int:
+        self._seq = (self._seq + 1) & _SEQ_MASK
+        return self._seq
+
+    def include(self, node_id: NodeId) -> None:
+        """A new member joins the round at a random place (SWIM §4.3)."""
+        place = int(self._rng.random() * (len(self._round) + 1))
+        self._round.insert(place, node_id)
+
+    def next_target(self) -> Peer | None:
+        """Round robin in an order shuffled anew each round; None if nobody needs a probe."""
+        for _ in range(2):
+            while self._round:
+                peer = self._table.get(self._round.pop())
+                if peer is not None and peer.reachable and peer.node_id not in self._targets:
+                    return peer
+            self._round = [peer.node_id for peer in self._table.others()]
+            self._rng.shuffle(self._round)
+        return None
+
+    # ------------------------------------------------------------ own probes
+    def ping_message(self, peer: Peer) -> Ping:
+        """One that nobody waits for."""
+        return Ping(self._next_seq(), peer.guard, self._digest())
+
+    def start(self, peer: Peer, now: float, *, last_look: bool = False) -> list[Send]:
+        """[] if the peer is being probed already or PROBES_MAX probes run. A last look is direct
+        only, and patient."""
+        if peer.node_id in self._targets or len(self._probes) >= PROBES_MAX:
+            return []
+        knobs = self._knobs
+        scale = self.health.scale
+        direct_s = scale * (
+            knobs.direct_timeout_max_s
+            if last_look
+            else peer.rtt.timeout_s(knobs.direct_timeout_min_s, knobs.direct_timeout_max_s)
+        )
+        window_s = direct_s if last_look else knobs.probe_window_s * scale
+        ping = self.ping_message(peer)
+        self._probes[ping.seq] = Probe(
+            peer, now=now, deadline_s=now + window_s, last_look=last_look
+        )
+        self._targets[peer.node_id] = ping.seq
+        self._timers.set(("probe", ping.seq), now + direct_s)
+        return [Send(peer.address, peer.node_id, (ping,))]
+
+    def on_deadline(self, seq: int) -> tuple[list[Send], Probe | None]:
+        """(indirect probes to send, the probe if it failed)."""
+        probe = self._probes[seq]
+        if probe.last_look or probe.asked:
+            self._end(seq)
+            return [], probe
+        probe.asked = True
+        self._timers.set(("probe", seq), probe.deadline_s)
+        able = [
+            peer
+            for peer in self._table.others()
+            if peer is not probe.target and peer.state == "alive"
+        ]
+        helpers = self._rng.sample(able, min(self._knobs.indirect_probes, len(able)))
+        probe.helpers = {peer.node_id: None for peer in helpers}
+        target = probe.target
+        request = PingReq(seq, target.raw, target.address)
+        return [Send(peer.address, peer.node_id, (request,)) for peer in helpers], None
+
+    def _end(self, seq: int) -> None:
+        probe = self._probes.pop(seq)
+        del self._targets[probe.target.node_id]
+        self._timers.cancel(("probe", seq))
+
+    def on_ack(self, seq: int, sender: NodeId, now: float) -> Probe | None:
+        """The probe that this ack ends; None if it is unknown, late, or from a stranger."""
+        probe = self._probes.get(seq)
+        if probe is None:
+            return None
+        direct = sender == probe.target.node_id
+        if not direct and sender not in probe.helpers:
+            return None
+        self._end(seq)
+        self.health.change(-1)
+        if direct:
+            probe.target.rtt.add(max(0.0, now - probe.sent_at_s))
+        return probe
+
+    def on_nack(self, seq: int, sender: NodeId) -> None:
+        probe = self._probes.get(seq)
+        if probe is not None and sender in probe.helpers:
+            probe.nacks[sender] = None
+
+    def blame(self, probe: Probe) -> None:
+        """A failed probe: silent helpers speak against this node's own connection (Lifeguard)."""
+        missing = len(probe.helpers) - len(probe.nacks)
+        if probe.helpers:
+            self.health.change(min(missing, 1))
+
+    def forget(self, node_id: NodeId) -> None:
+        """No verdict on this member any more: it is down, left or gone."""
+        seq = self._targets.get(node_id)
+        if seq is not None:
+            self._end(seq)
+
+    # ------------------------------------------------------------ for others
+    def relay(self, request: PingReq, origin: NodeId, source: Address, now: float) -> list[Send]:
+        """Pings on behalf of `origin`. At RELAYS_MAX the request is ignored: no Nack, and the
+        origin rightly doubts the two of us."""
+        if len(self._relays) >= RELAYS_MAX:
+            return []
+        target = NodeId(request.target.hex())
+        seq = self._next_seq()
+        self._relays[seq] = _Relay(origin, source, request.seq, target)
+        self._timers.set(("relay", seq), now + NACK_SHARE * self._relay_s())
+        ping = Ping(seq, request.target[:4], self._digest())
+        return [Send(request.address, target, (ping,))]
+
+    def _relay_s(self) -> float:
+        """What the origin's window leaves for its helpers."""
+        return self._knobs.probe_window_s - self._knobs.direct_timeout_max_s
+
+    def on_relay_deadline(self, seq: int, now: float) -> list[Send]:
+        """First a Nack; the relay lives on until the origin's window is over, as a late ack is
+        still worth passing on."""
+        relay = self._relays[seq]
+        if relay.nacked:
+            del self._relays[seq]
+            return []
+        relay.nacked = True
+        self._timers.set(("relay", seq), now + (1 - NACK_SHARE) * self._relay_s())
+        return [Send(relay.address, relay.origin, (Nack(relay.seq),))]
+
+    def on_relayed_ack(self, seq: int, sender: NodeId) -> list[Send]:
+        relay = self._relays.get(seq)
+        if relay is None or relay.target != sender:
+            return []
+        del self._relays[seq]
+        self._timers.cancel(("relay", seq))
+        return [Send(relay.address, relay.origin, (Ack(relay.seq, self._digest()),))]

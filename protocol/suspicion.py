@@ -1,0 +1,92 @@
+"""How long a suspected member has, and who looks after it. SPEC §5.4; Lifeguard (Dadgar 2017).
+
+Pure functions and one small value: no timers here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from blake3 import blake3
+
+from .ids import NodeId
+from .presets import Knobs
+
+
+def timeout_s(*, min_s: float, max_s: float, confirmations: int, expected: int) -> float:
+    """max − (max − min) · log(c + 1)/log(K + 1), at least min; with K = 0 nobody could confirm, so
+    min (memberlist's rule)."""
+    if expected < 1:
+        return min_s
+    share = math.log(confirmations + 1) / math.log(expected + 1)
+    return max(min_s, max_s - (max_s - min_s) * share)
+
+
+def retransmit_limit(factor: int, members: int) -> int:
+    """factor · ⌈log10(N + 1)⌉."""
+    return factor * math.ceil(math.log10(members + 1)) if members > 0 else factor
+
+
+def verifiers(
+    suspect: NodeId, generation: int, incarnation: int, candidates: Iterable[NodeId], count: int
+) -> list[NodeId]:
+    """The `count` candidates that every node picks for this suspicion (rendezvous hashing)."""
+    subject = f"{suspect}\x00{generation}\x00{incarnation}\x00"
+    scored = sorted(
+        (blake3((subject + node).encode()).digest(8), node)
+        for node in candidates
+        if node != suspect
+    )
+    return [node for _, node in scored[:count]]
+
+
+class Suspicion:
+    """One member under suspicion, for one (generation, incarnation)."""
+
+    __slots__ = (
+        "_expected",
+        "_grace_s",
+        "_max_s",
+        "_min_s",
+        "accusers",
+        "looking",
+        "refused",
+        "started_at_s",
+    )
+
+    def __init__(self, knobs: Knobs, *, now: float, others: int, verifier: bool) -> None:
+        """`others`: members that could confirm, besides the first accuser and the suspect."""
+        self.started_at_s = now
+        self.accusers: dict[NodeId, None] = {}
+        self.refused: dict[NodeId, None] = {}
+        self.looking = False
+        """The last look is under way."""
+        self._expected = min(knobs.confirmations, others)
+        self._min_s = knobs.suspicion_min_s
+        self._max_s = knobs.suspicion_min_s * knobs.suspicion_max_factor
+        self._grace_s = 0.0 if verifier else knobs.verifier_grace_s
+
+    def accuse(self, accuser: NodeId, *, refused: bool) -> bool:
+        """Whether it is news worth passing on: the first K confirmations and refusals are."""
+        news = False
+        if refused and accuser not in self.refused and len(self.refused) <= self._expected:
+            self.refused[accuser] = None
+            news = True
+        if accuser not in self.accusers and len(self.accusers) <= self._expected:
+            self.accusers[accuser] = None
+            news = True
+        return news
+
+    def deadline(self) -> float:
+        confirmations = max(0, len(self.accusers) - 1)
+        return (
+            self.started_at_s
+            + timeout_s(
+                min_s=self._min_s,
+                max_s=self._max_s,
+                confirmations=confirmations,
+                expected=self._expected,
+            )
+            + self._grace_s
+        )
