@@ -60,7 +60,7 @@ class Scratch:
     """Buffers of one worker thread, reused by its invocations one after another."""
 
     __slots__ = (
-        "export", "export_at", "instance", "instance_at", "memory", "memory_at", "of_at",
+        "export", "export_at", "function_at", "instance", "instance_at", "memory", "memory_at", "of_at",
         "trap", "trap_at", "values", "values_at",
     )  # fmt: skip
 
@@ -70,6 +70,7 @@ class Scratch:
         self.of_at = self.memory_at + Extern.of.offset
         self.export = Extern()
         self.export_at = addressof(self.export)
+        self.function_at = self.export_at + Extern.of.offset
         self.instance = Instance()
         self.instance_at = addressof(self.instance)
         self.trap = c_void_p()

@@ -94,11 +94,9 @@ def _bound(memory_bytes: int) -> None:
 
 
 def _engine(api: Api, target: str) -> int:
-    from edged.runtime.settings import new_config
+    from edged.runtime.settings import new_config, parse_target
 
-    if target != "native" and target != "pulley64":
-        raise SystemExit(f"unknown target {target}")
-    engine: int = api.wasm_engine_new_with_config(new_config(api, target))
+    engine: int = api.wasm_engine_new_with_config(new_config(api, parse_target(target)))
     return engine
 
 

@@ -23,13 +23,12 @@ from ctypes import (
     c_int64,
     c_size_t,
     c_uint8,
-    c_uint16,
     c_uint32,
     c_uint64,
     c_void_p,
 )
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 VAL_RAW_BYTES: Final = 16
 """sizeof(wasmtime_val_raw_t): an untagged union as large as a v128."""
@@ -213,8 +212,9 @@ class Api:
                 function.argtypes = argtypes
                 setattr(self, name, function)
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
+    if TYPE_CHECKING:
+        # At run time it would slow every call: each attribute would go through a Python-level slot.
+        def __getattr__(self, name: str) -> Any: ...
 
     def take_bytes(self, vec: ByteVec, *, limit: int | None = None) -> bytes:
         """The bytes of `vec` (at most `limit`), which is freed."""
@@ -275,6 +275,3 @@ def name_of(vec: Any) -> str:
 def c_strings(items: Sequence[bytes]) -> Any:
     """A char*[] that keeps its bytes alive."""
     return (c_char_p * len(items))(*items)
-
-
-__all__ = ["c_uint8", "c_uint16", "c_uint32", "c_uint64"]

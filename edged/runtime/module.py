@@ -1,7 +1,8 @@
 """A loaded module: native code in memory, instantiated afresh for every invocation.
 
 Shared between threads. Each invocation owns its store, and with it every bound: memory, tables,
-instances, time. The code is dropped when `close` was called and the last invocation has left.
+instances, time. `invoke` is the node's hottest path: the fixed part is written flat, and every
+line of it was measured (scripts/bench/invoke).
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from ctypes import addressof, byref, c_char, c_void_p, string_at
+from ctypes import Array, c_char
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from edged.errors import (
-    ArtifactRefused,
     BadRequest,
     DeadlineExceeded,
     EdgedError,
@@ -29,59 +29,32 @@ from protocol.ids import Digest
 
 from . import tmpdir
 from .call import Call, Quota, Stop
+from .code import Code, Signature, copy_code, exports_of
 from .engine import Engine
-from .ffi import EXTERN_FUNC, EXTERNKIND_FUNC, Api, ByteVec, PointerVec, name_of
+from .ffi import EXTERN_FUNC, VAL_RAW_BYTES
 from .host import EPOCH_PERIOD_TICKS, Host
 from .outcome import error_of_message, error_of_stop, error_of_trap
 from .sandbox import Sandbox
 from .ticker import TICK_S
 from .values import pack_params, unpack_results
 
-Signature = tuple[tuple[str, ...], tuple[str, ...]]
 START: Final = "_start"
 INITIALIZE: Final = "_initialize"
 _COUNT_TOO_HIGH: Final = re.compile(r"(memory|table) count too high at (\d+)")
-MEMORIES_MAX: Final = 64
+COUNT_MAX: Final = 64
+"""Memories, or tables, of one module."""
 
 
-class Code:
-    """One module in one engine, with its two linked forms (without and with a private /tmp)."""
+class Entry(NamedTuple):
+    """What an invocation calls."""
 
-    def __init__(self, engine: Engine, module: int) -> None:
-        """Owns `module`. Raises ArtifactRefused if an import cannot be had."""
-        self.engine = engine
-        self.module = module
-        self._lock = threading.Lock()
-        self._tmp: int | None = None
-        try:
-            self.plain = self._link(engine.linker)
-        except ArtifactRefused:
-            engine.api.wasmtime_module_delete(module)
-            raise
-
-    @property
-    def with_tmp(self) -> int:
-        with self._lock:
-            if self._tmp is None:
-                self._tmp = self._link(self.engine.linker_tmp)
-            return self._tmp
-
-    def _link(self, linker: int) -> int:
-        api = self.engine.api
-        linked = c_void_p()
-        error = api.wasmtime_linker_instantiate_pre(linker, self.module, byref(linked))
-        if error:
-            raise ArtifactRefused("the module's imports fit no host function",
-                                  private=api.take_error(error))  # fmt: skip
-        assert linked.value is not None
-        return linked.value
-
-    def close(self) -> None:
-        api = self.engine.api
-        api.wasmtime_instance_pre_delete(self.plain)
-        if self._tmp is not None:
-            api.wasmtime_instance_pre_delete(self._tmp)
-        api.wasmtime_module_delete(self.module)
+    name: bytes
+    initialize: bytes | None
+    """A reactor's initialiser, called first."""
+    results: tuple[str, ...]
+    """Types of the wanted results."""
+    values: bytes
+    """Raw parameters, with room for the results."""
 
 
 class _Recount(Exception):
@@ -92,22 +65,26 @@ class WasmtimeModule:
     """Implements interfaces.LoadedModule."""
 
     def __init__(
-        self, digest: Digest, code: Code, on_demand: Callable[[], Engine], host: Host, sandbox: Sandbox,
-        load_s: float,
-    ) -> None:  # fmt: skip
+        self,
+        digest: Digest,
+        code: Code,
+        *,
+        on_demand: Callable[[], Engine],
+        host: Host,
+        sandbox: Sandbox,
+    ) -> None:
         self.digest = digest
-        self.load_s = load_s
-        self.imports = imports_of(code.engine.api, code.module)
+        self.load_s = 0.0
+        self.imports = code.imports
         self._signatures = exports_of(code.engine.api, code.module)
+        self._entries: dict[str, Entry] = {}
         self._api = code.engine.api
-        self._code = code
+        self._code: Code | None = code
         self._on_demand_engine = on_demand
         self._on_demand: Code | None = None
         self._host = host
         self._sandbox = sandbox
         self._lock = threading.Lock()
-        self._users = 0
-        self._closed = False
         # Store limits bind each memory and table; the policy's bound is shared out between them.
         self._memories = 1
         self._tables = 1
@@ -118,30 +95,55 @@ class WasmtimeModule:
 
     def close(self) -> None:
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            idle = self._users == 0
-        if idle:
-            self._drop()
+            self._code = self._on_demand = None
 
-    def _enter(self) -> None:
+    # ------------------------------------------------------------ what to call
+    def _signature(self, name: str) -> Signature:
+        signature = self._signatures.get(name)
+        if signature is None:
+            raise ModuleRejected("missing-export", f"the module exports no function {name[:80]!r}")
+        return signature
+
+    def _entry(self, name: str) -> Entry:
+        """Raises ModuleRejected("missing-export")."""
+        params, results = self._signature(name)
+        if params:
+            raise ModuleRejected(
+                "missing-export", f"{name[:80]!r} takes parameters; it is no entry point"
+            )
+        values = bytes(VAL_RAW_BYTES * max(len(results), 1))
+        return Entry(name.encode(), self._initializer(name), (), values)
+
+    def _export(self, call: Invocation) -> Entry:
+        """Raises ModuleRejected("missing-export"), BadRequest."""
+        assert call.export is not None
+        name = call.export.name
+        params, results = self._signature(name)
+        if "other" in results:
+            raise BadRequest(f"{name[:80]!r} returns a value that is not a number")
+        values = pack_params(params, call.export.params, len(results))
+        return Entry(name.encode(), self._initializer(name), results, bytes(values))
+
+    def _initializer(self, name: str) -> bytes | None:
+        if name in (START, INITIALIZE) or self._signatures.get(INITIALIZE) != ((), ()):
+            return None
+        return INITIALIZE.encode()
+
+    def _code_for(self, policy: Policy) -> Code:
+        """The pooled code, unless the policy grants more than a slot of the pool has."""
+        code = self._code
+        if code is None:
+            raise RuntimeError("invoke on a closed module")
+        pool = code.engine.pool
+        if pool is None or (
+            policy.memory_bytes <= pool.memory_bytes
+            and policy.table_elements <= pool.table_elements
+        ):
+            return code
         with self._lock:
-            if self._closed:
-                raise RuntimeError("invoke on a closed module")
-            self._users += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._users -= 1
-            last = self._closed and self._users == 0
-        if last:
-            self._drop()
-
-    def _drop(self) -> None:
-        self._code.close()
-        if self._on_demand is not None:
-            self._on_demand.close()
+            if self._on_demand is None:
+                self._on_demand = copy_code(code, self._on_demand_engine())
+            return self._on_demand
 
     # ------------------------------------------------------------ invocation
     def invoke(self, call: Invocation, cancel: CancelFlag) -> InvocationResult:
@@ -154,199 +156,147 @@ class WasmtimeModule:
         if cancel.is_set():
             raise InvocationCancelled("the request was cancelled")
         deadline_at = monotonic() + timeout_s
-        self._enter()
-        try:
-            name, results, values = self._entry(call)
-            code = self._code_for(policy)
-            while True:
-                tmp = tmpdir.make(self._sandbox.scratch) if policy.tmp_bytes else None
+        if call.export is not None:
+            entry = self._export(call)
+        else:
+            name = call.entrypoint or START
+            known = self._entries.get(name)
+            # At most one entry per export of the module, so this is bounded.
+            entry = self._entries[name] = known or self._entry(name)
+        code = self._code_for(policy)
+        while True:
+            try:
+                if not policy.tmp_bytes:
+                    return self._run(code, call, cancel, deadline_at, entry, None)
+                tmp = tmpdir.make(self._sandbox.scratch)
                 try:
-                    return self._run(code, call, cancel, deadline_at, tmp, name, results, values)
-                except _Recount:
-                    continue
+                    return self._run(code, call, cancel, deadline_at, entry, tmp)
                 finally:
-                    if tmp is not None:
-                        tmpdir.remove(tmp)
-        finally:
-            self._leave()
-
-    def _entry(self, call: Invocation) -> tuple[str, tuple[str, ...], bytearray]:
-        """Name of the function to call, its result types if they are wanted, its raw values.
-
-        Raises ModuleRejected("missing-export"), BadRequest."""
-        name = call.export.name if call.export else (call.entrypoint or START)
-        signature = self._signatures.get(name)
-        if signature is None:
-            raise ModuleRejected("missing-export", f"the module exports no function {name[:80]!r}")
-        params, results = signature
-        if call.export is None:
-            if params:
-                raise ModuleRejected(
-                    "missing-export", f"{name[:80]!r} takes parameters; it is no entry point"
-                )
-            return name, (), pack_params((), (), len(results))
-        if "other" in results:
-            raise BadRequest(f"{name[:80]!r} returns a value that is not a number")
-        return name, results, pack_params(params, call.export.params, len(results))
-
-    def _code_for(self, policy: Policy) -> Code:
-        """The pooled code, unless the policy grants more than a slot of the pool has."""
-        pool = self._code.engine.pool
-        if pool is None or (
-            policy.memory_bytes <= pool.memory_bytes
-            and policy.table_elements <= pool.table_elements
-        ):
-            return self._code
-        with self._lock:
-            if self._on_demand is None:
-                self._on_demand = copy_code(self._code, self._on_demand_engine())
-            return self._on_demand
+                    tmpdir.remove(tmp)
+            except _Recount:
+                continue
 
     def _run(
-        self, code: Code, call: Invocation, cancel: CancelFlag, deadline_at: float,
-        tmp: Path | None, name: str, results: tuple[str, ...], values: bytearray,
-    ) -> InvocationResult:  # fmt: skip
+        self,
+        code: Code,
+        call: Invocation,
+        cancel: CancelFlag,
+        deadline_at: float,
+        entry: Entry,
+        tmp: Path | None,
+    ) -> InvocationResult:
+        begin = ready = perf_counter()
         api, engine, state, policy = self._api, code.engine, self._host.state, call.policy
-        begin = perf_counter()
-        wasi = self._sandbox.wasi_config(call, tmp)
+        # Without WASI in its store, a guest that reaches a WASI function aborts the process. What
+        # imports none cannot, unless through the relay, which fd_write uses when there is a /tmp.
+        wasi = None
+        if code.needs_wasi or tmp is not None or policy.mounts:
+            wasi = self._sandbox.wasi_config(call, code, tmp)
         store = api.wasmtime_store_new(engine.pointer, None, None)
         try:
             context = api.wasmtime_store_context(store)
-            api.wasmtime_context_set_wasi(context, wasi)
+            if wasi is not None:
+                api.wasmtime_context_set_wasi(context, wasi)
+            memories, tables = self._memories, self._tables
+            memory_bytes, elements = policy.memory_bytes, policy.table_elements
             api.wasmtime_store_limiter(
                 store,
-                policy.memory_bytes // self._memories,
-                policy.table_elements // self._tables,
-                2,  # the guest and the relay
-                self._tables,
-                self._memories,
+                memory_bytes if memories == 1 else memory_bytes // memories,
+                elements if tables == 1 else elements // tables,
+                2,  # instances: the guest and the relay
+                tables,
+                memories,
             )
             api.wasmtime_store_epoch_deadline_callback(store, self._host.on_epoch, None, None)
             ticks = int((deadline_at - monotonic()) / TICK_S) + 1
-            api.wasmtime_context_set_epoch_deadline(context, max(min(ticks, EPOCH_PERIOD_TICKS), 1))
+            if ticks > EPOCH_PERIOD_TICKS or ticks < 1:
+                ticks = EPOCH_PERIOD_TICKS if ticks > 0 else 1
+            api.wasmtime_context_set_epoch_deadline(context, ticks)
+            values = (c_char * len(entry.values)).from_buffer_copy(entry.values)
             current = state.call = Call(
-                engine, state.scratch, context, cancel, deadline_at, policy.stdout_bytes,
-                policy.stderr_bytes, Quota(policy.tmp_bytes) if tmp else None,
-            )  # fmt: skip
-            engine.ticker.enter()
+                engine,
+                state.scratch,
+                context,
+                cancel,
+                deadline_at,
+                policy.stdout_bytes,
+                policy.stderr_bytes,
+                None if tmp is None else Quota(policy.tmp_bytes),
+            )
+            engine.ticker.enter(state.ident)
             try:
-                self._instantiate(current, code.with_tmp if tmp else code.plain)
+                self._instantiate(current, code.plain if tmp is None else code.with_tmp)
                 ready = perf_counter()
-                if name != START and INITIALIZE in self._signatures and name != INITIALIZE:
-                    if not self._signatures[INITIALIZE][0]:
-                        self._call(current, INITIALIZE, bytearray(16))
-                self._call(current, name, values)
+                if entry.initialize is not None:
+                    self._call(current, entry.initialize, (c_char * VAL_RAW_BYTES)())
+                self._call(current, entry.name, values)
             except Stop:
-                ready = begin  # proc_exit(0) in a start function or before the end
+                ready = max(ready, begin)  # proc_exit(0), perhaps from the start function
             finally:
-                engine.ticker.leave()
+                engine.ticker.leave(state.ident)
                 state.call = None
             return InvocationResult(
-                bytes(current.stdout), bytes(current.stderr), current.stderr_truncated,
-                unpack_results(results, bytes(values)), ready - begin, perf_counter() - ready,
-            )  # fmt: skip
+                bytes(current.stdout),
+                bytes(current.stderr),
+                current.stderr_truncated,
+                unpack_results(entry.results, values.raw) if entry.results else (),
+                ready - begin,
+                perf_counter() - ready,
+            )
         finally:
             api.wasmtime_store_delete(store)
 
     def _instantiate(self, call: Call, linked: int) -> None:
-        """Also runs the start function. Raises what `_raise` does, or _Recount."""
+        """Also runs the start function. Raises what `_raise` does."""
         scratch = call.scratch
         scratch.trap.value = None
         error = self._api.wasmtime_instance_pre_instantiate(
             linked, call.context, scratch.instance_at, scratch.trap_at
         )
         if error or scratch.trap.value:
-            self._raise(call, error, scratch.trap.value)
+            self._raise(call, error)
 
-    def _call(self, call: Call, name: str, values: bytearray) -> None:
-        """Results replace the parameters in `values`."""
+    def _call(self, call: Call, name: bytes, values: Array[c_char]) -> None:
+        """Results replace the parameters in `values`. Raises what `_raise` does."""
         api, scratch = self._api, call.scratch
-        text = name.encode()
-        found = api.wasmtime_instance_export_get(
-            call.context, scratch.instance_at, text, len(text), scratch.export_at
+        api.wasmtime_instance_export_get(
+            call.context, scratch.instance_at, name, len(name), scratch.export_at
         )
-        assert found and scratch.export.kind == EXTERN_FUNC, name
-        buffer = (c_char * len(values)).from_buffer(values)
-        scratch.trap.value = None
+        assert scratch.export.kind == EXTERN_FUNC, name
         error = api.wasmtime_func_call_unchecked(
-            call.context, addressof(scratch.export.of), addressof(buffer), len(values) // 16,
-            scratch.trap_at,
-        )  # fmt: skip
+            call.context, scratch.function_at, values, len(values) // VAL_RAW_BYTES, scratch.trap_at
+        )
         if error or scratch.trap.value:
-            self._raise(call, error, scratch.trap.value)
+            self._raise(call, error)
 
-    def _raise(self, call: Call, error: int | None, trap: int | None) -> None:
-        """Frees the error or trap and raises its meaning; Stop for an exit with status 0."""
-        api = self._api
-        failure: EdgedError | None
-        if trap:
-            code, message = api.take_trap(trap)
+    def _raise(self, call: Call, error: int | None) -> None:
+        """Frees the error or trap and raises its meaning: an EdgedError, Stop for an exit with
+        status 0, or _Recount."""
+        api, trap = self._api, call.scratch.trap
+        code: int | None = None
+        if trap.value:
+            code, message = api.take_trap(trap.value)
         else:
             assert error is not None
-            code, message = None, api.take_error(error)
+            message = api.take_error(error)
             match = _COUNT_TOO_HIGH.search(message)
             if match:
                 self._recount(match[1], int(match[2]))
-        failure = error_of_stop(call)
+        failure: EdgedError | None = error_of_stop(call)
         if failure is None:
             if call.exit_status is not None:
                 raise Stop
+            is_trap = trap.value is not None
             failure = (
-                error_of_trap(code, message, call) if trap else error_of_message(message, call)
+                error_of_trap(code, message, call) if is_trap else error_of_message(message, call)
             )
         raise failure
 
     def _recount(self, kind: str, count: int) -> None:
-        if count > MEMORIES_MAX:
-            raise PolicyDenied(f"the module has more than {MEMORIES_MAX} of one kind: {kind}")
+        if count > COUNT_MAX:
+            raise PolicyDenied(f"the module has more than {COUNT_MAX} of one kind: {kind}")
         if kind == "memory":
             self._memories = count
         else:
             self._tables = count
         raise _Recount
-
-
-def copy_code(code: Code, engine: Engine) -> Code:
-    """The same code in another engine. Costs a copy of the image; the file may be gone."""
-    api = engine.api
-    image, module = ByteVec(), c_void_p()
-    error = api.wasmtime_module_serialize(code.module, byref(image))
-    if error:
-        raise ArtifactRefused("the code cannot be copied", private=api.take_error(error))
-    error = api.wasmtime_module_deserialize(engine.pointer, image.data, image.size, byref(module))
-    api.wasm_byte_vec_delete(byref(image))
-    if error:
-        raise ArtifactRefused("the code does not load", private=api.take_error(error))
-    assert module.value is not None
-    return Code(engine, module.value)
-
-
-def exports_of(api: Api, module: int) -> dict[str, Signature]:
-    """Signatures of the exported functions."""
-    vec = PointerVec()
-    api.wasmtime_module_exports(module, byref(vec))
-    signatures = {}
-    for index in range(vec.size):
-        export = vec.data[index]
-        kind = api.wasm_exporttype_type(export)
-        if api.wasm_externtype_kind(kind) == EXTERNKIND_FUNC:
-            functype = api.wasm_externtype_as_functype_const(kind)
-            signatures[name_of(api.wasm_exporttype_name(export))] = api.signature(functype)
-    api.wasm_exporttype_vec_delete(byref(vec))
-    return signatures
-
-
-def imports_of(api: Api, module: int) -> tuple[str, ...]:
-    """As "module.name"."""
-    vec = PointerVec()
-    api.wasmtime_module_imports(module, byref(vec))
-    names = tuple(
-        f"{name_of(api.wasm_importtype_module(vec.data[index]))}."
-        f"{name_of(api.wasm_importtype_name(vec.data[index]))}"
-        for index in range(vec.size)
-    )
-    api.wasm_importtype_vec_delete(byref(vec))
-    return names
-
-
-__all__ = ["Code", "WasmtimeModule", "string_at"]

@@ -25,11 +25,12 @@ from protocol.function import MODULE_BYTES_MAX
 from protocol.ids import Digest, digest_of
 
 from . import tmpdir
+from .code import Code
 from .compile import Workers
 from .engine import Engine
 from .ffi import Api, library_path
 from .host import Host
-from .module import Code, WasmtimeModule
+from .module import WasmtimeModule
 from .sandbox import Sandbox
 from .settings import PoolSize, triple_of
 
@@ -152,10 +153,15 @@ class WasmtimeRuntime:
             if "pooling allocator" not in error.private:
                 raise
             code = self._load_code(self._on_demand_engine(), artifact)
-        return WasmtimeModule(
-            digest, code, self._on_demand_engine, self._host, self._sandbox,
-            perf_counter() - begin,
-        )  # fmt: skip
+        loaded = WasmtimeModule(
+            digest,
+            code,
+            on_demand=self._on_demand_engine,
+            host=self._host,
+            sandbox=self._sandbox,
+        )
+        loaded.load_s = perf_counter() - begin
+        return loaded
 
     def _load_code(self, engine: Engine, artifact: Path) -> Code:
         module = c_void_p()
@@ -227,6 +233,3 @@ def _check_text(data: bytes) -> None:
             f"neither a .wasm binary (00 61 73 6d) nor .wat text '(module …': starts with "
             f"{data[:16]!r}",
         )
-
-
-__all__ = ["WasmtimeRuntime", "open_runtime"]

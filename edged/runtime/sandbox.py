@@ -14,6 +14,7 @@ from edged.errors import BadRequest, PolicyDenied
 from edged.interfaces import Invocation
 from protocol.function import GUEST_TMP, Policy
 
+from .code import Code
 from .ffi import Api, ByteVec, c_strings
 
 ARGUMENTS_MAX: Final = 4096
@@ -28,26 +29,26 @@ class Sandbox:
         self._mounts = dict(mounts)
         self.scratch = scratch
 
-    def wasi_config(self, call: Invocation, tmp: Path | None) -> int:
+    def wasi_config(self, call: Invocation, code: Code, tmp: Path | None) -> int:
         """A wasi_config_t, which the caller gives to a store or deletes.
 
         Raises BadRequest (argv, env), PolicyDenied (a mount that is not offered)."""
         config: int = self._api.wasi_config_new()
         try:
-            self._fill(config, call, tmp)
+            self._fill(config, call, code, tmp)
         except BaseException:
             self._api.wasi_config_delete(config)
             raise
         return config
 
-    def _fill(self, config: int, call: Invocation, tmp: Path | None) -> None:
+    def _fill(self, config: int, call: Invocation, code: Code, tmp: Path | None) -> None:
         api, policy = self._api, call.policy
-        if call.args:
+        if call.args and code.needs_args:
             _check_arguments(call.args)
             if not api.wasi_config_set_argv(config, len(call.args), c_strings(call.args)):
                 raise BadRequest("an argument is not UTF-8")
         env = environment(call, policy) if policy.env else call.env
-        if env:
+        if env and code.needs_env:
             names, values = _check_environment(env)
             if not api.wasi_config_set_env(config, len(env), c_strings(names), c_strings(values)):
                 raise BadRequest("an environment variable is not UTF-8")

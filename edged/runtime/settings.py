@@ -31,6 +31,15 @@ class PoolSize(NamedTuple):
     table_elements: int
 
 
+def parse_target(text: str) -> Target:
+    """Raises OSError: anything not on the whitelist would abort the process."""
+    if text == "native":
+        return "native"
+    if text == "pulley64":
+        return "pulley64"
+    raise OSError(f"unknown target {text!r}")
+
+
 def triple_of(target: Target) -> str:
     """Raises OSError on an architecture wasmtime has no library for."""
     if target == "pulley64":

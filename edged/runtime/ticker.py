@@ -21,37 +21,44 @@ class Ticker:
     def __init__(self, tick: Callable[[], None], *, name: str) -> None:
         self._tick = tick
         self._name = name
-        self._running = 0
-        self._lock = threading.Lock()
-        self._wanted = threading.Event()
+        self._running: set[int] = set()
         self._awake = False
+        self._start_lock = threading.Lock()
+        self._wanted = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def enter(self) -> None:
-        with self._lock:
-            self._running += 1
-            if self._awake or self._closed.is_set():
+    def enter(self, thread: int) -> None:
+        """`thread` is the caller's own identifier; it runs one guest at a time."""
+        # No lock: this is on the path of every call. Either the loop, which clears `_awake` before
+        # it looks at `_running`, sees this entry, or this sees `_awake` cleared.
+        self._running.add(thread)
+        if not self._awake:
+            self._wake()
+
+    def leave(self, thread: int) -> None:
+        self._running.discard(thread)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def _wake(self) -> None:
+        with self._start_lock:
+            if self._closed.is_set():
                 return
             self._awake = True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
                 self._thread.start()
-        self._wanted.set()
-
-    def leave(self) -> None:
-        with self._lock:
-            self._running -= 1
-
-    @property
-    def running(self) -> int:
-        return self._running
+            self._wanted.set()
 
     def close(self) -> None:
         """Joins the thread; guests still running are no longer interrupted."""
-        self._closed.set()
-        self._wanted.set()
-        thread = self._thread
+        with self._start_lock:
+            self._closed.set()
+            self._wanted.set()
+            thread = self._thread
         if thread is not None:
             thread.join()
 
@@ -62,10 +69,10 @@ class Ticker:
             idle = 0 if self._running else idle + 1
             if idle < IDLE_TICKS:
                 continue
-            with self._lock:
-                if self._running:
-                    continue
-                self._awake = False
-                self._wanted.clear()
-            self._wanted.wait()
             idle = 0
+            self._wanted.clear()
+            self._awake = False
+            if self._running:
+                self._awake = True
+                continue
+            self._wanted.wait()
