@@ -318,8 +318,7 @@ class Fetch:
         if self._finished or source.state is not _State.ACTIVE:
             return
         if self.manifest is None:
-            if not source.asked:
-                self._request(source, None, now)
+            self._request(source, None, now)
             return
         if not self._resumed:
             return

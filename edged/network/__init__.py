@@ -1,0 +1,18 @@
+"""Everything between nodes: sealed gossip datagrams, mutual-TLS streams, fetching blobs."""
+
+from .exchange import ExchangeService
+from .gossip import GossipService
+from .server import StreamLimits, StreamServer
+from .sockets import GossipSockets, bind_gossip
+from .streams import Connection, dial
+
+__all__ = [
+    "Connection",
+    "ExchangeService",
+    "GossipService",
+    "GossipSockets",
+    "StreamLimits",
+    "StreamServer",
+    "bind_gossip",
+    "dial",
+]

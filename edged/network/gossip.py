@@ -1,0 +1,249 @@
+"""Runs a protocol.gossip.Gossip: datagrams in and out, its one timer, its syncs, its events.
+
+`run` owns the loop; other tasks may call the machine between its steps (trio switches only at
+await) and then `notify`. Records learned from peers are durable before anybody is told of them;
+no event is ever dropped: when the receiver of events falls behind, the loop waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import trio
+
+from protocol.errors import RemoteProtocolError
+from protocol.events import Event, RecordsAccepted, SyncWanted
+from protocol.gossip import Gossip
+from protocol.ids import NodeId
+from protocol.member import Member
+from protocol.streams import ErrorReply, Reply, Sync, SyncReply
+
+from ..config import parse_address
+from ..errors import PeerError, StoreError
+from ..telemetry import Log, Metrics
+from ..trust import Trust
+from .sockets import GossipSockets, Names
+from .streams import Connection, dial
+
+BATCH: Final = 64
+"""Datagrams taken in one go before timers and transmits get their turn."""
+EVENTS_MAX: Final = 4096
+SYNCS_MAX: Final = 4
+"""At once, and one per peer; the machine asks again for those refused."""
+DIAL_TIMEOUT_S: Final = 3.0
+SYNC_TIMEOUT_S: Final = 30.0
+LEAVE_S: Final = 0.5
+"""How long goodbyes keep going out, as Gossip.leave asks."""
+
+OnEvent = Callable[[Event], Awaitable[None]]
+
+
+class SaveRecords(Protocol):
+    async def __call__(self, records: Sequence[tuple[str, bytes]], /) -> None:
+        """Durable when it returns. Raises StoreError."""
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class GossipService:
+    """Also the server.SyncResponder of this node."""
+
+    def __init__(
+        self,
+        gossip: Gossip,
+        sockets: GossipSockets,
+        *,
+        trust: Trust,
+        save_records: SaveRecords,
+        metrics: Metrics,
+        log: Log,
+        on_event: OnEvent | None = None,
+        wall_ms: Callable[[], int] = _wall_ms,
+    ) -> None:
+        """`on_event` gets every event but SyncWanted, in order; it may take its time."""
+        self._gossip = gossip
+        self._sockets = sockets
+        self._trust = trust
+        self._save_records = save_records
+        self._metrics = metrics
+        self._log = log
+        self._on_event = on_event
+        self._wall_ms = wall_ms
+        self._names = Names()
+        self._waiting = trio.CancelScope()
+        self._stopping = False
+        self._syncing: dict[NodeId, None] = {}
+        self._out = metrics.datagrams.labels(direction="out")
+        self._out_bytes = metrics.datagram_bytes.labels(direction="out")
+        self._in = metrics.datagrams.labels(direction="in")
+        self._in_bytes = metrics.datagram_bytes.labels(direction="in")
+
+    # ------------------------------------------------------------ verbs
+    def join(self, seeds: Sequence[str]) -> None:
+        """host:port of any members, this node's own allowed. Raises ConfigError."""
+        addresses = [parse_address(seed, key="gossip.seeds") for seed in seeds]
+        self._gossip.join(addresses, trio.current_time())
+        self.notify()
+
+    def notify(self) -> None:
+        """The machine was changed: its transmits and deadline are looked at now."""
+        self._waiting.cancel()
+
+    async def leave(self) -> None:
+        """Says goodbye, then ends `run`; about half a second."""
+        self._gossip.leave(trio.current_time())
+        self.notify()
+        await trio.sleep(LEAVE_S)
+        self._stopping = True
+        self.notify()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until `leave` or cancellation; closes the UDP socket."""
+        events, delivering = trio.open_memory_channel[Event](EVENTS_MAX)
+        try:
+            async with trio.open_nursery() as nursery, trio.open_nursery() as helpers:
+                nursery.start_soon(self._deliver, delivering)
+                task_status.started()
+                async with events:
+                    await self._loop(helpers, events)
+                helpers.cancel_scope.cancel()
+        finally:
+            trio.lowlevel.notify_closing(self._sockets.udp)
+            self._sockets.close()
+
+    # ------------------------------------------------------------ the loop
+    async def _loop(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> None:
+        while not self._stopping:
+            self._receive()
+            self._gossip.on_timer(trio.current_time(), self._wall_ms())
+            while (event := self._gossip.poll_event()) is not None:
+                if isinstance(event, SyncWanted):
+                    self._start_sync(helpers, event.peer)
+                else:
+                    await events.send(event)
+            self._transmit()
+            for host in self._names.take_wanted():
+                helpers.start_soon(self._names.look_up, host, self._sockets.udp.family)
+            # Nothing is awaited between the last look at the machine and this wait.
+            deadline = self._gossip.next_deadline()
+            self._waiting = trio.CancelScope(deadline=math.inf if deadline is None else deadline)
+            with self._waiting:
+                await trio.lowlevel.wait_readable(self._sockets.udp)
+
+    def _receive(self) -> None:
+        wall_ms = self._wall_ms()
+        for _ in range(BATCH):
+            received = self._sockets.receive()
+            if received is None:
+                break
+            data, source = received
+            self._in.inc()
+            self._in_bytes.inc(len(data))
+            try:
+                self._gossip.receive_datagram(data, source, trio.current_time(), wall_ms)
+            except RemoteProtocolError as error:
+                self._metrics.datagrams_dropped.labels(reason=error.code).inc()
+        for address in self._sockets.refused(BATCH):
+            self._gossip.note_refused(address, trio.current_time())
+
+    def _transmit(self) -> None:
+        now = trio.current_time()
+        while (datagram := self._gossip.poll_transmit()) is not None:
+            address = self._names.numeric(datagram.address, now)
+            if address is None:
+                reason: str | None = "send-name"
+            else:
+                reason = self._sockets.send(datagram.data, address)
+            if reason is None:
+                self._out.inc()
+                self._out_bytes.inc(len(datagram.data))
+            else:
+                self._metrics.datagrams_dropped.labels(reason=reason).inc()
+
+    async def _deliver(self, events: trio.MemoryReceiveChannel[Event]) -> None:
+        async for event in events:
+            if isinstance(event, RecordsAccepted):
+                try:
+                    await self._save_records(event.records)
+                except StoreError as error:
+                    # They are in memory and with the peers that sent them: the node goes on, and
+                    # after a restart fetches them again.
+                    keys = [key for key, _ in event.records][:8]
+                    self._log.error("records not saved", keys=keys, reason=str(error))
+                    self._metrics.errors.labels(code="records-not-saved").inc()
+            if self._on_event is not None:
+                await self._on_event(event)
+
+    # ------------------------------------------------------------ syncs
+    def _start_sync(self, helpers: trio.Nursery, peer: Member) -> None:
+        if peer.node_id not in self._syncing and len(self._syncing) < SYNCS_MAX:
+            self._syncing[peer.node_id] = None
+            helpers.start_soon(self._sync, peer)
+
+    async def _sync(self, peer: Member) -> None:
+        try:
+            with trio.fail_after(SYNC_TIMEOUT_S):
+                await self._sync_with(peer)
+        except (PeerError, RemoteProtocolError, trio.TooSlowError) as error:
+            private = error.private if isinstance(error, PeerError) else ""
+            reason = str(error) or "no answer in time"
+            self._log.info("sync failed", peer=peer.name, reason=reason, private=private)
+        finally:
+            del self._syncing[peer.node_id]
+
+    async def _sync_with(self, peer: Member) -> None:
+        """Raises PeerError, RemoteProtocolError."""
+        connection: Connection[Reply] | None = None
+        with trio.move_on_after(DIAL_TIMEOUT_S):
+            connection = await dial(
+                peer.metadata.stream_address, self._trust, expected=peer.node_id
+            )
+        if connection is None:
+            raise PeerError(f"no connection in {DIAL_TIMEOUT_S:g} s")
+        try:
+            request = self._gossip.sync_begin(trio.current_time())
+            answer = await _exchange(connection, 0, request)
+            now, wall_ms = trio.current_time(), self._wall_ms()
+            push = self._gossip.sync_finish(answer, peer.node_id, now, wall_ms)
+            self.notify()
+            if push is not None:
+                await _exchange(connection, 1, push)
+        finally:
+            await connection.aclose()
+
+    async def answer_sync(self, peer: NodeId, round_: int, body: bytes) -> bytes:
+        """Round 0: the request, answered; round 1: the push. Raises PeerError."""
+        await trio.lowlevel.checkpoint()
+        now, wall_ms = trio.current_time(), self._wall_ms()
+        try:
+            match round_:
+                case 0:
+                    reply = self._gossip.sync_answer(body, peer, now, wall_ms)
+                case 1:
+                    self._gossip.sync_accept(body, peer, now, wall_ms)
+                    reply = b""
+                case _:
+                    raise PeerError(f"a sync has no round {round_}")
+        except RemoteProtocolError as error:
+            raise PeerError(f"sync refused: {error}") from error
+        self.notify()
+        return reply
+
+
+async def _exchange(connection: Connection[Reply], round_: int, body: bytes) -> bytes:
+    """Raises PeerError."""
+    await connection.send(Sync(round_, round_), body)
+    frame = await connection.receive()
+    if frame is None:
+        raise PeerError("closed the connection")
+    message, answer = frame
+    if isinstance(message, ErrorReply):
+        raise PeerError(f"{message.code}: {message.text}")
+    if not isinstance(message, SyncReply) or message.id != round_:
+        raise PeerError("answered something else")
+    return answer

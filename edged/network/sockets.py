@@ -1,0 +1,181 @@
+"""The gossip sockets: UDP, and TCP on the same port; what the kernel reports of both.
+
+IP_RECVERR makes the kernel say which address refused a datagram, which is evidence of a crash. Its
+price: a pending error makes the next send fail without sending, so a send is tried again (FACTS
+§4), and the error queue must be emptied or the socket stays readable for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from typing import Final
+
+import trio
+
+from protocol.member import Address
+
+from ..errors import ConfigError
+
+DATAGRAM_BUFFER: Final = 2048
+"""More than any datagram of ours, so that a longer one shows instead of being cut to fit."""
+RECEIVE_BUFFER: Final = 1024 * 1024
+"""Asked of the kernel: a second of bursts while the process is starved."""
+BACKLOG: Final = 128
+PORT_TRIES: Final = 64
+SEND_TRIES: Final = 4
+NAMES_MAX: Final = 256
+NAME_TTL_S: Final = 30.0
+
+_IP_RECVERR: Final = 11
+_IPV6_RECVERR: Final = 25
+_MSG_ERRQUEUE: Final = 0x2000
+_EXTENDED_ERROR: Final = struct.Struct("=IBBBBII")  # struct sock_extended_err, linux/errqueue.h
+
+
+class GossipSockets:
+    """Bound and not yet served. The stream server closes the listeners, `close` the rest."""
+
+    def __init__(self, udp: socket.socket, listeners: list[trio.SocketListener]) -> None:
+        self.udp: Final = udp
+        self.listeners: Final = listeners
+        host, port, *_ = udp.getsockname()
+        self.address: Final[Address] = (host, port)
+
+    def receive(self) -> tuple[bytes, Address] | None:
+        """One datagram, or None if there is none now. Errors of earlier sends are skipped."""
+        for _ in range(SEND_TRIES):
+            try:
+                data, address = self.udp.recvfrom(DATAGRAM_BUFFER)
+            except BlockingIOError:
+                return None
+            except OSError:
+                continue
+            return data, address[:2]
+        return None
+
+    def send(self, data: bytes, address: Address) -> str | None:
+        """None when the kernel took it, else why not, as a counter's label."""
+        reason = "send"
+        for _ in range(SEND_TRIES):
+            try:
+                self.udp.sendto(data, address)
+            except OSError as error:
+                reason = f"send-{errno.errorcode.get(error.errno or 0, 'other').lower()}"
+                if error.errno not in (errno.ECONNREFUSED, errno.EINTR):
+                    return reason
+            else:
+                return None
+        return reason
+
+    def refused(self, limit: int) -> list[Address]:
+        """Empties the error queue, up to `limit` entries; who refused a datagram."""
+        addresses: list[Address] = []
+        for _ in range(limit):
+            try:
+                _, control, _, address = self.udp.recvmsg(0, 512, _MSG_ERRQUEUE)
+            except OSError:
+                break
+            for level, kind, payload in control:
+                if (level, kind) not in (
+                    (socket.IPPROTO_IP, _IP_RECVERR),
+                    (socket.IPPROTO_IPV6, _IPV6_RECVERR),
+                ) or len(payload) < _EXTENDED_ERROR.size:
+                    continue
+                if _EXTENDED_ERROR.unpack_from(payload)[0] == errno.ECONNREFUSED and address:
+                    addresses.append(address[:2])
+        return addresses
+
+    def close(self) -> None:
+        self.udp.close()
+
+
+async def bind_gossip(host: str, port: int) -> GossipSockets:
+    """Port 0: some port that is free for both.
+
+    Raises ConfigError: no such address here, or the port is taken."""
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, address = found[0][0], found[0][4]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"gossip.bind = '{host}:{port}': no such address; write one of this machine's"
+        ) from error
+    for last in range(PORT_TRIES, 0, -1):
+        try:
+            return _bind_both(family, address)
+        except OSError as error:
+            if port == 0 and error.errno == errno.EADDRINUSE and last > 1:
+                continue
+            raise ConfigError(
+                f"gossip.bind = '{host}:{port}': {error.strerror}; choose another address or port"
+            ) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _bind_both(family: int, address: tuple[object, ...]) -> GossipSockets:
+    tcp = socket.socket(family, socket.SOCK_STREAM)
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        for sock in (tcp, udp):
+            sock.setblocking(False)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.bind(address)
+        udp.bind((address[0], *tcp.getsockname()[1:]))
+        tcp.listen(BACKLOG)
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if family == socket.AF_INET6:
+            udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            udp.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    except BaseException:
+        tcp.close()
+        udp.close()
+        raise
+    return GossipSockets(udp, [trio.SocketListener(trio.socket.from_stdlib_socket(tcp))])
+
+
+class Names:
+    """Numeric addresses of host names, without ever blocking: who asks for an unknown name gets
+    nothing, and the name is wanted; a datagram lost to that is sent again by the machine."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, float]] = {}
+        self._wanted: dict[str, None] = {}
+        self._looking: set[str] = set()
+
+    def numeric(self, address: Address, now: float) -> Address | None:
+        host, port = address
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            pass
+        else:
+            return address
+        known = self._known.get(host)
+        stale = known is None or known[1] <= now
+        if stale and host not in self._looking and len(self._looking) < NAMES_MAX:
+            self._wanted[host] = None
+        return (known[0], port) if known is not None else None
+
+    def take_wanted(self) -> list[str]:
+        """Whom to `look_up` now."""
+        wanted = list(self._wanted)
+        self._looking.update(wanted)
+        self._wanted.clear()
+        return wanted
+
+    async def look_up(self, host: str, family: int) -> None:
+        try:
+            found = await trio.socket.getaddrinfo(host, None, family=family)
+        except (OSError, UnicodeError):
+            return
+        finally:
+            self._looking.discard(host)
+        if len(self._known) >= NAMES_MAX:
+            self._known.pop(next(iter(self._known)))
+        self._known[host] = (str(found[0][4][0]), trio.current_time() + NAME_TTL_S)
