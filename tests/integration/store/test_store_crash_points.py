@@ -11,7 +11,8 @@ import errno
 import io
 import os
 import sqlite3
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from edged.store.opening import Opened, open_core
 from edged.store.wireforms import WireForms
 from edged.telemetry import make_log
 from protocol.ids import ArtifactKey, Digest, digest_of
+from protocol.manifest import Manifest
 
 Ack = Callable[[str], None]
 Step = Callable[[str], None]
@@ -83,7 +85,15 @@ def scenario(data_dir: Path, step: Step, ack: Ack) -> None:
     ack("closed")
 
 
-def check(data_dir: Path, acked: list[str], *, adoptable: bool = True) -> None:
+def check_resumable(wire: WireForms, acked: list[str], made: Manifest) -> None:
+    """A fetch that was under way goes on where it was."""
+    fetch = wire.begin(made)
+    said = {int(what.split()[1]) for what in acked if what.startswith("segment")}
+    assert said <= fetch.present
+    fetch.discard()
+
+
+def check(data_dir: Path, acked: list[str], made: Manifest | None = None) -> None:
     """Everything in `acked` is there; whatever else there is, is whole; nothing is left over."""
     opened = opening(data_dir)
     core = opened.core
@@ -122,6 +132,8 @@ def check(data_dir: Path, acked: list[str], *, adoptable: bool = True) -> None:
     if "deleted" in acked:
         assert digest_of(DOOMED) not in held
     check_no_leftovers(data_dir, held)
+    if made is not None and made.blob not in held:
+        check_resumable(wire, acked, made)
     close(opened)
     again = opening(data_dir)
     assert again.repair.orphans_adopted == again.repair.missing == again.repair.corrupt == ()
@@ -172,23 +184,47 @@ def dies_at(data_dir: Path, number: int, run: Callable[[Path, Step, Ack], None])
     return acked
 
 
+def wire_of(raw: bytes, near: Path) -> tuple[Manifest, list[bytes]]:
+    """As another store makes it."""
+    with tempfile.TemporaryDirectory(dir=near) as name:
+        opened = opening(Path(name))
+        wire = WireForms(opened.core, zstd_level=1)
+        manifest = wire.make(opened.core.put(raw, "module", None).digest)
+        segments = [wire.segment(manifest.blob, i) for i in range(manifest.segments)]
+        close(opened)
+    return manifest, segments
+
+
+@pytest.fixture
+def fast_dir(tmp_path: Path) -> Iterator[Path]:
+    """Memory-backed where there is such a thing: a dead process loses no page cache, so where the
+    files lie changes nothing but the price of some thousand fsyncs."""
+    shm = Path("/dev/shm")
+    if not os.access(shm, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shm) as name:
+        yield Path(name)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 
-def test_death_at_each_step(tmp_path: Path) -> None:
-    names = count_steps(tmp_path / "whole", scenario)
+def test_death_at_each_step(fast_dir: Path) -> None:
+    names = count_steps(fast_dir / "whole", scenario)
     assert {"rename", "fsync", "fsync-dir", "link", "sql-commit", "journal-fsync"} <= set(names)
     reached: set[str] = set()
+    made, _ = wire_of(C, fast_dir)
     for number in range(1, len(names) + 1):
-        data_dir = tmp_path / f"dies-{number}"
+        data_dir = fast_dir / f"dies-{number}"
         acked = dies_at(data_dir, number, scenario)
         assert "closed" not in acked
         reached.update(acked)
-        check(data_dir, acked)
+        check(data_dir, acked, made)
     assert "meta" in reached, "the last that is followed by another step"
 
 
-def test_death_at_each_step_of_a_repair(tmp_path: Path) -> None:
+def test_death_at_each_step_of_a_repair(fast_dir: Path) -> None:
     """Repair itself may die anywhere, again, and the next start completes it."""
 
     def harmed(data_dir: Path) -> None:
@@ -201,11 +237,11 @@ def test_death_at_each_step_of_a_repair(tmp_path: Path) -> None:
     def repair(data_dir: Path, step: Step, ack: Ack) -> None:
         close(opening(data_dir, step))
 
-    harmed(tmp_path / "whole")
-    names = count_steps(tmp_path / "whole", repair)
+    harmed(fast_dir / "whole")
+    names = count_steps(fast_dir / "whole", repair)
     everything = ["put A", "put B", "fetch C", "artifact", "records", "record again", "meta"]
     for number in range(1, len(names) + 1):
-        data_dir = tmp_path / f"dies-{number}"
+        data_dir = fast_dir / f"dies-{number}"
         harmed(data_dir)
         dies_at(data_dir, number, repair)
         close(opening(data_dir))
@@ -260,36 +296,23 @@ def put_file(opened: Opened) -> None:
 
 
 def fetch_b(opened: Opened, wire: WireForms) -> None:
-    fetch = wire.begin(MANIFESTS[0])
-    for index, segment in enumerate(SEGMENTS):
+    manifest, segments = wire_of(B, opened.core.layout.root.parent)
+    fetch = wire.begin(manifest)
+    for index, segment in enumerate(segments):
         fetch.write(index, segment)
     fetch.finish()
-
-
-MANIFESTS = []
-SEGMENTS: list[bytes] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _wire_of_b(tmp_path_factory: pytest.TempPathFactory) -> None:
-    opened = opening(tmp_path_factory.mktemp("origin") / "data")
-    wire = WireForms(opened.core, zstd_level=1)
-    info = opened.core.put(B, "artifact", None)
-    MANIFESTS[:] = [wire.make(info.digest)]
-    SEGMENTS[:] = [wire.segment(info.digest, i) for i in range(MANIFESTS[0].segments)]
-    close(opened)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "io-error"])
 @pytest.mark.parametrize(("name", "operation"), OPERATIONS, ids=[name for name, _ in OPERATIONS])
 def test_each_system_call_fails_once(
-    tmp_path: Path, name: str, operation: Operation, code: int
+    fast_dir: Path, name: str, operation: Operation, code: int
 ) -> None:
     """A typed error, no temp, nothing lost, and the same call succeeds afterwards."""
     number = 0
     while True:
         number += 1
-        data_dir = tmp_path / str(number)
+        data_dir = fast_dir / str(number)
         step, taken = fails_at(10**9, code)
         gate: list[Step] = [step]
         opened = opening(data_dir, lambda name, gate=gate: gate[0](name))
@@ -303,7 +326,7 @@ def test_each_system_call_fails_once(
         if error is not None:
             failed_sql = taken[number - 1].startswith("sql")
             assert failed_sql or isinstance(error, DiskFull) == (code == errno.ENOSPC)
-            assert str(tmp_path) not in str(error)
+            assert str(fast_dir) not in str(error)
         gate[0] = lambda name: None
         for path in (data_dir / "tmp").iterdir():
             # Only when removing the temp is what failed.
