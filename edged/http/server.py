@@ -147,8 +147,6 @@ class HttpServer:
                     connections.cancel_scope.cancel()
                 housekeeping.cancel_scope.cancel()
         finally:
-            for sock in sockets:
-                sock.close()
             self._ended.set()
 
     async def _accept(self, sock: socket.socket, nursery: trio.Nursery) -> None:
@@ -257,5 +255,17 @@ async def serve(
             await server.run(sockets, task_status)
             await lifespan.wait_for_shutdown()
             nursery.cancel_scope.cancel()
-    except* (LifespanFailureError, LifespanTimeoutError) as group:
-        raise EdgedError(f"the application did not start: {group.exceptions[0]}") from group
+    except BaseExceptionGroup as group:
+        failed, others = group.split((LifespanFailureError, LifespanTimeoutError))
+        if failed is None or others is not None:
+            raise
+        raise EdgedError(f"the application's lifespan failed: {_first(failed)}") from group
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
