@@ -10,7 +10,6 @@ import json
 import math
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from edged.config import parse_config
@@ -89,11 +88,3 @@ def _toml_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     raise ConfigError(f"config: {value!r}: only text, numbers, booleans and lists of them")
-
-
-def read_token(path: Path) -> str:
-    """Raises ConfigError."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no control token can be read: {error}") from error

@@ -222,3 +222,11 @@ def write_file(path: Path, data: bytes, *, mode: int) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_token(path: Path) -> str:
+    """Raises ConfigError."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no control token can be read: {error}") from error

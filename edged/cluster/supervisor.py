@@ -19,11 +19,10 @@ import msgspec
 from edged.errors import ClusterFailed, ClusterNotFound, ConfigError, Conflict
 
 from . import probe, process
-from .layout import read_token, write_cluster
 from .ports import HOST, free_ports
 from .process import Process
 from .spec import ClusterSpec
-from .state import ClusterState, Home, NodeState
+from .state import ClusterState, Home, NodeState, read_token
 from .views import ClusterStatus, NodeCondition, NodeStatus, Progress, Report, Stopped
 
 POLL_S: Final = 0.05
@@ -93,6 +92,10 @@ class Supervisor:
                 raise ClusterFailed(f"a port of cluster {name!r} is taken: {error}") from error
 
     def _create(self, name: str, spec: ClusterSpec) -> ClusterState:
+        from .layout import (
+            write_cluster,
+        )  # needs cryptography, which takes longer than most commands
+
         with self.home.port_lock():
             taken = {
                 port

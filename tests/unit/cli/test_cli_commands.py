@@ -1,0 +1,452 @@
+"""Commands against a real control API over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol.ids import digest_of
+from tests.unit.cli.node_thread import TOKEN, NodeThread
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+# ---------------------------------------------------------------- deploy
+def test_deploy_and_everything_after(cli: Any, as_json: Any, module_file: Path) -> None:
+    first = as_json("deploy", module_file)
+    assert first["function"]["name"] == "hello"
+    assert first["module"]["module"] == digest_of(module_file.read_bytes())
+    assert first["url"].endswith("/hello")
+    second = as_json(
+        "deploy",
+        module_file,
+        "--abi",
+        "cgi",
+        "--env",
+        "A=b=c",
+        "--memory",
+        "2MiB",
+        "--timeout-ms",
+        "500",
+        "--method",
+        "GET",
+        "--arg",
+        "-v",
+        "--tmp-bytes",
+        "1k",
+        "--mount",
+        "assets:/srv",
+        "--entrypoint",
+        "main",
+    )
+    assert second["function"]["previous"] == first["function"]["version"]
+
+    detail = as_json("describe", "hello")
+    assert detail["spec"]["policy"]["env"] == {"A": "b=c"}
+    assert detail["spec"]["policy"]["memory_bytes"] == 2 * 1024 * 1024
+    assert detail["spec"]["policy"]["tmp_bytes"] == 1024
+    assert detail["spec"]["policy"]["mounts"] == [{"source": "assets", "guest_path": "/srv"}]
+    assert detail["spec"]["args"] == ["-v"]
+    assert detail["spec"]["methods"] == ["GET"]
+    assert detail["spec"]["entrypoint"] == "main"
+    assert [f["name"] for f in as_json("functions")["functions"]] == ["hello"]
+    assert [v["current"] for v in as_json("versions", "hello")["versions"]] == [True, False]
+    assert as_json("explain", "hello")["next_start"] == "compiled"
+    assert as_json("status")["functions"] == 1
+    assert as_json("members")["members"][0]["name"] == "n1"
+
+    assert as_json("rollback", "hello")["version"] == first["function"]["version"]
+    wanted = second["function"]["version"]
+    assert as_json("rollback", "hello", wanted[:10])["version"] == wanted
+    assert as_json("remove", "hello", "--yes")["version"] is None
+    assert cli("describe", "hello").exit_code == 4
+
+
+def test_for_people(cli: Any, node: NodeThread, module_file: Path) -> None:
+    deployed = cli("deploy", module_file)
+    assert deployed.exit_code == 0
+    assert f"invoke   {node.gateway_url}/hello" in deployed.stdout
+    assert "unchanged: hello" in cli("deploy", module_file).stdout
+    assert digest_of(module_file.read_bytes())[:12] in cli("functions").stdout
+    assert "10000 ms" in cli("describe", "hello").stdout
+    assert "*" in cli("versions", "hello").stdout
+    assert "compiled" in cli("explain", "hello").stdout
+    assert node.gateway_url in cli("status").stdout
+    assert "n1 *" in cli("members").stdout
+    changed = cli("deploy", module_file, "--abi", "cgi")
+    assert "(edged rollback hello)" in changed.stdout
+    assert "hello is at version" in cli("rollback", "hello").stdout
+    assert "removed hello" in cli("remove", "hello", "--yes").stdout
+    assert "no functions yet" in cli("functions").stdout
+
+
+def test_function_toml(as_json: Any, tmp_path: Path, module_file: Path) -> None:
+    config = tmp_path / "function.toml"
+    config.write_text(
+        'name = "greeter"\nfile = "hello.wasm"\nabi = "cgi"\nargs = ["a"]\n'
+        '[policy]\ntimeout_ms = 7\nenv = { A = "1", B = "2" }\n'
+    )
+    assert as_json("deploy", "--config", config)["function"]["name"] == "greeter"
+    spec = as_json("describe", "greeter")["spec"]
+    assert (spec["abi"], spec["policy"]["timeout_ms"]) == ("cgi", 7)
+    assert (
+        as_json(
+            "deploy", "--config", config, "--name", "other", "--env", "B=3", "--timeout-ms", "9"
+        )["function"]["name"]
+        == "other"
+    )
+    policy = as_json("describe", "other")["spec"]["policy"]
+    assert (policy["env"], policy["timeout_ms"]) == ({"A": "1", "B": "3"}, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("nmae = 'x'", "nmae"),
+        ("[policy]\ntimeout = 3", "timeout"),
+        ("abi = 'lambda'", "lambda"),
+        ("[policy]\ntimeout_ms = 0", "timeout_ms"),
+        ("= 3", "not TOML"),
+        ("name = 'x'", "give FILE"),
+    ],
+)
+def test_wrong_function_toml(cli: Any, tmp_path: Path, text: str, named: str) -> None:
+    config = tmp_path / "function.toml"
+    config.write_text(text)
+    result = cli("deploy", "--config", config)
+    assert result.exit_code == 2
+    assert named in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--env", "A"), "NAME=VALUE"),
+        (("--env", "A B=c"), "env"),
+        (("--mount", "/etc:/etc"), "--mount"),
+        (("--timeout-ms", "0"), "timeout_ms"),
+        (("--memory", "lots"), "size"),
+        (("--name", "Hello!"), "a-z"),
+        (("--abi", "wasi"), "abi"),
+    ],
+)
+def test_wrong_flags(cli: Any, module_file: Path, flags: tuple[str, ...], named: str) -> None:
+    result = cli("deploy", module_file, *flags)
+    assert result.exit_code == 2
+    assert named in result.stderr
+
+
+def test_files_that_cannot_be_deployed(cli: Any, tmp_path: Path) -> None:
+    assert cli("deploy", tmp_path / "none.wasm").exit_code == 2
+    assert cli("deploy", tmp_path).exit_code == 2
+    empty = tmp_path / "empty.wasm"
+    empty.touch()
+    assert "is empty" in cli("deploy", empty).stderr
+    text = tmp_path / "text.wasm"
+    text.write_text("hello")
+    result = cli("deploy", text)
+    assert result.exit_code == 1
+    assert "neither .wasm nor .wat" in result.stderr
+
+
+def test_a_module_of_many_chunks(as_json: Any, tmp_path: Path) -> None:
+    path = tmp_path / "big.wasm"
+    path.write_bytes(b"\x00asm\x01\x00\x00\x00" + os.urandom(3_000_000))
+    assert as_json("deploy", path)["module"]["size_bytes"] == 3_000_008
+
+
+# ---------------------------------------------------------------- problems
+def test_problems_as_json(cli: Any) -> None:
+    result = cli("describe", "nothing", "--json")
+    assert (result.exit_code, result.stdout) == (4, "")
+    problem = json.loads(result.stderr)
+    assert problem["type"] == "urn:edged:error:function-not-found"
+    assert problem["node"].startswith("http://")
+
+
+def test_problems_for_people(cli: Any) -> None:
+    result = cli("describe", "nothing")
+    assert result.stdout == ""
+    assert "error: node http://" in result.stderr
+    assert "hint: edged functions" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["a/b", "../status", "ä", "a b", "%2e%2e", "?x", "#", ""])
+def test_hostile_names_stay_names(cli: Any, name: str) -> None:
+    assert cli("describe", name).exit_code == 4
+
+
+def test_wrong_token(run: Any, node: NodeThread) -> None:
+    result = run("status", env={"EDGED_CONTROL": node.url, "EDGED_TOKEN": "wrong"})
+    assert result.exit_code == 1
+    assert "control token" in result.stderr
+
+
+def test_token_file(run: Any, node: NodeThread, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(TOKEN + "\n")
+    assert run("status", "--control", node.url, "--token-file", path).exit_code == 0
+    missing = run("status", "--control", node.url, "--token-file", tmp_path / "none")
+    assert (missing.exit_code, "cannot be read" in missing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("token", ["", "a\nb", "ä"])
+def test_unusable_tokens(run: Any, node: NodeThread, token: str) -> None:
+    result = run("status", env={"EDGED_CONTROL": node.url, "EDGED_TOKEN": token})
+    assert result.exit_code == 2
+    assert "--token-file" in result.stderr
+
+
+def test_nobody_answers(run: Any) -> None:
+    result = run(
+        "status", "--json", env={"EDGED_CONTROL": "http://127.0.0.1:1", "EDGED_TOKEN": "t"}
+    )
+    assert result.exit_code == 3
+    assert json.loads(result.stderr)["type"] == "urn:edged:error:unreachable"
+    assert json.loads(result.stderr)["url"] == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "http://h:0", "http://h:99999"])
+def test_urls_that_are_none(run: Any, url: str) -> None:
+    result = run("status", env={"EDGED_CONTROL": url, "EDGED_TOKEN": "t"})
+    assert result.exit_code == 2
+    assert "http://host:port" in result.stderr
+
+
+def test_a_server_that_is_no_node(run: Any, node: NodeThread) -> None:
+    env = {"EDGED_CONTROL": node.gateway_url, "EDGED_TOKEN": TOKEN}
+    result = run("status", env=env)
+    assert result.exit_code == 1
+    assert "not understood" in result.stderr
+
+
+def test_no_cluster(run: Any) -> None:
+    for command in (
+        ("status",),
+        ("cluster", "status"),
+        ("cluster", "down"),
+        ("cluster", "kill", "n1"),
+    ):
+        result = run(*command)
+        assert result.exit_code == 4
+        assert "edged cluster up" in result.stderr
+
+
+def test_control_and_node_together(run: Any, node: NodeThread) -> None:
+    result = run("status", "--control", node.url, "--node", "n1", env={"EDGED_TOKEN": TOKEN})
+    assert (result.exit_code, "leave out" in result.stderr) == (2, True)
+
+
+def test_remove_asks(cli: Any, module_file: Path) -> None:
+    cli("deploy", module_file)
+    refused = cli("remove", "hello", input="n\n")
+    assert (refused.exit_code, cli("describe", "hello").exit_code) == (1, 0)
+    assert cli("remove", "hello", input="y\n").exit_code == 0
+
+
+# ---------------------------------------------------------------- invoke
+def test_invoke(cli: Any) -> None:
+    result = cli("invoke", "hello", "a/b c", "-q", "x=1&2", "-q", "word", "-H", "X-A: b")
+    asked = json.loads(result.stdout)
+    assert asked["method"] == "GET"
+    assert asked["path"] == "/hello/a/b%20c"
+    assert asked["query"] == "x=1%262&word"
+    assert ["x-a", "b"] in asked["headers"]
+    assert result.stderr == ""
+
+
+def test_invoke_with_data(cli: Any, tmp_path: Path) -> None:
+    assert json.loads(cli("invoke", "f", "-d", "text").stdout)["method"] == "POST"
+    path = tmp_path / "body"
+    path.write_bytes(b"from a file")
+    put = json.loads(cli("invoke", "f", "-X", "PUT", "-d", f"@{path}").stdout)
+    assert (put["method"], put["body"]) == ("PUT", "from a file")
+    assert json.loads(cli("invoke", "f", "-d", "@-", input=b"\xff").stdout)["body"] == "\xff"
+    assert cli("invoke", "f", "-d", f"@{tmp_path}/none").exit_code == 2
+
+
+def test_invoke_paths(cli: Any) -> None:
+    for path, seen in (
+        ("x?a=b&c", ("/f/x", "a=b&c")),
+        ("%2e%2e/%00", ("/f/%2e%2e/%00", "")),
+        ("/abs", ("/f/abs", "")),
+        ("ä", ("/f/%C3%A4", "")),
+    ):
+        asked = json.loads(cli("invoke", "f", path).stdout)
+        assert (asked["path"], asked["query"]) == seen
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(200, 0), (302, 0), (404, 5), (429, 5), (500, 6), (503, 6)]
+)
+def test_invoke_exit_codes(cli: Any, status: int, code: int) -> None:
+    assert cli("invoke", "f", "-q", f"status={status}").exit_code == code
+
+
+def test_invoke_verbose_and_headers(cli: Any) -> None:
+    result = cli("invoke", "f", "-v", "-i")
+    assert "200 from n1: warm start" in result.stderr
+    assert "run 1.5 ms" in result.stderr
+    assert result.stdout.startswith("HTTP/1.1 200 ")
+    assert "x-edged-node: n1" in result.stdout
+
+
+def test_invoke_raw_bytes(cli: Any) -> None:
+    assert cli("invoke", "f", "bytes").stdout_bytes == b"\xff\x00\xfe"
+
+
+def test_invoke_as_json(as_json: Any) -> None:
+    answer = as_json("invoke", "f")
+    assert (answer["status"], answer["start"], answer["node"]) == (200, "warm", "n1")
+    assert answer["timing_s"]["run"] == 0.0015
+    assert json.loads(answer["body"])["method"] == "GET"
+    assert as_json("invoke", "f", "bytes")["body_base64"] == "/wD+"
+
+
+def test_invoke_at_a_gateway(run: Any, node: NodeThread) -> None:
+    assert run("invoke", "f", "--gateway", node.gateway_url).exit_code == 0
+    assert run("invoke", "f", "--gateway", "http://127.0.0.1:1").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (("-H", "nothing"), 2),
+        (("-H", "A: b\r\nC: d"), 2),
+        (("-X", "GE\r\nT"), 2),
+        (("-X", "GE T"), 5),  # the gateway's to judge: invoke is for trying things, too
+        (("-H", "a b: c"), 5),
+    ],
+)
+def test_invoke_that_is_no_http(cli: Any, flags: tuple[str, ...], code: int) -> None:
+    assert cli("invoke", "f", *flags).exit_code == code
+
+
+# ---------------------------------------------------------------- logs
+def say(node: NodeThread, *texts: str) -> None:
+    for text in texts:
+        node.do(node.operator.say, "hello", text)
+
+
+def test_logs(cli: Any, node: NodeThread, module_file: Path) -> None:
+    cli("deploy", module_file)
+    say(node, "one", "two", "\x1b[31mred\x07")
+    shown = cli("logs", "hello", "--tail", "2").stdout
+    assert "one" not in shown
+    assert "two" in shown
+    assert "\x1b[31mred" not in shown
+    assert "\\x1b[31mred\\x07" in shown
+    lines = cli("logs", "hello", "--json").stdout.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["one", "two", "\x1b[31mred\x07"]
+    assert cli("logs", "nothing", "--follow").exit_code == 4
+    assert cli("logs", "hello", "--tail", "-1").exit_code == 1
+
+
+def test_logs_follow_until_the_function_goes(cli: Any, node: NodeThread, module_file: Path) -> None:
+    cli("deploy", module_file)
+    say(node, "one")
+    results = []
+    reader = threading.Thread(target=lambda: results.append(cli("logs", "hello", "-f", "--json")))
+    reader.start()
+    deadline = time.monotonic() + 10
+    while node.do(lambda: node.operator.following) == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    say(node, "two")
+    assert edged_subprocess(node, "remove", "hello", "--yes").returncode == 0
+    reader.join(10)
+    assert [json.loads(line)["text"] for line in results[0].stdout.splitlines()] == ["one", "two"]
+
+
+# ---------------------------------------------------------------- as a process
+def edged_subprocess(node: NodeThread | None, *args: str) -> subprocess.CompletedProcess[str]:
+    env = dict(os.environ, EDGED_STATE="/nonexistent")
+    if node is not None:
+        env |= {"EDGED_CONTROL": node.url, "EDGED_TOKEN": TOKEN}
+    return subprocess.run(
+        [sys.executable, "-m", "edged", *map(str, args)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_as_a_process(node: NodeThread, module_file: Path) -> None:
+    deployed = edged_subprocess(node, "deploy", module_file, "--json")
+    assert (deployed.returncode, deployed.stderr) == (0, "")
+    assert json.loads(deployed.stdout)["function"]["created"]
+    assert edged_subprocess(node, "describe", "none").returncode == 4
+    assert edged_subprocess(node, "invoke", "hello", "-q", "status=500").returncode == 6
+    assert edged_subprocess(None, "functions").returncode == 4
+    assert edged_subprocess(None, "nonsense").returncode == 2
+    assert edged_subprocess(None, "--version").stdout.startswith("edged ")
+
+
+HEAVY = ("wasmtime", "hypercorn", "starlette", "trio", "httpx", "cryptography", "structlog")
+
+
+@pytest.mark.parametrize(
+    ("args", "unwanted"),
+    [
+        (("--help",), (*HEAVY, "rich", "msgspec", "http.client")),
+        (("status",), HEAVY),
+        (("deploy", "none.wasm"), HEAVY),
+        (("cluster", "list"), HEAVY),
+        (("cluster", "status"), HEAVY),
+    ],
+)
+def test_commands_load_only_what_they_need(
+    args: tuple[str, ...], unwanted: tuple[str, ...]
+) -> None:
+    code = (
+        "import sys\nfrom edged.__main__ import main\nsys.argv = ['edged', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
+    env = dict(os.environ, EDGED_STATE="/nonexistent", EDGED_CONTROL="")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    loaded = done.stderr.splitlines()[-1]
+    assert [name for name in unwanted if f"'{name}'" in loaded] == []
+
+
+# ---------------------------------------------------------------- run
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "cannot be read"),
+        ("node", "not TOML"),
+        ("", "node"),
+        ("[node]\nname = 'n1'\ncolour = 1", "colour"),
+        ("[node]\nname = 'N 1'", "node.name"),
+        ("[node]\nname = 'n1'\n[gateway]\nbind = '8080'", "gateway.bind"),
+    ],
+)
+def test_run_with_a_wrong_config(
+    run: Callable[..., Any], tmp_path: Path, text: str | None, named: str
+) -> None:
+    path = tmp_path / "node.toml"
+    if text is not None:
+        path.write_text(text)
+    result = run("run", path)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert len(result.stderr.splitlines()) == 1
