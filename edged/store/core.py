@@ -106,7 +106,7 @@ class Core:
                     if ops:
                         self._journal.append(ops)
                         self._index.apply(ops, seq=self._journal.seq)
-            except StoreError:
+            except BaseException:
                 self._journal.roll_back(mark)
                 raise
             self._state.apply(ops)

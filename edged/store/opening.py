@@ -44,6 +44,7 @@ RECENT_BYTES_MAX: Final = 1024 * 1024 * 1024
 PARTIAL_AGE_MAX_S: Final = 7 * 24 * 3600.0
 """A fetch that nobody resumed for a week is given up."""
 QUARANTINE_ENTRIES_MAX: Final = 64
+_OWNER_BYTES: Final = 128
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -78,8 +79,8 @@ def _boot_id() -> str:
 def _write_owner(fd: int, *, clean: bool) -> None:
     text = f"pid {os.getpid()}\nboot {_boot_id()}\nstate {'clean' if clean else 'open'}\n"
     with translated("writing the lock file"):
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, text.encode(), 0)
+        # One write of one length, no truncation: a crash leaves the old text or the new.
+        os.pwrite(fd, text.encode().ljust(_OWNER_BYTES, b"\n"), 0)
         os.fsync(fd)
 
 

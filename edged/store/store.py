@@ -8,6 +8,7 @@ half-way: once it runs, cancellation waits for it, and what it did is durable.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -70,6 +71,7 @@ class BlobStore:
         self.repair: RepairReport = opened.repair
         self.io_limiter = trio.CapacityLimiter(IO_THREADS)
         self.compress_limiter = trio.CapacityLimiter(COMPRESS_THREADS)
+        self._closing = trio.Lock()
         self._core = opened.core
         self._lock = opened.lock
         self._wire = WireForms(opened.core, zstd_level=zstd_level)
@@ -183,10 +185,16 @@ class BlobStore:
         return True
 
     async def close(self) -> None:
-        """Finishes what is being written, then frees the directory. Idempotent; shielded, as it
-        belongs into `finally` (its work is bounded: one checkpoint of a small WAL)."""
+        """Waits for the calls that run, then frees the directory. Idempotent; shielded, as it
+        belongs into `finally` (bounded: what runs is local disk work, and one checkpoint)."""
         with trio.CancelScope(shield=True):
-            await self._run(self._close)
+            async with self._closing, AsyncExitStack() as stack:
+                for limiter in (self.compress_limiter, self.io_limiter):
+                    for _ in range(int(limiter.total_tokens)):
+                        borrower = object()
+                        await limiter.acquire_on_behalf_of(borrower)
+                        stack.callback(limiter.release_on_behalf_of, borrower)
+                await trio.to_thread.run_sync(self._close, limiter=trio.CapacityLimiter(1))
 
     def _close(self) -> None:
         self._core.close()

@@ -9,6 +9,7 @@ the blob's index row is durable the partial is still there to resume from.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -176,8 +177,9 @@ class WireForms:
             for other in core.layout.partial.glob(f"{manifest.blob}.*"):
                 if other != path:
                     core.disk.unlink(other)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
+                os.fchmod(fd, 0o600)  # an interrupted finish may have sealed it
                 present = present_segments(fd, manifest)
             finally:
                 os.close(fd)
@@ -252,25 +254,35 @@ class Fetch:
         core.put(encode_manifest(manifest), "manifest", self._name)
         with core.locks.holding(manifest.blob), translated("finishing a fetch"):
             self._owner.check_current(self)
-            held = core.intact(manifest.blob)
-            if held is not None and held.row.manifest is not None:
-                info = held.info
-            elif held is not None:
-                # The bytes came another way meanwhile; the frames were verified one by one.
-                info = self._adopt_wire(held)
-            else:
-                info = self._make_blob()
+            try:
+                info = self._finish()
+            except (StoreError, OSError):
+                with contextlib.suppress(OSError):
+                    self._path.chmod(0o600)  # unsealed: it may be completed or tried again
+                raise
             core.disk.discard(self._path)
             self._owner.forget(self)
         return info
 
+    def _finish(self) -> BlobInfo:
+        held = self._core.intact(self.manifest.blob)
+        if held is None:
+            return self._make_blob()
+        if held.row.manifest is None:
+            return self._adopt_wire(held)  # the bytes came another way meanwhile
+        return held.info
+
     def _adopt_wire(self, held: Held) -> BlobInfo:
         self._check_frames()
-        self._link_wire()
-        return self._core.relabel(with_wire(held, self.manifest))
+        wire_path = self._link_wire()
+        try:
+            return self._core.relabel(with_wire(held, self.manifest))
+        except StoreError:
+            self._core.disk.discard(wire_path)
+            raise
 
     def _check_frames(self) -> None:
-        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if len(present_segments(fd, self.manifest)) < self.manifest.segments:
                 raise self._refused(DigestMismatch("a segment on disk does not verify any more"))
@@ -284,7 +296,7 @@ class Fetch:
         core.disk.require_free(manifest.raw_bytes)
         temp = core.temp_path()
         try:
-            source = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 target = core.disk.create(temp)
                 try:
