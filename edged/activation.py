@@ -228,8 +228,7 @@ class Activation:
         def progress(done: int, of: int) -> None:
             self._log.debug("fetching", module=spec.module, wire_bytes=done, of=of)
 
-        info = await self._fetcher.fetch(spec.module, spec.manifest, progress=progress)
-        self._metrics.fetched_bytes.inc(info.wire_bytes or 0)
+        await self._fetcher.fetch(spec.module, spec.manifest, progress=progress)
         self._on_held(spec.module)
         return trio.current_time() - started
 

@@ -10,6 +10,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 import trio
 
+from protocol.events import (
+    Event,
+    IdentityClash,
+    MemberDown,
+    MemberLeft,
+    MemberSuspect,
+    MemberUp,
+)
 from protocol.gossip import Gossip, GossipConfig
 from protocol.ids import Digest, FunctionName
 from protocol.member import Metadata
@@ -27,7 +35,7 @@ from .interfaces import FunctionView, NodeState, Peer
 from .journal import Journal
 from .network import ExchangeService, GossipService, GossipSockets, StreamServer, bind_gossip
 from .operations import ClusterAccess, Operations
-from .runtime import WasmtimeRuntime
+from .runtime.runtime import WasmtimeRuntime
 from .store import BlobStore
 from .telemetry import Log, Metrics
 from .trust import Trust
@@ -104,6 +112,7 @@ class Parts:
         self.store = store
         self.runtime = runtime
         self.journal = Journal()
+        self._log = log
         self.gossip = Gossip(
             GossipConfig(
                 metadata=Metadata(
@@ -134,6 +143,7 @@ class Parts:
             save_records=store.save_records,
             metrics=metrics,
             log=log,
+            on_event=self._on_event,
         )
         self.exchange = ExchangeService(
             trust=trust,
@@ -204,6 +214,20 @@ class Parts:
         for blob in self.store.blobs():
             if blob.kind == "module" and blob.manifest is not None:
                 self.gossip.holdings.set_local(blob.digest, held=True)
+
+    async def _on_event(self, event: Event) -> None:
+        match event:
+            case MemberUp() | MemberSuspect() | MemberDown() | MemberLeft():
+                kind = type(event).__name__.removeprefix("Member").lower()
+                member = event.member
+                self._log.info(f"member {kind}", member=member.name, member_id=member.node_id)
+            case IdentityClash():
+                self._log.error(
+                    "another process runs under this node's identity; stop one of them",
+                    generation=event.generation,
+                )
+            case _:
+                pass  # records are durable already; views read the rest from the machine
 
     def _peers_holding(self, digest: Digest) -> list[Peer]:
         return self.views.peers_holding(digest)

@@ -25,7 +25,7 @@ from .control import make_control_app
 from .errors import ConfigError
 from .http import HttpHooks, HttpLimits, HttpServer, serve
 from .interfaces import NodeState
-from .runtime import open_runtime
+from .runtime.runtime import open_runtime
 from .store import BlobStore, open_store
 from .telemetry import Log, Metrics, make_log
 from .trust import load_trust
@@ -79,7 +79,7 @@ class Node:
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
-            runtime = await open_runtime(
+            runtime = open_runtime(
                 config.runtime,
                 mounts={name: config.path(path) for name, path in config.mounts.items()},
                 scratch_dir=config.data_dir / "scratch",
