@@ -64,7 +64,7 @@ async def test_idle_connections_are_closed_and_new_ones_refused() -> None:
         assert await listener.drain() == 0
         assert await idle.closed()
         assert await silent.closed()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             await listener.connect()
 
 
