@@ -1,0 +1,30 @@
+"""The configuration files that ship are right, and configs/node.toml leaves no key out."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edged.cluster.spec import load_spec
+from edged.config import Config, load_config
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+def test_node_toml_holds_every_key_with_its_default() -> None:
+    shipped = tomllib.loads((CONFIGS / "node.toml").read_text())
+    minimal = msgspec.convert({"node": {"name": "edge-1"}}, Config)
+    defaults = msgspec.json.decode(msgspec.json.encode(minimal))
+    del defaults["base"]
+    assert shipped == defaults
+    assert load_config(CONFIGS / "node.toml").node.name == "edge-1"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "clusters").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_cluster_files(path: Path) -> None:
+    assert len(load_spec(path).nodes) == 3
