@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from edged.interfaces import CancelFlag
 
-from .ffi import EXTERN_FUNC, EXTERN_MEMORY, Api, Extern, Func, Instance
+from .ffi import EXTERN_FUNC, EXTERN_MEMORY, VAL_RAW_BYTES, Api, Extern, Func, Instance
 from .relay import NAMES, WASI
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class Scratch:
         self.instance_at = addressof(self.instance)
         self.trap = c_void_p()
         self.trap_at = addressof(self.trap)
-        self.values = (ctypes.c_uint64 * 2)()
+        self.values = (ctypes.c_char * VAL_RAW_BYTES)()
+        """Room for one value, the common case."""
         self.values_at = addressof(self.values)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from ctypes import byref, c_void_p
-from typing import Final
+from typing import Any, Final
 
 from edged.errors import ArtifactRefused
 
@@ -39,6 +39,8 @@ class Code:
         self.needs_wasi = not imported <= _SELF_SUFFICIENT
         self.needs_args = bool(imported & _ARGUMENTS)
         self.needs_env = bool(imported & _ENVIRONMENT)
+        self.arguments: tuple[tuple[bytes, ...], Any] = (), None
+        """The last call's argv, checked, and as a char*[]."""
         self.plain = self._link(engine.linker)
 
     @property

@@ -273,5 +273,5 @@ def name_of(vec: Any) -> str:
 
 
 def c_strings(items: Sequence[bytes]) -> Any:
-    """A char*[] that keeps its bytes alive."""
+    """A char*[] that keeps its bytes alive. (ctypes remembers the array types it made.)"""
     return (c_char_p * len(items))(*items)

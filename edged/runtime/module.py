@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from ctypes import Array, c_char
+from ctypes import Array, c_char, memmove
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Final, NamedTuple
@@ -55,6 +55,8 @@ class Entry(NamedTuple):
     """Types of the wanted results."""
     values: bytes
     """Raw parameters, with room for the results."""
+    slots: int
+    """Of `values`."""
 
 
 class _Recount(Exception):
@@ -111,8 +113,9 @@ class WasmtimeModule:
             raise ModuleRejected(
                 "missing-export", f"{name[:80]!r} takes parameters; it is no entry point"
             )
-        values = bytes(VAL_RAW_BYTES * max(len(results), 1))
-        return Entry(name.encode(), self._initializer(name), (), values)
+        slots = max(len(results), 1)
+        values = bytes(VAL_RAW_BYTES * slots)
+        return Entry(name.encode(), self._initializer(name), (), values, slots)
 
     def _export(self, call: Invocation) -> Entry:
         """Raises ModuleRejected("missing-export"), BadRequest."""
@@ -122,7 +125,8 @@ class WasmtimeModule:
         if "other" in results:
             raise BadRequest(f"{name[:80]!r} returns a value that is not a number")
         values = pack_params(params, call.export.params, len(results))
-        return Entry(name.encode(), self._initializer(name), results, bytes(values))
+        slots = len(values) // VAL_RAW_BYTES
+        return Entry(name.encode(), self._initializer(name), results, bytes(values), slots)
 
     def _initializer(self, name: str) -> bytes | None:
         if name in (START, INITIALIZE) or self._signatures.get(INITIALIZE) != ((), ()):
@@ -212,7 +216,11 @@ class WasmtimeModule:
             if ticks > EPOCH_PERIOD_TICKS or ticks < 1:
                 ticks = EPOCH_PERIOD_TICKS if ticks > 0 else 1
             api.wasmtime_context_set_epoch_deadline(context, ticks)
-            values = (c_char * len(entry.values)).from_buffer_copy(entry.values)
+            values = state.scratch.values
+            if entry.slots > 1 or entry.initialize is not None:
+                values = (c_char * len(entry.values)).from_buffer_copy(entry.values)
+            else:
+                memmove(state.scratch.values_at, entry.values, VAL_RAW_BYTES)
             current = state.call = Call(
                 engine,
                 state.scratch,
@@ -228,8 +236,8 @@ class WasmtimeModule:
                 self._instantiate(current, code.plain if tmp is None else code.with_tmp)
                 ready = perf_counter()
                 if entry.initialize is not None:
-                    self._call(current, entry.initialize, (c_char * VAL_RAW_BYTES)())
-                self._call(current, entry.name, values)
+                    self._call(current, entry.initialize, state.scratch.values, 1)
+                self._call(current, entry.name, values, entry.slots)
             except Stop:
                 ready = max(ready, begin)  # proc_exit(0), perhaps from the start function
             finally:
@@ -239,7 +247,7 @@ class WasmtimeModule:
                 bytes(current.stdout),
                 bytes(current.stderr),
                 current.stderr_truncated,
-                unpack_results(entry.results, values.raw) if entry.results else (),
+                unpack_results(entry.results, bytes(values)) if entry.results else (),
                 ready - begin,
                 perf_counter() - ready,
             )
@@ -256,7 +264,7 @@ class WasmtimeModule:
         if error or scratch.trap.value:
             self._raise(call, error)
 
-    def _call(self, call: Call, name: bytes, values: Array[c_char]) -> None:
+    def _call(self, call: Call, name: bytes, values: Array[c_char], slots: int) -> None:
         """Results replace the parameters in `values`. Raises what `_raise` does."""
         api, scratch = self._api, call.scratch
         api.wasmtime_instance_export_get(
@@ -264,7 +272,7 @@ class WasmtimeModule:
         )
         assert scratch.export.kind == EXTERN_FUNC, name
         error = api.wasmtime_func_call_unchecked(
-            call.context, scratch.function_at, values, len(values) // VAL_RAW_BYTES, scratch.trap_at
+            call.context, scratch.function_at, values, slots, scratch.trap_at
         )
         if error or scratch.trap.value:
             self._raise(call, error)

@@ -44,8 +44,12 @@ class Sandbox:
     def _fill(self, config: int, call: Invocation, code: Code, tmp: Path | None) -> None:
         api, policy = self._api, call.policy
         if call.args and code.needs_args:
-            _check_arguments(call.args)
-            if not api.wasi_config_set_argv(config, len(call.args), c_strings(call.args)):
+            args, strings = code.arguments
+            if args != call.args:
+                _check_arguments(call.args)
+                strings = c_strings(call.args)
+                code.arguments = call.args, strings  # a function's are mostly the same each time
+            if not api.wasi_config_set_argv(config, len(call.args), strings):
                 raise BadRequest("an argument is not UTF-8")
         env = environment(call, policy) if policy.env else call.env
         if env and code.needs_env:
@@ -91,11 +95,10 @@ def _check_arguments(args: tuple[bytes, ...]) -> None:
 
 def _check_environment(
     env: tuple[tuple[bytes, bytes], ...],
-) -> tuple[list[bytes], list[bytes]]:
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     if len(env) > ENVIRONMENT_MAX:
         raise BadRequest(f"more than {ENVIRONMENT_MAX} environment variables")
-    names = [name for name, _value in env]
-    values = [value for _name, value in env]
+    names, values = zip(*env, strict=True)
     joined = b"".join(names)
     if b"\x00" in joined or b"=" in joined or b"" in names:
         raise BadRequest("an environment variable's name is empty or holds '=' or NUL")
