@@ -9,7 +9,7 @@ Only the owner (Gossip) merges.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container
 from typing import Final, Literal
 
 from blake3 import blake3
@@ -121,9 +121,10 @@ class Holdings:
             known.visible = False
             self._recount(node_id, known)
 
-    def forget(self, node_id: NodeId) -> None:
-        """The node is reaped."""
-        self._drop(node_id)
+    def retain(self, known: Container[NodeId]) -> None:
+        """Forgets the sets of all nodes that are not `known` any more."""
+        for node_id in [node_id for node_id in self._sets if node_id not in known]:
+            self._drop(node_id)
 
     def merge_update(self, update: HoldingsUpdate) -> Literal["applied", "old", "gap"]:
         """Raises RemoteProtocolError("holdings-full"); the set is unchanged then."""
@@ -201,9 +202,3 @@ class Holdings:
             _contribution(node_id, known.generation, known.version) if known.visible else 0
         )
         self._digest ^= known.contribution
-
-
-def unique_digests(held: Iterable[tuple[bytes, str]]) -> bool:
-    """Whether no digest repeats: decoded sets are checked once at the door."""
-    digests = [raw for raw, _ in held]
-    return len(set(digests)) == len(digests)

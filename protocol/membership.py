@@ -73,7 +73,7 @@ class Membership:
         self._seeds: tuple[Address, ...] = ()
         self._joining: dict[int, None] = {}
         self._raw = bytes.fromhex(node_id)
-        own = self.table.add(node_id, self._raw, is_self=True, now=now)
+        own = self.table.add(node_id, self._raw, metadata, is_self=True, now=now)
         assert own is not None
         self.own: Final = own
         self.table.update(
@@ -91,7 +91,8 @@ class Membership:
         """Pings every seed, and again until somebody answers; a seed may be this node itself."""
         if not self._seeds or self.table.others() or self.has_left:
             return
-        self._joining = {}
+        if len(self._joining) > 4 * SEEDS_MAX:
+            self._joining = {}
         for address in self._seeds:
             if address == self.own.address:
                 continue
@@ -324,7 +325,7 @@ class Membership:
 
     def _on_alive(self, word: Alive, node_id: NodeId, peer: Peer | None, now: float) -> None:
         if peer is None:
-            peer = self.table.add(node_id, word.node, is_self=False, now=now)
+            peer = self.table.add(node_id, word.node, word.metadata, is_self=False, now=now)
             if peer is None:
                 raise RemoteProtocolError("members-full", f"{len(self.table)} reachable members")
             was, back = "down", True

@@ -94,7 +94,10 @@ class Prober:
         return self._seq
 
     def include(self, node_id: NodeId) -> None:
-        """A new member joins the round at a random place (SWIM §4.3)."""
+        """A new member joins the round at a random place (SWIM §4.3). A member that flaps comes
+        up several times; a round twice the table's size has seen enough of that."""
+        if len(self._round) > 2 * len(self._table):
+            return
         place = int(self._rng.random() * (len(self._round) + 1))
         self._round.insert(place, node_id)
 

@@ -67,14 +67,16 @@ class Peer:
         "suspicion",
     )
 
-    def __init__(self, node_id: NodeId, raw: bytes, *, is_self: bool, now: float) -> None:
+    def __init__(
+        self, node_id: NodeId, raw: bytes, metadata: Metadata, *, is_self: bool, now: float
+    ) -> None:
         self.node_id = node_id
         self.raw = raw
         self.is_self = is_self
         self.generation = 0
         self.incarnation = 0
         self.state: MemberState = "alive"
-        self.metadata: Metadata
+        self.metadata = metadata
         self.rtt = RttEstimate()
         self.suspicion: Suspicion | None = None
         self.contribution = 0
@@ -159,15 +161,17 @@ class Table:
     def state_digest(self) -> int:
         return self._digest
 
-    def add(self, node_id: NodeId, raw: bytes, *, is_self: bool, now: float) -> Peer | None:
-        """A blank row; None if the table is full of reachable members. A full table gives up the
+    def add(
+        self, node_id: NodeId, raw: bytes, metadata: Metadata, *, is_self: bool, now: float
+    ) -> Peer | None:
+        """A row to be updated next; None if the table is full of reachable members. A full table gives up the
         member that has been gone longest."""
         if len(self._peers) >= self._members_max:
             gone = [peer for peer in self._peers.values() if not peer.reachable]
             if not gone:
                 return None
             self.remove(min(gone, key=lambda peer: (peer.changed_at_s, peer.node_id)))
-        peer = Peer(node_id, raw, is_self=is_self, now=now)
+        peer = Peer(node_id, raw, metadata, is_self=is_self, now=now)
         self._peers[node_id] = peer
         return peer
 
@@ -182,11 +186,8 @@ class Table:
         metadata: Metadata | None = None,
     ) -> None:
         if metadata is not None:
-            if (
-                self._by_address.get(getattr(peer, "metadata", metadata).gossip_address)
-                == peer.node_id
-            ):
-                del self._by_address[peer.metadata.gossip_address]
+            if self._by_address.get(peer.address) == peer.node_id:
+                del self._by_address[peer.address]
             peer.metadata = metadata
             self._by_address[metadata.gossip_address] = peer.node_id
         if state != peer.state or generation != peer.generation:
