@@ -435,8 +435,8 @@ class Gossip:
     # ------------------------------------------------------------ after each input
     def _housekeeping(self, now: float, wall_ms: int) -> None:
         self._timers.set(("house", 0), now + HOUSEKEEPING_S)
-        for node_id in self._membership.reap(now):
-            self.holdings.forget(node_id)
+        self._membership.reap(now)
+        self.holdings.retain({peer.node_id for peer in self._table.peers()})
         self.catalog.purge(wall_ms)
 
     def _absorb(self) -> None:

@@ -170,7 +170,7 @@ class Membership:
             self.sends.append(Send(peer.address, peer.node_id, (self.prober.ping_message(peer),)))
         self._knock(now)
 
-    def reap(self, now: float) -> list[NodeId]:
+    def reap(self, now: float) -> None:
         """Forgets members that have been gone for long."""
         gone = [
             peer
@@ -182,7 +182,6 @@ class Membership:
         ]
         for peer in gone:
             self.table.remove(peer)
-        return [peer.node_id for peer in gone]
 
     # ------------------------------------------------------------ probing
     def on_ping(self, ping: Ping, sender: NodeId, source: Address) -> None:

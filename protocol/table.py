@@ -164,8 +164,8 @@ class Table:
     def add(
         self, node_id: NodeId, raw: bytes, metadata: Metadata, *, is_self: bool, now: float
     ) -> Peer | None:
-        """A row to be updated next; None if the table is full of reachable members. A full table gives up the
-        member that has been gone longest."""
+        """A row to be updated next; None if the table is full of reachable members.
+        A full table gives up the member that has been gone longest."""
         if len(self._peers) >= self._members_max:
             gone = [peer for peer in self._peers.values() if not peer.reachable]
             if not gone:
