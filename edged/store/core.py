@@ -36,7 +36,11 @@ class Held(msgspec.Struct, frozen=True):
 
     row: BlobRow
     info: BlobInfo
-    path: Path
+    file: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
 
 
 def held_of(row: BlobRow, layout: Layout) -> Held:

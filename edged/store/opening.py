@@ -15,6 +15,7 @@ such check: the kernel still has every byte that it wrote.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -45,6 +46,7 @@ PARTIAL_AGE_MAX_S: Final = 7 * 24 * 3600.0
 """A fetch that nobody resumed for a week is given up."""
 QUARANTINE_ENTRIES_MAX: Final = 64
 _OWNER_BYTES: Final = 128
+_UNREADABLE: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -251,18 +253,18 @@ class _Repair:
         held: dict[Digest, Held] = {}
         for entry in self._files(self._layout.blobs):
             name = parse_blob_name(entry.name)
-            path = Path(entry.path)
             if name is None or not entry.is_file(follow_symlinks=False):
                 self._log.warning("not a blob; quarantined", name=entry.name)
-                move_to_quarantine(self._disk, self._layout, path)
+                move_to_quarantine(self._disk, self._layout, Path(entry.path))
                 continue
             digest, kind = name
             row = rows.get(digest)
             if row is not None and row.doomed:
-                self._disk.unlink(path)
+                self._disk.unlink(Path(entry.path))
                 continue
             found = entry.stat(follow_symlinks=False)
             if row is None or row.kind != kind or not untouched(row, found):
+                path = Path(entry.path)
                 if digest in held or not self._matches(path, digest):
                     self._quarantine(path, digest, known=row is not None and row.kind == kind)
                     continue
@@ -286,9 +288,18 @@ class _Repair:
         return held
 
     def _matches(self, path: Path, digest: Digest) -> bool:
+        """A bad sector is damage like any other: one blob must not keep a node from starting."""
+        try:
+            return self._hash(path) == digest
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            return False
+
+    def _hash(self, path: Path) -> Digest:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            return hash_fd(fd)[0] == digest
+            return hash_fd(fd)[0]
         finally:
             os.close(fd)
 

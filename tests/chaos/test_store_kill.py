@@ -26,7 +26,7 @@ from protocol.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 KILLS = 40
-BUDGET_S = 12.0
+BUDGET_S = 8.0
 """On a slow machine fewer kills, but at least KILLS_MIN."""
 KILLS_MIN = 10
 KEY = ArtifactKey("k" * 64)

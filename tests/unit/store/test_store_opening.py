@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -15,7 +16,7 @@ import trio
 
 from edged.errors import BlobNotFound, DataDirLocked, StoreError
 from edged.interfaces import ArtifactRow, RepairReport
-from edged.store import BlobStore, open_store
+from edged.store import BlobStore, open_store, opening
 from edged.telemetry import make_log
 from protocol.ids import ArtifactKey, Digest, digest_of
 
@@ -281,6 +282,24 @@ async def test_after_a_machine_crash_recent_blobs_are_hashed(
     store = await reopen()
     assert store.repair.corrupt == (recent.digest,)
     assert store.info(recent.digest) is None
+
+
+async def test_an_unreadable_blob_does_not_keep_the_node_down(
+    store: BlobStore, reopen: Reopen, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = await filled(store)
+    bad = await store.put(b"on a bad sector", kind="module")
+    os.utime(store.path(bad.digest), (1, 1))
+    await store.close()
+
+    def unreadable(fd: int) -> tuple[Digest, int]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "hash_fd", unreadable)
+        store = await reopen()
+    assert store.repair.corrupt == (bad.digest,)
+    await check_filled(store, row)
 
 
 async def test_quarantine_is_bounded(store: BlobStore, reopen: Reopen, data_dir: Path) -> None:

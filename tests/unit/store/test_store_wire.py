@@ -286,6 +286,7 @@ async def test_scrub_finds_both_kinds_of_damage(store: BlobStore, data_dir: Path
     path.chmod(0o600)
     path.write_bytes(b"BAD!")
     wire = next((data_dir / "wire" / manifest.blob[:2]).iterdir())
+    wire.chmod(0o600)
     os.truncate(wire, 1000)
     report = await store.scrub()
     assert (report.blobs, report.corrupt, report.wire_lost) == (3, (bad.digest,), (manifest.blob,))
