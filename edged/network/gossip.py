@@ -77,6 +77,8 @@ class GossipService:
         self._names = Names()
         self._waiting = trio.CancelScope()
         self._stopping = False
+        self._ended = trio.Event()
+        self._ended.set()
         self._syncing: dict[NodeId, None] = {}
         self._out = metrics.datagrams.labels(direction="out")
         self._out_bytes = metrics.datagram_bytes.labels(direction="out")
@@ -95,15 +97,17 @@ class GossipService:
         self._waiting.cancel()
 
     async def leave(self) -> None:
-        """Says goodbye, then ends `run`; about half a second."""
+        """Says goodbye, then ends `run` and waits for that; about half a second."""
         self._gossip.leave(trio.current_time())
         self.notify()
         await trio.sleep(LEAVE_S)
         self._stopping = True
         self.notify()
+        await self._ended.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `leave` or cancellation; closes the UDP socket."""
+        self._ended = trio.Event()
         events, delivering = trio.open_memory_channel[Event](EVENTS_MAX)
         try:
             async with trio.open_nursery() as nursery, trio.open_nursery() as helpers:
@@ -115,6 +119,7 @@ class GossipService:
         finally:
             trio.lowlevel.notify_closing(self._sockets.udp)
             self._sockets.close()
+            self._ended.set()
 
     # ------------------------------------------------------------ the loop
     async def _loop(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> None:

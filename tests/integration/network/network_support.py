@@ -1,20 +1,31 @@
-"""Blobs in memory and a running stream server, for the network tests."""
+"""Blobs in memory, running stream servers and gossip nodes, for the network tests."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 import zstandard
 
-from edged.errors import BlobNotFound, PeerError
+from edged.errors import BlobNotFound, DiskFull, PeerError
 from edged.interfaces import BlobSource
+from edged.network.gossip import GossipService
 from edged.network.server import StreamLimits, StreamServer
+from edged.network.sockets import GossipSockets, bind_gossip
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
+from protocol.events import Event, RecordsAccepted
+from protocol.function import FunctionSpec, encode_spec, version_of
+from protocol.gossip import Gossip, GossipConfig
 from protocol.ids import Digest, NodeId, digest_of
 from protocol.manifest import Manifest, build_manifest, segment_bytes_for
+from protocol.member import Metadata
+from protocol.presets import LOCAL
+from protocol.records import Record
+from protocol.seal import Keyring
 
 MakeTrust = Callable[..., Trust]
 
@@ -82,17 +93,140 @@ class Served:
             await trio.sleep(0.005)
 
 
-@asynccontextmanager
-async def serving(
-    trust: Trust, source: BlobSource, log: Log, limits: StreamLimits | None = None
-) -> AsyncIterator[Served]:
+async def start_serving(
+    nursery: trio.Nursery,
+    trust: Trust,
+    source: BlobSource,
+    log: Log,
+    limits: StreamLimits | None = None,
+) -> Served:
     metrics = Metrics()
     server = StreamServer(
         trust=trust, source=source, sync=EchoSync(), metrics=metrics, log=log, limits=limits
     )
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     host, port = listeners[0].socket.getsockname()
+    await nursery.start(server.run, listeners)
+    return Served(server, metrics, (host, port))
+
+
+@asynccontextmanager
+async def serving(
+    trust: Trust, source: BlobSource, log: Log, limits: StreamLimits | None = None
+) -> AsyncIterator[Served]:
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.run, listeners)
-        yield Served(server, metrics, (host, port))
+        yield await start_serving(nursery, trust, source, log, limits)
+        nursery.cancel_scope.cancel()
+
+
+class GossipNode:
+    """A gossip machine with its service, its stream server and a dict for a disk."""
+
+    def __init__(self, trust: Trust, sockets: GossipSockets, log: Log, generation: int = 1) -> None:
+        self.trust = trust
+        self.sockets = sockets
+        self.metrics = Metrics()
+        self.saved: dict[str, bytes] = {}
+        self.fail_saves = False
+        self.events: list[Event] = []
+        host, port = sockets.address
+        self.seed = f"{host}:{port}"
+        self.gossip = Gossip(
+            GossipConfig(
+                metadata=Metadata(
+                    name=trust.name, gossip_address=sockets.address, stream_address=sockets.address
+                ),
+                generation=generation,
+                knobs=LOCAL,
+            ),
+            Keyring(trust.keyring_keys),
+            trust.anchor,
+            trust.private_key,
+            trust.credential,
+            random.Random(trust.name),
+            now=trio.current_time(),
+            wall_ms=wall_ms(),
+        )
+        self.service = GossipService(
+            self.gossip,
+            sockets,
+            trust=trust,
+            save_records=self.save,
+            metrics=self.metrics,
+            log=log,
+            on_event=self.on_event,
+        )
+        self.server = StreamServer(
+            trust=trust,
+            source=MemorySource(),
+            sync=self.service,
+            metrics=self.metrics,
+            log=log,
+        )
+        self.scope = trio.CancelScope()
+
+    async def save(self, records: Sequence[tuple[str, bytes]]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.fail_saves:
+            raise DiskFull("no space")
+        self.saved.update(records)
+
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, RecordsAccepted) and not self.fail_saves:
+            assert dict(event.records).items() <= self.saved.items(), "told before it was durable"
+        self.events.append(event)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.server.run, self.sockets.listeners)
+                await nursery.start(self.service.run)
+                task_status.started()
+
+    def kill(self) -> None:
+        """Sockets closed, nothing said."""
+        self.scope.cancel()
+
+    def deploy(self, name: str, spec: FunctionSpec) -> None:
+        catalog = self.gossip.catalog
+        self.publish(catalog.prepare_version(name, encode_spec(spec), wall_ms=wall_ms()))
+        version = version_of(encode_spec(spec))
+        self.publish(catalog.prepare_alias(name, version, wall_ms=wall_ms()))
+
+    def publish(self, records: Sequence[Record]) -> None:
+        self.gossip.publish(records, trio.current_time())
+        self.service.notify()
+
+    def states(self) -> dict[str, str]:
+        return {member.name: member.state for member in self.gossip.members()}
+
+    def dropped(self) -> dict[str, float]:
+        return {
+            sample.labels["reason"]: sample.value
+            for metric in self.metrics.datagrams_dropped.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110 - the machine has no event for each condition
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def gossiping(log: Log, *trusts: Trust) -> AsyncIterator[list[GossipNode]]:
+    """Nodes that run and have not joined each other."""
+    async with trio.open_nursery() as nursery:
+        nodes = []
+        for trust in trusts:
+            node = GossipNode(trust, await bind_gossip("127.0.0.1", 0), log)
+            await nursery.start(node.run)
+            nodes.append(node)
+        yield nodes
         nursery.cancel_scope.cancel()

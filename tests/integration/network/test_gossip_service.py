@@ -1,0 +1,318 @@
+"""Real sockets: nodes find each other, spread records, notice deaths; noise at the port is only
+counted."""
+
+from __future__ import annotations
+
+import io
+import random
+import socket
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from network_support import GossipNode, MakeTrust, gossiping, until
+
+from edged.errors import ConfigError, PeerError
+from edged.network.sockets import GossipSockets, Names, bind_gossip
+from edged.network.streams import dial
+from edged.telemetry import Log
+from edged.trust import create_ca
+from protocol.events import MemberDown, MemberLeft, MemberUp, RecordsAccepted
+from protocol.function import FunctionSpec, Policy
+from protocol.ids import digest_of
+from protocol.seal import DATAGRAM_BYTES_MAX, Keyring, Seal
+from protocol.streams import ErrorReply, Sync
+
+SMALL = FunctionSpec(
+    abi="raw", module=digest_of(b"m"), module_bytes=100, manifest=digest_of(b"manifest")
+)
+BIG = msgspec.structs.replace(SMALL, policy=Policy(env={"TEXT": "x" * 8000}))
+
+
+def all_see(nodes: list[GossipNode], **states: str) -> bool:
+    return all(node.states() == states for node in nodes)
+
+
+def join_all(nodes: list[GossipNode]) -> None:
+    for node in nodes[1:]:
+        node.service.join([nodes[0].seed])
+
+
+async def test_three_nodes_converge_spread_records_and_notice_a_death(
+    make_trust: MakeTrust, log: Log
+) -> None:
+    trusts = [make_trust(name) for name in "abc"]
+    async with gossiping(log, *trusts) as nodes:
+        a, b, c = nodes
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive", c="alive"))
+
+        b.deploy("small", SMALL)
+        a.deploy("big", BIG)  # no datagram holds it: word spreads, the record comes by sync
+        expected = {"small": SMALL, "big": BIG}
+        await until(
+            lambda: all(
+                {name: row.spec for name, row in node.gossip.catalog.functions()} == expected
+                for node in nodes
+            )
+        )
+        await until(lambda: {k.split("/")[1] for k in c.saved} == {"small", "big"})
+        await until(lambda: len({node.gossip.catalog.state_digest() for node in nodes}) == 1)
+        assert any(isinstance(event, RecordsAccepted) for event in c.events)
+
+        a.gossip.holdings.set_local(SMALL.module, True)
+        a.service.notify()
+        await until(lambda: c.gossip.holdings.holders(SMALL.module) == [a.trust.node_id])
+
+        b.kill()
+        await until(lambda: all_see([a, c], a="alive", b="down", c="alive"))
+        for node in (a, c):
+            downs = [event for event in node.events if isinstance(event, MemberDown)]
+            assert [event.member.name for event in downs] == ["b"]
+            ups = {event.member.name for event in node.events if isinstance(event, MemberUp)}
+            assert ups == {"a", "b", "c"} - {node.trust.name}
+
+
+async def test_a_node_that_leaves_is_not_a_death(make_trust: MakeTrust, log: Log) -> None:
+    trusts = [make_trust(name) for name in "ab"]
+    async with gossiping(log, *trusts) as nodes:
+        a, b = nodes
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        with trio.fail_after(5):
+            await b.service.leave()
+        await until(lambda: a.states() == {"a": "alive", "b": "left"})
+        await until(lambda: any(isinstance(event, MemberLeft) for event in a.events))
+        assert not any(isinstance(event, MemberDown) for event in a.events)
+        assert b.sockets.udp.fileno() == -1
+
+
+async def test_a_restarted_node_is_back_at_once(make_trust: MakeTrust, log: Log) -> None:
+    trusts = [make_trust(name) for name in "ab"]
+    async with gossiping(log, *trusts) as nodes, trio.open_nursery() as nursery:
+        a, b = nodes
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        a.deploy("f", SMALL)
+        b.kill()
+        again = GossipNode(b.trust, await bind_gossip("127.0.0.1", 0), log, generation=2)
+        await nursery.start(again.run)
+        again.service.join([a.seed])
+        await until(lambda: all_see([a, again], a="alive", b="alive"))
+        await until(lambda: again.gossip.catalog.lookup("f") is not None)
+        (member,) = (m for m in a.gossip.members() if m.name == "b")
+        assert member.generation == 2
+        assert member.metadata.gossip_address == again.sockets.address
+        nursery.cancel_scope.cancel()
+
+
+async def test_noise_at_the_gossip_port_is_counted_and_nothing_else(
+    make_trust: MakeTrust, log: Log, tmp_path: Path
+) -> None:
+    create_ca(tmp_path / "ca2")
+    foreign = make_trust("f", ca_directory=tmp_path / "ca2")
+    trusts = [make_trust(name) for name in "ab"]
+    rng = random.Random(4)
+    async with gossiping(log, *trusts) as nodes:
+        a, b = nodes
+        tap = tapped(b)
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        await until(lambda: len(tap) >= 3)
+        genuine = list(tap)
+        stranger = Seal(Keyring(foreign.keyring_keys), foreign.node_id, 1)
+        member = Seal(Keyring(a.trust.keyring_keys), foreign.node_id, 1)
+        noise = [
+            b"",
+            b"\x00",
+            *(rng.randbytes(size) for size in (20, 60, 500, DATAGRAM_BYTES_MAX, 1201, 9000)),
+            *genuine,  # replayed
+            *(data[: len(data) // 2] for data in genuine),
+            *(data[:-1] for data in genuine),
+            *(flipped(data, rng) for data in genuine),
+            *(data + b"x" for data in genuine),
+            stranger.seal(b"hello"),  # another cluster's key
+            member.seal(b"altered")[:-1] + b"\x00",
+            member.seal(b"\xc1"),  # our key, no message in it
+            member.seal(rng.randbytes(900)),
+        ]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for data in noise:
+                sock.sendto(data, a.sockets.address)
+                await trio.lowlevel.checkpoint()
+        await until(lambda: sum(a.dropped().values()) >= len(noise))
+        assert set(a.dropped()) >= {"seal-short", "seal-long", "seal-magic", "seal-replay"}
+        assert {"seal-key", "seal-open", "codec"} <= set(a.dropped())
+        assert a.states() == {"a": "alive", "b": "alive"}
+        b.deploy("after", SMALL)
+        await until(lambda: a.gossip.catalog.lookup("after") is not None)
+        assert b.states() == {"a": "alive", "b": "alive"}
+
+
+def tapped(node: GossipNode) -> list[bytes]:
+    """What `node` sends from now on, as seen on the wire."""
+    seen: list[bytes] = []
+    send = node.sockets.send
+
+    def record(data: bytes, address: tuple[str, int]) -> str | None:
+        seen.append(data)
+        return send(data, address)
+
+    node.sockets.send = record  # type: ignore[method-assign]
+    return seen
+
+
+def flipped(data: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+async def test_hostile_syncs_are_refused(make_trust: MakeTrust, log: Log) -> None:
+    a_trust, b_trust = make_trust("a"), make_trust("b")
+    async with gossiping(log, a_trust, b_trust) as (a, b):
+        genuine = b.gossip.sync_begin(trio.current_time())
+        bodies = [
+            (0, b""),
+            (0, b"\xc1" * 100),
+            (0, genuine[:-3]),
+            (0, random.Random(1).randbytes(1_000_000)),
+            (1, b"\x90"),
+            (2, b""),
+            (0, a.gossip.sync_begin(trio.current_time())),  # a's own word, said by b
+        ]
+        with trio.fail_after(10):
+            connection = await dial(a.sockets.address, b_trust, expected=a_trust.node_id)
+            for number, (round_, body) in enumerate(bodies):
+                await connection.send(Sync(number, round_), body)
+                frame = await connection.receive()
+                assert frame is not None
+                assert isinstance(frame[0], ErrorReply)
+                assert frame[0].code == "peer"
+            await connection.aclose()
+        assert a.states() == {"a": "alive"}
+        b.service.join([a.seed])
+        await until(lambda: all_see([a, b], a="alive", b="alive"))
+
+
+async def test_a_full_disk_does_not_stop_gossip(
+    make_trust: MakeTrust, log: Log, log_text: io.StringIO
+) -> None:
+    trusts = [make_trust(name) for name in "ab"]
+    async with gossiping(log, *trusts) as nodes:
+        a, b = nodes
+        b.fail_saves = True
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        a.deploy("f", SMALL)
+        await until(lambda: b.gossip.catalog.lookup("f") is not None)
+        await until(lambda: "records not saved" in log_text.getvalue())
+        assert b.saved == {}
+        b.fail_saves = False
+        a.deploy("g", SMALL)
+        await until(lambda: any(key.startswith("a/g") for key in b.saved))
+
+
+async def test_seeds_may_be_names_unknown_or_this_node_itself(
+    make_trust: MakeTrust, log: Log
+) -> None:
+    trusts = [make_trust(name) for name in "ab"]
+    async with gossiping(log, *trusts) as nodes:
+        a, b = nodes
+        port = a.sockets.address[1]
+        b.service.join([b.seed, "no-such-host.invalid:1", f"localhost:{port}"])
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        for seed in ("nowhere", "host:port", ":1"):
+            with pytest.raises(ConfigError, match=r"gossip\.seeds"):
+                b.service.join([seed])
+
+
+async def test_a_member_whose_streams_are_dead_still_gossips(
+    make_trust: MakeTrust, log: Log, log_text: io.StringIO
+) -> None:
+    """Syncs with it fail and are told of; nothing else happens."""
+    trusts = [make_trust(name) for name in "ab"]
+    async with trio.open_nursery() as nursery:
+        a = GossipNode(trusts[0], await bind_gossip("127.0.0.1", 0), log)
+        b = GossipNode(trusts[1], await bind_gossip("127.0.0.1", 0), log)
+        await nursery.start(a.run)
+        for listener in b.sockets.listeners:
+            await listener.aclose()
+        await nursery.start(b.service.run)
+        b.service.join([a.seed])
+        await until(lambda: all_see([a, b], a="alive", b="alive"))
+        b.deploy("big", BIG)
+        await until(lambda: "sync failed" in log_text.getvalue())
+        assert all_see([a, b], a="alive", b="alive")
+        nursery.cancel_scope.cancel()
+
+
+# ---------------------------------------------------------------- sockets
+async def test_udp_and_tcp_share_a_port() -> None:
+    sockets = await bind_gossip("127.0.0.1", 0)
+    host, port = sockets.address
+    assert host == "127.0.0.1"
+    assert sockets.listeners[0].socket.getsockname() == (host, port)
+    with pytest.raises(ConfigError, match=f"gossip.bind = '127.0.0.1:{port}': .*choose another"):
+        await bind_gossip("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="choose another"):
+        await bind_gossip("192.0.2.1", 0)
+    with pytest.raises(ConfigError, match="no such address"):
+        await bind_gossip("no-such-host.invalid", 0)
+    await close(sockets)
+    again = await bind_gossip("127.0.0.1", port)
+    assert again.address == (host, port)
+    await close(again)
+
+
+async def close(sockets: GossipSockets) -> None:
+    sockets.close()
+    for listener in sockets.listeners:
+        await listener.aclose()
+
+
+async def test_what_the_kernel_says_of_datagrams() -> None:
+    a, b = await bind_gossip("127.0.0.1", 0), await bind_gossip("127.0.0.1", 0)
+    gone = b.address
+    await close(b)
+    assert a.send(b"x", gone) is None
+    with trio.fail_after(5):
+        await trio.lowlevel.wait_readable(a.udp)
+    # The pending error does not cost the next datagram.
+    assert a.send(b"to myself", a.address) is None
+    assert a.send(b"x" * 70_000, a.address) == "send-emsgsize"
+    with trio.fail_after(5):
+        while (received := a.receive()) is None:
+            await trio.lowlevel.wait_readable(a.udp)
+    assert received == (b"to myself", a.address)
+    assert a.refused(10) == [gone]
+    assert a.refused(10) == []
+    assert a.receive() is None
+    assert a.send(b"x", ("::1", 1)).startswith("send-")  # type: ignore[union-attr]
+    await close(a)
+
+
+async def test_names_are_looked_up_without_blocking_once() -> None:
+    names = Names()
+    assert names.numeric(("127.0.0.1", 7), 0.0) == ("127.0.0.1", 7)
+    assert names.numeric(("::1", 7), 0.0) == ("::1", 7)
+    assert names.numeric(("localhost", 7), 0.0) is None
+    assert names.numeric(("localhost", 7), 0.0) is None
+    assert names.take_wanted() == ["localhost"]
+    assert names.numeric(("localhost", 7), 0.0) is None
+    assert names.take_wanted() == [], "it is being looked up"
+    with trio.fail_after(10):
+        await names.look_up("localhost", socket.AF_INET)
+    now = trio.current_time()
+    assert names.numeric(("localhost", 7), now) == ("127.0.0.1", 7)
+    assert names.take_wanted() == []
+    assert names.numeric(("localhost", 7), now + 60) == ("127.0.0.1", 7), "stale but useful"
+    assert names.take_wanted() == ["localhost"]
+    await names.look_up("no-such-host.invalid", socket.AF_INET)
+    assert names.numeric(("no-such-host.invalid", 7), now) is None
+
+
+async def test_an_unreachable_peer_is_a_peer_error(make_trust: MakeTrust) -> None:
+    with trio.fail_after(10), pytest.raises(PeerError):
+        await dial(("no-such-host.invalid", 1), make_trust("a"), expected=None)
