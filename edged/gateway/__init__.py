@@ -1,5 +1,5 @@
 """Public HTTP: routing and invocation. Calling conventions live in `abi`."""
 
-from .app import Gateway, GatewayLimits, NodeState
+from .app import Gateway, GatewayLimits
 
-__all__ = ["Gateway", "GatewayLimits", "NodeState"]
+__all__ = ["Gateway", "GatewayLimits"]

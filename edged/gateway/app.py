@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import trio
@@ -29,7 +29,7 @@ from edged.errors import (
     info_of,
 )
 from edged.http import EXTENSION, RETRY_AFTER_S, DirectExchange, problem_response
-from edged.interfaces import CancelFlag, Functions, FunctionView, Outcome
+from edged.interfaces import CancelFlag, Functions, FunctionView, NodeState, Outcome
 from edged.telemetry import Log, Metrics
 from protocol.ids import FUNCTION_NAME, VersionId
 
@@ -40,7 +40,6 @@ MEBIBYTE: Final = 1024 * 1024
 ROUTES_MAX: Final = 4096
 """Remembered versions and metric children; forgotten all at once, as they are cheap to make."""
 
-NodeState = Literal["starting", "ready", "draining"]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]

@@ -17,13 +17,14 @@ from edged.errors import (
     FunctionNotFound,
     InvocationCancelled,
 )
-from edged.gateway import Gateway, GatewayLimits, NodeState
+from edged.gateway import Gateway, GatewayLimits
 from edged.http import HttpHooks, HttpLimits, HttpServer, bind_tcp, serve
 from edged.interfaces import (
     CancelFlag,
     FunctionView,
     Invocation,
     InvocationResult,
+    NodeState,
     Outcome,
     Phases,
 )
