@@ -3,7 +3,7 @@
 Rules: RFC 9112 without its leniencies. Lines end in CRLF; no folding; no control characters; names
 are tokens with nothing before the colon; exactly one valid Host on 1.1; a body has exactly one
 length, Content-Length (digits, once) or `Transfer-Encoding: chunked` (exactly, once), never both.
-Whatever passes, h11 reads the same way (tests/property/test_http_head.py); what could be read in
+Whatever passes, h11 reads the same way (tests/property/test_http_head_properties.py); what could be read in
 two ways is refused, as that is what request smuggling is made of.
 """
 

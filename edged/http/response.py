@@ -45,7 +45,7 @@ class BadResponse(Exception):
 
 def bodiless(method: str, status: int) -> bool:
     """Whether the response has no body whatever its headers say (RFC 9110 §6.4.1)."""
-    return method == "HEAD" or status in (204, 304) or status < 200
+    return method == "HEAD" or status in (204, 304)
 
 
 @lru_cache(maxsize=1024)
@@ -111,9 +111,9 @@ class Encoder:
             raise BadResponse("NUL in a response header")
         framing = b""
         if bodiless(method, status):
-            # What GET would have said (RFC 9110 §8.6), but never on 1xx and 204.
+            # What GET would have said (RFC 9110 §8.6), but never on 204.
             length = length if length is not None else whole_bytes
-            if method == "HEAD" and length is not None and status >= 200 and status != 204:
+            if method == "HEAD" and length is not None and status != 204:
                 framing = b"content-length: %d\r\n" % length
             length = 0
         elif whole_bytes is not None:
@@ -131,11 +131,9 @@ class Encoder:
             framing += b"connection: close\r\n"
         elif version == "1.0":
             framing += b"connection: keep-alive\r\n"
-        first = _STATUS_LINES.get(status)
-        if first is None:
-            if not 200 <= status <= 999:
-                raise BadResponse(f"status {status}")
-            first = b"HTTP/1.1 %d \r\n" % status
+        if not 200 <= status <= 999:
+            raise BadResponse(f"status {status}")
+        first = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         date = b"" if dated else self._clock.header()
         return b"".join((first, block, date, framing, b"\r\n")), length, close
 
