@@ -40,6 +40,9 @@ from .wire import compress, decompress, present_segments, read_exactly
 MANIFESTS_REMEMBERED: Final = 64
 """Decoded ones; at most 0.5 MiB each, 17 KB at 40 MB of blob."""
 
+FETCHES_MAX: Final = 256
+"""At once; beyond, the oldest is over (Conflict), its bytes stay on disk to resume from."""
+
 
 class _Opened(msgspec.Struct, frozen=True):
     manifest: Manifest
@@ -194,7 +197,10 @@ class WireForms:
                 raise
             fetch = Fetch(self, core, manifest, name, path, present)
             with self._guard:
+                self._fetching.pop(manifest.blob, None)
                 self._fetching[manifest.blob] = fetch
+                if len(self._fetching) > FETCHES_MAX:
+                    del self._fetching[next(iter(self._fetching))]
         return fetch
 
     def is_current(self, fetch: Fetch) -> bool:

@@ -340,3 +340,30 @@ def test_each_system_call_fails_once(
         if done:
             break
     assert number > 2
+
+
+@pytest.mark.parametrize("failing", ["sql-commit", "journal-write", "journal-fsync"])
+def test_what_was_refused_never_comes_back(fast_dir: Path, failing: str) -> None:
+    """The caller was told no: neither a restart nor a rebuilt index may say yes."""
+    gate: list[Step] = [lambda name: None]
+    opened = opening(fast_dir / "data", lambda name: gate[0](name))
+    opened.core.commit([SaveRecord("r", b"old")])
+
+    def fail(name: str) -> None:
+        if name == failing:
+            raise (sqlite3.OperationalError if name.startswith("sql") else OSError)("injected")
+
+    gate[0] = fail
+    with pytest.raises(StoreError):
+        opened.core.commit([SaveRecord("r", b"refused"), SetMeta("m", b"refused")])
+    assert dict(opened.core.records()) == {"r": b"old"}
+    gate[0] = lambda name: None
+    opened.core.commit([SaveRecord("s", b"later")])
+    close(opened)
+    for rebuild in (False, True):
+        if rebuild:
+            (fast_dir / "data" / "index.sqlite").unlink()
+        opened = opening(fast_dir / "data")
+        assert dict(opened.core.records()) == {"r": b"old", "s": b"later"}
+        assert opened.core.meta("m") is None
+        close(opened)

@@ -13,7 +13,7 @@ import zstandard
 from blake3 import blake3
 
 from edged.errors import BlobCorrupt, BlobNotFound, Conflict, DigestMismatch, StoreError
-from edged.store import BlobStore
+from edged.store import BlobStore, wireforms
 from edged.store.wire import open_segment
 from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest, digest_of
@@ -248,6 +248,24 @@ async def test_the_newest_user_of_a_partial_wins(store: BlobStore) -> None:
         await new.write(index, frames[index])
     await new.finish()
     assert await store.read(manifest.blob) == RAW
+
+
+async def test_abandoned_fetches_are_bounded(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wireforms, "FETCHES_MAX", 2)
+    fetches = []
+    for number in range(3):
+        raw = bytes([number]) * 100
+        frame = zstandard.ZstdCompressor().compress(raw)
+        fetches.append(
+            (frame, await store.begin_partial(build_manifest(digest_of(raw), 100, [frame])))
+        )
+    with pytest.raises(Conflict):
+        await fetches[0][1].write(0, fetches[0][0])
+    for frame, fetch in fetches[1:]:
+        await fetch.write(0, frame)
+        await fetch.finish()
 
 
 async def test_discard_removes_the_bytes(store: BlobStore, data_dir: Path) -> None:
