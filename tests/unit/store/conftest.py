@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,14 @@ Reopen = Callable[[], Awaitable[BlobStore]]
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a thing: these tests wait for some hundred fsyncs."""
+    shm = Path("/dev/shm")
+    if not os.access(shm, os.W_OK):
+        yield tmp_path / "data"
+        return
+    with tempfile.TemporaryDirectory(dir=shm) as name:
+        yield Path(name) / "data"
 
 
 @pytest.fixture

@@ -235,10 +235,10 @@ async def test_a_broken_journal_loses_nothing(
 
 
 async def test_a_lost_wal_is_made_good_by_the_journal(
-    store: BlobStore, reopen: Reopen, data_dir: Path, tmp_path: Path
+    store: BlobStore, reopen: Reopen, data_dir: Path
 ) -> None:
     row = await filled(store)
-    image = tmp_path / "image"
+    image = data_dir.with_name("image")
     shutil.copytree(data_dir, image, copy_function=shutil.copy2)
     (image / "index.sqlite-wal").unlink()
     await store.close()
