@@ -236,6 +236,7 @@ async def manifest_of(store: BlobStore, digest: Digest) -> Manifest:
     return await store.manifest(digest)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_kill_at_random_instants(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"

@@ -210,6 +210,7 @@ def fast_dir(tmp_path: Path) -> Iterator[Path]:
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 
+@pytest.mark.slow
 def test_death_at_each_step(fast_dir: Path) -> None:
     names = count_steps(fast_dir / "whole", scenario)
     assert {"rename", "fsync", "fsync-dir", "link", "sql-commit", "journal-fsync"} <= set(names)
