@@ -35,8 +35,8 @@ VAL_RAW_BYTES: Final = 16
 
 EXTERN_FUNC: Final = 0
 EXTERN_MEMORY: Final = 3
-VALKIND_NAMES: Final = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
-"""wasm_valkind_t; 128 and above are references, v128 has none of its own."""
+NUMBERS: Final = ("i32", "i64", "f32", "f64")
+"""By wasm_valkind_t."""
 EXTERNKIND_FUNC: Final = 0
 UPDATE_DEADLINE_CONTINUE: Final = 0
 MESSAGE_BYTES_MAX: Final = 8192
@@ -124,7 +124,7 @@ QUICK: Final[dict[str, Prototype]] = {
     "wasm_functype_params": (POINTER(PointerVec), (_P,)),
     "wasm_functype_results": (POINTER(PointerVec), (_P,)),
     "wasm_valtype_new": (_P, (c_uint8,)),
-    "wasm_valtype_kind": (c_uint8, (_P,)),
+    "wasmtime_wasm_valtype_equal": (c_bool, (_P, _P)),
     "wasm_valtype_vec_new": (None, (_P, _N, _P)),
     "wasmtime_linker_new": (_P, (_P,)),
     "wasmtime_linker_delete": (None, (_P,)),
@@ -212,6 +212,8 @@ class Api:
                 function.argtypes = argtypes
                 setattr(self, name, function)
 
+        self._numbers = [self.wasm_valtype_new(kind) for kind in range(len(NUMBERS))]
+
     if TYPE_CHECKING:
         # At run time it would slow every call: each attribute would go through a Python-level slot.
         def __getattr__(self, name: str) -> Any: ...
@@ -257,13 +259,16 @@ class Api:
         sides = []
         for vec in (self.wasm_functype_params(functype), self.wasm_functype_results(functype)):
             types = vec.contents
-            sides.append(
-                tuple(
-                    VALKIND_NAMES.get(self.wasm_valtype_kind(types.data[index]), "other")
-                    for index in range(types.size)
-                )
-            )
+            sides.append(tuple(self._number(types.data[index]) for index in range(types.size)))
         return sides[0], sides[1]
+
+    def _number(self, valtype: int) -> str:
+        """By comparison: `wasm_valtype_kind` aborts the process on types it has no number for,
+        v128 among them, and any module may export such a function."""
+        for name, number in zip(NUMBERS, self._numbers, strict=True):
+            if self.wasmtime_wasm_valtype_equal(valtype, number):
+                return name
+        return "other"
 
 
 def name_of(vec: Any) -> str:

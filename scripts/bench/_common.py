@@ -31,7 +31,7 @@ def use_venv(module: str = "wasmtime") -> None:
         if not python.exists() or Path(sys.prefix) == python.parents[1]:
             print(f"skipped: {module} is not installed, and there is no {python}", file=sys.stderr)
             raise SystemExit(3)
-        os.execv(python, [str(python), *sys.argv])  # noqa: S606 - our own interpreter
+        os.execv(python, [str(python), *sys.argv])
     sys.path.insert(0, str(REPOSITORY))
 
 
