@@ -3,8 +3,8 @@
 Rules: RFC 9112 without its leniencies. Lines end in CRLF; no folding; no control characters; names
 are tokens with nothing before the colon; exactly one valid Host on 1.1; a body has exactly one
 length, Content-Length (digits, once) or `Transfer-Encoding: chunked` (exactly, once), never both.
-Whatever passes, h11 reads the same way (tests/property/test_http_head_properties.py); what could be read in
-two ways is refused, as that is what request smuggling is made of.
+What could be read in two ways is refused, as that is what request smuggling is made of; whatever
+passes, h11 reads the same way (tests/property/test_http_head_properties.py).
 """
 
 from __future__ import annotations

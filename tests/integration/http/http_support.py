@@ -147,7 +147,7 @@ class Listener:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(WAIT_S):
-            while not condition():  # noqa: ASYNC110 - the server has no event to wait for
+            while not condition():
                 await trio.sleep(0.005)
 
     async def alive(self) -> None:
