@@ -44,7 +44,7 @@ class EdgedCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         # Only click and this module are loaded when a command has nothing to say about errors.
-        from edged.errors import EdgedError
+        from edged.errors import EdgedError, problem_of
 
         try:
             return super().invoke(ctx)
@@ -52,9 +52,16 @@ class EdgedCommand(click.Command):
             hint = _hint(error)
             self._fail(ctx, error.problem, f"node {error.node}: {error}", hint, _exit_of(error))
         except EdgedError as error:
-            from edged.errors import problem_of
-
-            self._fail(ctx, problem_of(error), str(error), "", _exit_of_local(error))
+            code = _exit_of_local(error)
+            local = code == EXIT_UNREACHABLE and not ctx.params.get("control")
+            hint = "edged cluster status; edged cluster restart NODE revives one" if local else ""
+            self._fail(ctx, problem_of(error), str(error), hint, code)
+        except OSError as error:
+            # With a file's name it is about the caller's files; `run` is the daemon: a bug there.
+            if not error.filename or ctx.command.name == "run":
+                raise
+            text = f"{error.filename}: {error.strerror}"
+            self._fail(ctx, problem_of(EdgedError(text)), text, "", EXIT_FAILED)
         except ValueError as error:
             # msgspec is loaded if it raised; importing it here would slow every command.
             if not type(error).__module__.startswith("msgspec"):

@@ -58,6 +58,15 @@ def milliseconds(value: float | None) -> str:
     return NONE if value is None else duration(value / 1000)
 
 
+def measured(item: tuple[str, float]) -> str:
+    """("compile_cpu_s", 0.95) as "compile_cpu 950 ms": the unit is the last part of the name."""
+    key, value = item
+    name, _, unit = key.rpartition("_")
+    if unit == "s":
+        return f"{name} {duration(value)}"
+    return f"{name} {size(int(value))}" if unit == "bytes" else f"{key} {value:.4g}"
+
+
 def short(identifier: str | None, length: int = 12) -> str:
     return NONE if identifier is None else identifier[:length]
 

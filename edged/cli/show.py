@@ -174,7 +174,7 @@ def explain(name: str, as_json: bool, **where: Any) -> None:
 def _show_explain(data: bytes) -> None:
     from edged.interfaces import ExplainView
 
-    from .render import NONE, fields, short, size, table
+    from .render import NONE, fields, measured, short, size, table
 
     view = _decode(data, ExplainView)
     fields(
@@ -192,7 +192,7 @@ def _show_explain(data: bytes) -> None:
                 "yes" if form.held else "no",
                 size(form.size_bytes),
                 short(form.digest),
-                ", ".join(f"{key} {value:.4g}" for key, value in form.measured.items()) or NONE,
+                ", ".join(map(measured, form.measured.items())) or NONE,
             )
             for form in view.forms
         ),
@@ -252,7 +252,7 @@ def _show_members(data: bytes) -> None:
 
     rows = _decode(data, dict[str, list[MemberView]])["members"]
     table(
-        ("name", "state", "region", "target", "rtt", "gossip", "gateway", "generation", "id"),
+        ("name", "state", "region", "target", "rtt", "gossip", "gateway", "incarnation", "id"),
         (
             (
                 m.name + (" *" if m.is_self else ""),
@@ -262,7 +262,7 @@ def _show_members(data: bytes) -> None:
                 milliseconds(m.rtt_ms),
                 m.gossip_address,
                 m.gateway_url,
-                f"{m.generation}.{m.incarnation}",
+                m.incarnation,
                 short(m.node_id),
             )
             for m in rows

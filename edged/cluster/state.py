@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -167,6 +167,12 @@ class Home:
         with _file_lock(path, blocking=False, busy=f"another command works on cluster {name!r}"):
             yield
 
+    def tidy(self) -> None:
+        """Removes directories that hold nothing any more."""
+        for name in ("clusters", "locks"):
+            with suppress(OSError):
+                (self.root / name).rmdir()
+
     @contextmanager
     def port_lock(self) -> Iterator[None]:
         """Held from choosing ports until they stand in a cluster.json; waits its turn."""
@@ -176,13 +182,15 @@ class Home:
 
 @contextmanager
 def _file_lock(path: Path, *, blocking: bool, busy: str) -> Iterator[None]:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path.parent}: cannot be made: {error.strerror}") from error
     flags = fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB)
     while True:
-        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        except FileNotFoundError:
+            continue  # another command has just tidied up
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
         try:
             fcntl.flock(fd, flags)
             # The last holder removed the file while this one waited: lock the new one.

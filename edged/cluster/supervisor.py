@@ -92,9 +92,8 @@ class Supervisor:
                 raise ClusterFailed(f"a port of cluster {name!r} is taken: {error}") from error
 
     def _create(self, name: str, spec: ClusterSpec) -> ClusterState:
-        from .layout import (
-            write_cluster,
-        )  # needs cryptography, which takes longer than most commands
+        # Here, as it needs cryptography, which takes longer to load than most commands to run.
+        from .layout import write_cluster
 
         with self.home.port_lock():
             taken = {
@@ -226,9 +225,15 @@ class Supervisor:
 
         Works on a damaged state file too: processes are found by their environment.
         Raises ClusterNotFound, Conflict, ClusterFailed (a process survives SIGKILL)."""
+        try:
+            return self._down(name, keep_data=keep_data, timeout_s=timeout_s)
+        finally:
+            self.home.tidy()
+
+    def _down(self, name: str, *, keep_data: bool, timeout_s: float) -> Stopped:
+        if not self.home.exists(name):
+            self.home.load(name)  # raises ClusterNotFound, naming those there are
         with self.home.lock(name):
-            if not self.home.exists(name):
-                self.home.load(name)  # raises ClusterNotFound, naming those there are
             stopped, killed = self._end_all(name, timeout_s=timeout_s)
             if keep_data:
                 state = self.load(name)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from edged.trust import load_trust
 from protocol.ids import digest_of
 from tests.unit.cli.node_thread import TOKEN, NodeThread
 
@@ -426,6 +427,42 @@ def test_commands_load_only_what_they_need(
     )
     loaded = done.stderr.splitlines()[-1]
     assert [name for name in unwanted if f"'{name}'" in loaded] == []
+
+
+# ---------------------------------------------------------------- cluster
+def test_init_and_issue(run: Any, tmp_path: Path) -> None:
+    ca, out = tmp_path / "ca", tmp_path / "trust"
+    assert run("cluster", "init", ca).exit_code == 0
+    again = run("cluster", "init", ca)
+    assert (again.exit_code, "there is a CA already" in again.stderr) == (2, True)
+    first = json.loads(run("cluster", "issue", ca, "edge-1", "--out", out, "--json").stdout)
+    renewed = run("cluster", "issue", ca, "edge-1", "--out", out, "--role", "serve", "--json")
+    assert json.loads(renewed.stdout)["node_id"] == first["node_id"]
+    trust = load_trust(out)
+    assert (trust.node_id, trust.credential.roles) == (first["node_id"], ("serve",))
+    assert run("cluster", "issue", ca, "Edge 1", "--out", out).exit_code == 2
+    assert run("cluster", "issue", tmp_path / "none", "n1", "--out", out).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("-n", "0"), "1 to 100"),
+        (("-n", "2", "--pulley", "3"), "pulley64"),
+        (("--region", "EU"), "region"),
+        (("--name", "../x"), "cluster name"),
+        (("--file", "none.toml"), "cannot be read"),
+        (("--file", "x.toml", "-n", "2"), "leave out flags"),
+    ],
+)
+def test_wrong_cluster_flags(run: Any, flags: tuple[str, ...], named: str) -> None:
+    result = run("cluster", "up", *flags)
+    assert (result.exit_code, named in result.stderr) == (2, True), result.output
+
+
+def test_no_clusters(run: Any) -> None:
+    assert json.loads(run("cluster", "list", "--json").stdout) == {"clusters": []}
+    assert "edged cluster up" in run("cluster", "list").stdout
 
 
 # ---------------------------------------------------------------- run
