@@ -182,6 +182,8 @@ def build_missing(wanted: list[Guest]) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    quiet = "--quiet" in arguments
+    arguments = [name for name in arguments if name != "--quiet"]
     known = guests()
     unknown = set(arguments) - {guest.name for guest in known}
     if unknown:
@@ -194,6 +196,6 @@ def main(arguments: list[str]) -> int:
     except EnvError as error:
         print(f"scripts/guests: {error}", file=sys.stderr)
         return 1
-    for guest in wanted:
+    for guest in wanted if not quiet else ():
         print(guest.module.relative_to(ROOT))
     return 0

@@ -1,0 +1,403 @@
+"""The story that scripts/demo tells, with every claim checked: an expectation that fails is
+printed, and the exit status is 1.
+
+Deploys and cluster operations go through the `edged` command, invocations through plain HTTP. The
+cluster's state is a fresh directory under .edged, removed at the end, also on Ctrl-C and failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import _guests
+import httpx
+from _env import ROOT
+from rich.console import Console
+from rich.table import Table
+
+COMMAND_TIMEOUT_S = 120.0
+SETTLE_TIMEOUT_S = 20.0
+REQUEST_TIMEOUT_S = 60.0
+ORIGIN, SURVIVORS = "n1", ("n2", "n3")
+NODES = (ORIGIN, *SURVIVORS)
+PHASES = ("fetch", "compile", "load", "run")
+TEXT = "To be, or not to be, that is the question"
+
+
+class DemoError(Exception):
+    """A step without which the story cannot go on."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request and the only right answer."""
+
+    function: str
+    made_with: str
+    target: str
+    answer: bytes
+    body: bytes = b""
+
+
+ABC = b"6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85  abc\n"
+WORDS = b'{"words":10,"distinct":8,"longest":"question","top":{"be":2,"to":2}}\n'
+CASES = (
+    Case("hello", "C", "?name=edge", b"Hello from C, edge!\n"),
+    Case("b3sum", "Zig", "?name=abc", ABC, b"abc"),
+    Case("words", "JavaScript", "?top=2", WORDS, TEXT.encode()),
+    Case("add_numbers", "WAT", "/add_numbers?num1=5&num2=10", b"15\n"),
+    Case("reverse_sub", "WAT", "/reverseSub?a=3&b=10", b"7\n"),
+)
+LATER = Case("count", "C", "?n=1000000", b"78498 primes below 1000000\n")
+
+
+@dataclass
+class Answer:
+    status: int
+    start: str
+    phases_ms: dict[str, float]
+    elapsed_s: float
+    right: bool
+
+
+@dataclass
+class Demo:
+    state: Path
+    console: Console
+    started_s: float = field(default_factory=time.monotonic)
+    failed: list[str] = field(default_factory=list)
+    checks: int = 0
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=REQUEST_TIMEOUT_S))
+
+    # ------------------------------------------------------------ telling
+    def say(self, text: str) -> None:
+        self.console.print(f"[dim]{time.monotonic() - self.started_s:6.1f} s[/]  {text}")
+
+    def expect(self, what: str, holds: bool) -> None:
+        self.checks += 1
+        if not holds:
+            self.failed.append(what)
+            self.console.print(f"          [bold red]NOT SO:[/] {what}")
+
+    def settle(self, what: str, holds: Callable[[], bool]) -> float:
+        """Polls; the seconds it took, or a failed expectation."""
+        started_s = time.monotonic()
+        while not (done := holds()) and time.monotonic() - started_s < SETTLE_TIMEOUT_S:
+            time.sleep(0.05)
+        self.expect(f"{what} within {SETTLE_TIMEOUT_S:.0f} s", done)
+        return time.monotonic() - started_s
+
+    # ------------------------------------------------------------ acting
+    def edged(self, *arguments: str) -> Any:
+        """What `edged … --json` prints. Raises DemoError with its problem."""
+        command = [sys.executable, "-m", "edged", *arguments, "--json"]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=dict(os.environ, EDGED_STATE=str(self.state)),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DemoError(f"edged {' '.join(arguments)}: no answer") from error
+        if done.returncode:
+            raise DemoError(f"edged {' '.join(arguments)}:\n{done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def control(self, node: str, path: str) -> Any:
+        """A GET of a node's control API."""
+        directory = Path(self.nodes[node]["directory"])
+        token = (directory / "control.token").read_text(encoding="ascii").strip()
+        answer = self.client.get(
+            self.nodes[node]["control_url"] + path, headers={"Authorization": f"Bearer {token}"}
+        )
+        answer.raise_for_status()
+        return answer.text if path == "/v1/metrics" else answer.json()
+
+    def compiles(self, node: str) -> int:
+        found = re.findall(
+            r"^edged_compiles_total\{.*\} (\S+)$", self.control(node, "/v1/metrics"), re.M
+        )
+        return int(sum(map(float, found)))
+
+    def invoke(self, case: Case, node: str) -> Answer:
+        url = f"{self.nodes[node]['gateway_url']}/{case.function}{case.target}"
+        started_s = time.monotonic()
+        try:
+            answer = self.client.request("POST" if case.body else "GET", url, content=case.body)
+        except httpx.TransportError as error:
+            return Answer(0, type(error).__name__, {}, time.monotonic() - started_s, False)
+        timing = re.findall(r"(\w+);dur=([\d.]+)", answer.headers.get("server-timing", ""))
+        return Answer(
+            answer.status_code,
+            answer.headers.get("x-edged-start", ""),
+            {name: float(value) for name, value in timing},
+            time.monotonic() - started_s,
+            answer.status_code == 200 and answer.content == case.answer,
+        )
+
+    def ask_twice(self, case: Case, node: str) -> tuple[Answer, Answer]:
+        return self.invoke(case, node), self.invoke(case, node)
+
+    def invoke_all(
+        self, cases: tuple[Case, ...], nodes: tuple[str, ...], title: str
+    ) -> dict[tuple[str, str], Answer]:
+        """Every case on every node, twice; a table of both and the first answers."""
+        table = Table(title=title, title_justify="left", title_style="bold", box=None)
+        for name in ("function", "made with", "node", "status", "start"):
+            table.add_column(name)
+        for name in ("first ms", *PHASES, "again ms"):
+            table.add_column(name, justify="right")
+        with ThreadPoolExecutor(len(nodes)) as pool:  # the nodes work side by side
+            asked = pool.map(lambda node: [self.ask_twice(case, node) for case in cases], nodes)
+            answers = dict(zip(nodes, asked, strict=True))
+        first: dict[tuple[str, str], Answer] = {}
+        for number, case in enumerate(cases):
+            for node in nodes:
+                one, two = answers[node][number]
+                first[case.function, node] = one
+                what = f"{case.function} on {node}"
+                self.expect(f"{what} answers right", one.right and two.right)
+                self.expect(f"{what} is warm when asked again", two.start == "warm")
+                phases = [f"{one.phases_ms[p]:.1f}" if p in one.phases_ms else "·" for p in PHASES]
+                row = [case.function, case.made_with, self.label(node), str(one.status), one.start]
+                total_ms = one.elapsed_s * 1e3, two.elapsed_s * 1e3
+                table.add_row(*row, f"{total_ms[0]:.1f}", *phases, f"{total_ms[1]:.1f}")
+        self.console.print()
+        self.console.print(table)
+        self.console.print()
+        return first
+
+    def label(self, node: str) -> str:
+        return node + (" (pulley64)" if self.nodes[node]["target"] == "pulley64" else "")
+
+
+# ---------------------------------------------------------------- the story
+def bring_up(demo: Demo) -> None:
+    demo.say("starting three node processes; n3 interprets (pulley64), as another architecture")
+    view = demo.edged("cluster", "up", "-n", "3", "--pulley", "1", "--name", "demo")
+    demo.nodes = {node["name"]: node for node in view["nodes"]}
+    demo.expect("three nodes are ready", [n["condition"] for n in view["nodes"]] == ["ready"] * 3)
+    demo.expect(
+        "every node sees every other",
+        all(sorted(node["alive"] or ()) == sorted(NODES) for node in view["nodes"]),
+    )
+    demo.say("all three see each other: " + "  ".join(n["gateway_url"] for n in view["nodes"]))
+
+
+def deploy(demo: Demo, case: Case, node: str) -> None:
+    started_s = time.monotonic()
+    config = str(ROOT / "guests" / case.function / "function.toml")
+    done = demo.edged("deploy", "--config", config, "--cluster", "demo", "--node", node)
+    module, version = done["module"], done["function"]["version"]
+    elapsed_ms = (time.monotonic() - started_s) * 1e3
+    size_kb, wire_kb = module["size_bytes"] / 1e3, module["wire_bytes"] / 1e3
+    demo.say(
+        f"deployed [bold]{case.function}[/] ({case.made_with}) through {node},"
+        f" {elapsed_ms:.0f} ms: version {version[:12]}, {size_kb:.1f} kB, {wire_kb:.1f} kB on the wire"
+    )
+
+
+def wait_until_known(demo: Demo, nodes: tuple[str, ...]) -> None:
+    def same() -> bool:
+        return len({demo.control(node, "/v1/status")["catalog"] for node in nodes}) == 1
+
+    took_s = demo.settle("all nodes know the same functions", same)
+    demo.say(f"gossip: {', '.join(nodes)} hold the same catalog ({took_s * 1e3:.0f} ms)")
+
+
+def serve_everywhere(demo: Demo) -> None:
+    for case in CASES:
+        deploy(demo, case, ORIGIN)
+    wait_until_known(demo, NODES)
+    first = demo.invoke_all(CASES, NODES, "Deployed through n1 only, invoked on all three")
+    for case in CASES:
+        for node in SURVIVORS:
+            answer = first[case.function, node]
+            demo.expect(
+                f"{case.function} on {node} came from a peer and was compiled there",
+                answer.start == "compiled" and {"fetch", "compile"} <= answer.phases_ms.keys(),
+            )
+
+
+def state_of(demo: Demo, node: str) -> dict[str, Any]:
+    """What must survive a crash."""
+    functions = demo.control(node, "/v1/functions")["functions"]
+    status = demo.control(node, "/v1/status")
+    return {
+        "functions": {function["name"]: function["version"] for function in functions},
+        "blobs": status["blobs"],
+        "blob_bytes": status["blob_bytes"],
+    }
+
+
+def lose_the_origin(demo: Demo) -> dict[str, Any]:
+    before = state_of(demo, ORIGIN)
+    demo.edged("cluster", "kill", ORIGIN, "--name", "demo")
+    killed_s = time.monotonic()
+    demo.say(f"[bold]killed {ORIGIN}[/] with SIGKILL: the node that took every deploy")
+    gone = demo.invoke(CASES[0], ORIGIN)
+    demo.expect(f"{ORIGIN} answers nobody", gone.status == 0)
+    demo.invoke_all(CASES, SURVIVORS, "The origin is dead; the survivors answer")
+
+    def noticed() -> bool:
+        return all(
+            member["state"] == "down"
+            for node in SURVIVORS
+            for member in demo.control(node, "/v1/members")["members"]
+            if member["name"] == ORIGIN
+        )
+
+    demo.settle(f"both survivors hold {ORIGIN} for down", noticed)
+    demo.say(
+        f"n2 and n3 hold n1 for down, {time.monotonic() - killed_s:.1f} s after its death or sooner"
+    )
+    deploy(demo, LATER, "n2")
+    wait_until_known(demo, SURVIVORS)
+    demo.invoke_all((LATER,), SURVIVORS, "Deployed through n2 while n1 is dead")
+    return before
+
+
+def bring_it_back(demo: Demo, before: dict[str, Any]) -> None:
+    started_s = time.monotonic()
+    demo.edged("cluster", "restart", ORIGIN, "--name", "demo")
+    took_s = time.monotonic() - started_s
+    demo.say(f"[bold]restarted {ORIGIN}[/] on its old files: ready after {took_s:.1f} s")
+    after = state_of(demo, ORIGIN)
+    repair = demo.control(ORIGIN, "/v1/status")["repair"]
+    demo.expect(
+        "n1 knows every function in its version",
+        before["functions"].items() <= after["functions"].items(),
+    )
+    demo.expect(
+        "n1 holds every blob it held",
+        after["blobs"] >= before["blobs"] and after["blob_bytes"] >= before["blob_bytes"],
+    )
+    demo.expect("no blob was missing or corrupt", not repair["missing"] and not repair["corrupt"])
+    demo.say(
+        f"state intact: {len(after['functions'])} functions, {after['blobs']} blobs, "
+        f"{after['blob_bytes'] / 1e6:.1f} MB; repair found {len(repair['missing'])} missing, "
+        f"{len(repair['corrupt'])} corrupt, swept {repair['temps_removed']} temporary files"
+    )
+    first = demo.invoke_all(
+        CASES, (ORIGIN,), "The origin again: mapped from its own disk, nothing compiled"
+    )
+    for case in CASES:
+        answer = first[case.function, ORIGIN]
+        demo.expect(
+            f"{case.function} on n1 was loaded, not compiled",
+            answer.start == "loaded" and "compile" not in answer.phases_ms,
+        )
+    compiles = demo.compiles(ORIGIN)
+    demo.expect("n1 compiled nothing since it is back", compiles == 0)
+    demo.say(f"compiles on n1 since its restart: {compiles}")
+    wait_until_known(demo, NODES)
+    demo.invoke_all(
+        (LATER,), (ORIGIN,), "Deployed while it was dead: learnt by gossip, fetched from a peer"
+    )
+
+
+def clean_up(demo: Demo) -> None:
+    if (demo.state / "clusters" / "demo").exists():
+        try:
+            done = demo.edged("cluster", "down", "--name", "demo")
+            demo.say(f"stopped {len(done['stopped'])} nodes and removed their files")
+            demo.expect("every node stopped when asked", not done["killed"])
+        except DemoError as error:
+            demo.expect(f"the cluster stops: {error}", False)
+            return
+    shutil.rmtree(demo.state, ignore_errors=True)
+
+
+def show_logs(demo: Demo) -> None:
+    """The end of each node's log, for whoever has to find out what went wrong."""
+    for log in sorted(demo.state.glob("clusters/*/nodes/*/node.log")):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        demo.console.print(f"[bold]{log.parent.name}/node.log[/] ends with")
+        for line in lines:
+            demo.console.print(line, markup=False)
+
+
+def show_kept(demo: Demo) -> None:
+    edged = ROOT / ".venv" / "bin" / "edged"
+    program = edged.relative_to(ROOT) if Path.cwd() == ROOT else edged
+    print("\nThe cluster is still up. Try:")
+    print(f"  export EDGED_STATE={demo.state}")
+    for node in demo.nodes.values():
+        print(f"  curl -i '{node['gateway_url']}/words?text=to+be+or+not+to+be'   # {node['name']}")
+    for line in (
+        "functions",
+        "explain words --node n3",
+        "invoke hello -q name=you --node n2 -v",
+        "cluster kill n2",
+        "cluster status",
+        "cluster down",
+    ):
+        print(f"  {program} {line}")
+
+
+def tell(demo: Demo) -> None:
+    demo.say("building the guests from source (a cache keeps them)")
+    if _guests.main(["--quiet"]):
+        raise DemoError("the guests could not be built")
+    demo.say("guests are ready")
+    bring_up(demo)
+    serve_everywhere(demo)
+    before = lose_the_origin(demo)
+    bring_it_back(demo, before)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the cluster running")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    (ROOT / ".edged").mkdir(exist_ok=True)
+    state = Path(tempfile.mkdtemp(prefix="demo-", dir=ROOT / ".edged"))
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
+    demo = Demo(state, console)
+    kept = options.keep
+    try:
+        tell(demo)
+    except KeyboardInterrupt:
+        demo.failed.append("interrupted")
+        kept = False
+        console.print("\ninterrupted: cleaning up")
+    except (DemoError, httpx.HTTPError, OSError) as error:
+        demo.failed.append(str(error))
+        console.print(f"[bold red]stopped:[/] {type(error).__name__}", highlight=False)
+        console.print(str(error), markup=False)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if demo.failed:
+            show_logs(demo)
+        if not kept:
+            clean_up(demo)
+        demo.client.close()
+    passed = demo.checks - len(demo.failed)
+    demo.say(
+        f"{passed} of {demo.checks} expectations held"
+        + (f"; failed: {'; '.join(demo.failed)}" if demo.failed else "")
+    )
+    if kept:
+        show_kept(demo)
+    return 1 if demo.failed else 0
