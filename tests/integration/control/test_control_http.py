@@ -40,8 +40,8 @@ class Served:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await trio.sleep(0.01)  # noqa: ASYNC110 - what is waited for knows of no event
+    while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
+        await trio.sleep(0.01)
 
 
 async def read_answer(stream: trio.SocketStream) -> tuple[int, dict[str, str], bytes]:
