@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 import msgspec
 import trio
@@ -27,6 +28,7 @@ from .interfaces import (
     CancelFlag,
     FunctionView,
     Invocation,
+    InvocationResult,
     Outcome,
     Phases,
     StartType,
@@ -70,14 +72,14 @@ class FunctionService:
     def admit(self, function: FunctionView) -> _Admission:
         return _Admission(self, function)
 
-    async def params(self, function: FunctionView, export: str) -> tuple[str, ...] | None:
-        mapped, _, _ = await self._ready(function)
-        return mapped.module.export_params(export)
+    def log(self, function: FunctionView, stream: str, text: str) -> None:
+        self._journal.write(function.name, function.version, stream, text)
 
-    async def invoke(self, function: FunctionView, call: Invocation, cancel: CancelFlag) -> Outcome:
-        mapped, start, phases = await self._ready(function)
+    async def run(
+        self, function: FunctionView, mapped: Mapped, call: Invocation, cancel: CancelFlag
+    ) -> InvocationResult:
+        """One instance in a worker thread; what it wrote to stderr goes to its log."""
         mapped.users += 1
-        queued_at = trio.current_time()
         try:
             result = await trio.to_thread.run_sync(
                 mapped.module.invoke, call, cancel, limiter=self._threads
@@ -89,24 +91,13 @@ class FunctionService:
             mapped.users -= 1
         if result.stderr:
             self._log_stderr(function, result.stderr, truncated=result.stderr_truncated)
-        guest_s = result.instantiate_s + result.run_s
-        phases = msgspec.structs.replace(
-            phases,
-            queue_s=max(trio.current_time() - queued_at - guest_s, 0.0),
-            instantiate_s=result.instantiate_s,
-            run_s=result.run_s,
-        )
-        return Outcome(result, start, phases)
+        return result
 
-    def log(self, function: FunctionView, stream: str, text: str) -> None:
-        self._journal.write(function.name, function.version, stream, text)
+    async def ready(self, function: FunctionView) -> Mapped:
+        return await self._activation.ready(function.spec, timeout_s=self._limits.ready_timeout_s)
 
-    async def _ready(self, function: FunctionView) -> tuple[Mapped, StartType, Phases]:
-        mapped = self._activation.mapped(function.spec.module)
-        if mapped is not None:
-            return mapped, "warm", WARM
-        mapped = await self._activation.ready(function.spec, timeout_s=self._limits.ready_timeout_s)
-        return mapped, mapped.start, mapped.phases
+    def mapped(self, function: FunctionView) -> Mapped | None:
+        return self._activation.mapped(function.spec.module)
 
     def _log_failure(self, function: FunctionView, error: InvocationError) -> None:
         if error.stderr:
@@ -143,14 +134,20 @@ class FunctionService:
 
 
 class _Admission:
-    """The slot as a context manager: a class, as a generator costs 2 µs more per request."""
+    """One admitted request, as context manager and interfaces.Slot. A class, as a generator costs
+    2 µs more per request."""
+
+    __slots__ = ("_function", "_phases", "_service", "_start")
 
     def __init__(self, service: FunctionService, function: FunctionView) -> None:
         self._service = service
         self._function = function
+        self._start: StartType = "warm"
+        self._phases = WARM
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         self._service.enter(self._function)
+        return self
 
     async def __aexit__(
         self,
@@ -159,3 +156,27 @@ class _Admission:
         traceback: TracebackType | None,
     ) -> None:
         self._service.leave(self._function)
+
+    async def _ready(self) -> Mapped:
+        mapped = self._service.mapped(self._function)
+        if mapped is None:
+            mapped = await self._service.ready(self._function)
+            self._start, self._phases = mapped.start, mapped.phases
+        return mapped
+
+    async def params(self, export: str) -> tuple[str, ...] | None:
+        return (await self._ready()).module.export_params(export)
+
+    async def invoke(self, call: Invocation, cancel: CancelFlag) -> Outcome:
+        # Nothing is awaited between finding the module mapped and its use being counted.
+        mapped = await self._ready()
+        began_s = trio.current_time()
+        result = await self._service.run(self._function, mapped, call, cancel)
+        guest_s = result.instantiate_s + result.run_s
+        phases = msgspec.structs.replace(
+            self._phases,
+            queue_s=max(trio.current_time() - began_s - guest_s, 0.0),
+            instantiate_s=result.instantiate_s,
+            run_s=result.run_s,
+        )
+        return Outcome(result, self._start, phases)

@@ -307,6 +307,22 @@ class Outcome(msgspec.Struct, frozen=True):
     phases: Phases
 
 
+class Slot(Protocol):
+    """One admitted request: it remembers what the request had to wait for."""
+
+    async def params(self, export: str) -> tuple[str, ...] | None:
+        """Parameter types of an export, making the function ready first; None: no such export.
+        Raises as invoke."""
+        ...
+
+    async def invoke(self, call: Invocation, cancel: CancelFlag) -> Outcome:
+        """Makes the function ready (fetch, compile, load as needed), runs it, logs its stderr.
+
+        Raises InvocationError kinds, NoHolder, NotReady, CompileFailed, StoreError kinds,
+        Overloaded."""
+        ...
+
+
 class Functions(Protocol):
     """What the gateway needs of the node."""
 
@@ -314,21 +330,10 @@ class Functions(Protocol):
         """Raises FunctionNotFound."""
         ...
 
-    def admit(self, function: FunctionView) -> AbstractAsyncContextManager[None]:
+    def admit(self, function: FunctionView) -> AbstractAsyncContextManager[Slot]:
         """Holds one slot of the function's concurrency and of the node's.
 
         Raises (on entry) ConcurrencyExceeded, Overloaded, Draining."""
-        ...
-
-    async def params(self, function: FunctionView, export: str) -> tuple[str, ...] | None:
-        """Parameter types of an export, making the function ready first; None: no such export.
-        Raises as invoke."""
-        ...
-
-    async def invoke(self, function: FunctionView, call: Invocation, cancel: CancelFlag) -> Outcome:
-        """Makes the function ready (fetch, compile, load as needed), runs it, logs its stderr.
-
-        Raises InvocationError kinds, NoHolder, CompileFailed, StoreError kinds, Overloaded."""
         ...
 
     def log(self, function: FunctionView, stream: str, text: str) -> None:

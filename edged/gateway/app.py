@@ -256,9 +256,9 @@ class Gateway:
 
         with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
             exchange.on_disconnect(left)
-            async with self._functions.admit(function):
-                call = await route.abi.invocation(http, function, self._functions)
-                outcome = await self._functions.invoke(function, call, cancel)
+            async with self._functions.admit(function) as slot:
+                call = await route.abi.invocation(http, function, slot)
+                outcome = await slot.invoke(call, cancel)
             request.outcome = outcome
             status, headers, body = route.abi.response(http, function, outcome.result)
             return (

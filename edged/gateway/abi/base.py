@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 from edged.errors import BadRequest, MalformedGuestOutput
-from edged.interfaces import Functions, FunctionView, Invocation, InvocationResult
+from edged.interfaces import FunctionView, Invocation, InvocationResult, Slot
 
 TEXT: Final = b"text/plain; charset=utf-8"
 BYTES: Final = b"application/octet-stream"
@@ -51,9 +51,9 @@ class Abi(Protocol):
         ...
 
     async def invocation(
-        self, request: HttpRequest, function: FunctionView, functions: Functions, /
+        self, request: HttpRequest, function: FunctionView, slot: Slot, /
     ) -> Invocation:
-        """Raises BadRequest, FunctionNotFound; and as `functions.params` where it asks that."""
+        """Raises BadRequest, FunctionNotFound; and as `slot.params` where it asks that."""
         ...
 
     def response(

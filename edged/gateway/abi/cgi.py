@@ -21,7 +21,7 @@ import re
 from typing import Final
 
 from edged.errors import BadRequest
-from edged.interfaces import Functions, FunctionView, Invocation, InvocationResult
+from edged.interfaces import FunctionView, Invocation, InvocationResult, Slot
 
 from .base import HttpRequest, HttpResponse, malformed, unquote
 
@@ -79,7 +79,7 @@ class Cgi:
     methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     async def invocation(
-        self, request: HttpRequest, function: FunctionView, _functions: Functions, /
+        self, request: HttpRequest, function: FunctionView, _slot: Slot, /
     ) -> Invocation:
         spec = function.spec
         env = {name.encode(): value.encode() for name, value in spec.policy.env.items()}

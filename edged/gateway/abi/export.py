@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from edged.errors import BadRequest, FunctionNotFound
-from edged.interfaces import ExportCall, Functions, FunctionView, Invocation, InvocationResult
+from edged.interfaces import ExportCall, FunctionView, Invocation, InvocationResult, Slot
 
 from .base import JSON, TEXT, HttpRequest, HttpResponse, header, unquote
 
@@ -38,11 +38,11 @@ class Export:
     methods = ("GET", "HEAD")
 
     async def invocation(
-        self, request: HttpRequest, function: FunctionView, functions: Functions, /
+        self, request: HttpRequest, function: FunctionView, slot: Slot, /
     ) -> Invocation:
         name = export_name(request.path_info, function)
         values = query_values(request.query)
-        types = await functions.params(function, name)
+        types = await slot.params(name)
         if types is None:
             raise FunctionNotFound(f"{function.name} has no exported function {name!r}")
         return Invocation(

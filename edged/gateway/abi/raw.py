@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from edged.errors import BadRequest
-from edged.interfaces import Functions, FunctionView, Invocation, InvocationResult
+from edged.interfaces import FunctionView, Invocation, InvocationResult, Slot
 
 from .base import BYTES, TEXT, HttpRequest, HttpResponse, unquote
 
@@ -31,7 +31,7 @@ class Raw:
     methods = ("GET", "HEAD", "POST")
 
     async def invocation(
-        self, request: HttpRequest, function: FunctionView, _functions: Functions, /
+        self, request: HttpRequest, function: FunctionView, _slot: Slot, /
     ) -> Invocation:
         spec = function.spec
         policy = spec.policy

@@ -53,6 +53,20 @@ def spec(abi: str = "raw", **fields: object) -> FunctionSpec:
     return replace(made, abi=abi, **fields)
 
 
+class Slot:
+    """interfaces.Slot of one request."""
+
+    def __init__(self, behaviours: Behaviours, function: FunctionView) -> None:
+        self._behaviours = behaviours
+        self._function = function
+
+    async def params(self, export: str) -> tuple[str, ...] | None:
+        return self._behaviours.exports.get(export)
+
+    async def invoke(self, call: Invocation, cancel: CancelFlag) -> Outcome:
+        return await self._behaviours.run(self._function, call, cancel)
+
+
 class Behaviours:
     """interfaces.Functions of Python callables. Admission counts like the node's."""
 
@@ -79,21 +93,18 @@ class Behaviours:
         return view
 
     @asynccontextmanager
-    async def admit(self, function: FunctionView) -> AsyncIterator[None]:
+    async def admit(self, function: FunctionView) -> AsyncIterator[Slot]:
         if self.draining:
             raise Draining("this node is shutting down")
         if self.admitted[function.name] >= function.spec.policy.concurrency:
             raise ConcurrencyExceeded(f"{function.name} is busy")
         self.admitted[function.name] += 1
         try:
-            yield
+            yield Slot(self, function)
         finally:
             self.admitted[function.name] -= 1
 
-    async def params(self, function: FunctionView, export: str) -> tuple[str, ...] | None:
-        return self.exports.get(export)
-
-    async def invoke(self, function: FunctionView, call: Invocation, cancel: CancelFlag) -> Outcome:
+    async def run(self, function: FunctionView, call: Invocation, cancel: CancelFlag) -> Outcome:
         self.calls.append(call)
         self.cancels.append(cancel)
         run = self._run[function.name]

@@ -61,13 +61,15 @@ class Running:
         return await self.request("GET", path, **kwargs)
 
     async def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.addresses.gateway_url, timeout=60) as client:
+        async with httpx.AsyncClient(
+            base_url=self.addresses.gateway_url, timeout=60, verify=False
+        ) as client:
             return await client.request(method, path, **kwargs)
 
     async def control(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
         async with httpx.AsyncClient(
-            base_url=self.addresses.control_url, timeout=60, headers=headers
+            base_url=self.addresses.control_url, timeout=60, headers=headers, verify=False
         ) as client:
             return await client.request(method, path, **kwargs)
 

@@ -190,7 +190,7 @@ async def test_concurrency_of_a_function_is_bounded(tmp_path: Path) -> None:
 async def test_stop_answers_what_was_accepted(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
-        await a.deploy("slow", LOOP.encode(), policy={"timeout_ms": 1000})
+        await a.deploy("slow", LOOP.encode(), policy={"timeout_ms": 3000})
         while (await a.ask("GET", "/v1/functions/slow"))["summary"]["state"] != "mapped":
             await trio.sleep(0.02)
         codes: list[int] = []
