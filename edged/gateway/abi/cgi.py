@@ -71,7 +71,7 @@ _FIELD: Final = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\Z"
 )
 _STATUS: Final = re.compile(rb"([2-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\Z")
-_BLANK: Final = re.compile(rb"\r?\n\r?\n")
+_BLANK: Final = re.compile(rb"\n\r?\n")
 _HOST: Final = re.compile(rb"(.*?)(?::([0-9]*))?\Z")
 
 
