@@ -37,6 +37,8 @@ RESULTS = 1024
 SLOTS = 256
 """Memory below 1024 that scripts may use as they like: fds at SLOTS + 4 n."""
 RIGHTS = 0x1FFFFFFF
+READ = 0b1110
+"""fd_read, fd_seek, fd_fdstat_set_flags: no write, which a read-only mount refuses."""
 CREATE, DIRECTORY, EXCLUSIVE, TRUNCATE = 1, 2, 4, 8
 
 
@@ -54,8 +56,8 @@ def call(name: str, *arguments: object) -> Call:
 
 
 def open_file(slot: int, path: str, *, dir_fd: int = 3, oflags: int = 0, fdflags: int = 0,
-              follow: int = 1) -> Call:  # fmt: skip
-    return call("path_open", dir_fd, follow, path, oflags, RIGHTS, RIGHTS, fdflags, slot)
+              follow: int = 1, rights: int = RIGHTS) -> Call:  # fmt: skip
+    return call("path_open", dir_fd, follow, path, oflags, rights, RIGHTS, fdflags, slot)
 
 
 def write(fd: object, data: bytes | str, *, offset: int | None = None) -> Call:
