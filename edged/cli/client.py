@@ -39,6 +39,36 @@ def parse_url(url: str, *, what: str) -> SplitResult:
     return parts
 
 
+class Answer:
+    """An HTTP answer whose reads raise Unreachable, so that they are told from the failures of
+    whoever uses it, such as a closed stdout."""
+
+    def __init__(self, raw: http.client.HTTPResponse, client: Client) -> None:
+        self._raw = raw
+        self._client = client
+        self.status = raw.status
+        self.reason = raw.reason
+
+    def read(self, limit_bytes: int) -> bytes:
+        with self._client.translated():
+            return self._raw.read(limit_bytes)
+
+    def read_some(self, limit_bytes: int) -> bytes:
+        """What is there, at least one byte; b"" at the end."""
+        with self._client.translated():
+            return self._raw.read1(limit_bytes)
+
+    def read_line(self, limit_bytes: int) -> bytes:
+        with self._client.translated():
+            return self._raw.readline(limit_bytes)
+
+    def header(self, name: str) -> str | None:
+        return self._raw.getheader(name)
+
+    def headers(self) -> list[tuple[str, str]]:
+        return self._raw.getheaders()
+
+
 class Client:
     """Requests to one base URL. `name` is what messages call the other end."""
 
@@ -58,29 +88,34 @@ class Client:
         self._timeout_s = timeout_s
 
     @contextmanager
-    def open(
-        self, method: str, path: str, *, body: Body = None, headers: Mapping[str, str] | None = None
-    ) -> Iterator[http.client.HTTPResponse]:
-        """One exchange on its own connection. Raises Unreachable; HTTP statuses are not judged."""
-        secure = self._parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        host = self._parts.hostname or ""
-        connection = kind(host, self._parts.port, timeout=self._timeout_s)
-        own = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+    def translated(self) -> Iterator[None]:
         try:
-            try:
-                connection.request(
-                    method, self._parts.path.rstrip("/") + path, body, own | dict(headers or {})
-                )
-            except (BrokenPipeError, ConnectionResetError):
-                # Refused before the whole body was sent: the answer may be there already.
-                if connection.sock is None:
-                    raise
-            yield connection.getresponse()
+            yield
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
                 f"{self.name} does not answer at {self.url}: {_reason(error)}", url=self.url
             ) from error
+
+    @contextmanager
+    def open(
+        self, method: str, path: str, *, body: Body = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[Answer]:
+        """One exchange on its own connection. Raises Unreachable; HTTP statuses are not judged."""
+        secure = self._parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._timeout_s)
+        own = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        target = self._parts.path.rstrip("/") + path
+        try:
+            with self.translated():
+                try:
+                    connection.request(method, target, body, own | dict(headers or {}))
+                except (BrokenPipeError, ConnectionResetError):
+                    # Refused before the whole body was sent: the answer may be there already.
+                    if connection.sock is None:
+                        raise
+                answer = Answer(connection.getresponse(), self)
+            yield answer
         finally:
             connection.close()
 
@@ -98,11 +133,11 @@ class Client:
         with self.open("GET", path) as answer:
             if answer.status >= 300:
                 self._check(answer, answer.read(ANSWER_BYTES_MAX))
-            while line := answer.readline(LINE_BYTES_MAX):
+            while line := answer.read_line(LINE_BYTES_MAX):
                 if line.strip():
                     yield line
 
-    def _check(self, answer: http.client.HTTPResponse, data: bytes) -> None:
+    def _check(self, answer: Answer, data: bytes) -> None:
         if 200 <= answer.status < 300:
             return
         try:

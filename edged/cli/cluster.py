@@ -209,7 +209,7 @@ def _show_status(view: ClusterStatus, *, as_json: bool) -> None:
     click.echo(f"cluster {view.name}")
     total = len(view.nodes)
     table(
-        ("name", "state", "region", "target", "gateway", "control", "sees", "pid"),
+        ("name", "state", "region", "target", "gateway", "control", "sees"),
         (
             (
                 n.name,
@@ -219,7 +219,6 @@ def _show_status(view: ClusterStatus, *, as_json: bool) -> None:
                 n.gateway_url,
                 n.control_url,
                 NONE if n.alive is None else f"{len(n.alive)} of {total}",
-                n.pid or NONE,
             )
             for n in view.nodes
         ),

@@ -23,8 +23,9 @@ EXIT_NOT_FOUND: Final = 4
 EXIT_CLIENT_ERROR: Final = 5
 EXIT_SERVER_ERROR: Final = 6
 
-PIPE_WIDTH: Final = 160
-"""Columns of tables that no terminal shows: wide enough for digests, so nothing is cut."""
+TABLE_WIDTH_MAX: Final = 400
+"""Tables are as wide as they need, also on narrower terminals, which wrap whole lines: a URL that
+was folded inside its cell could not be copied."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -162,8 +163,9 @@ def console() -> Console:
     """For tables on stdout."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    return Console(
+        width=TABLE_WIDTH_MAX, soft_wrap=True, highlight=False, markup=False, emoji=False
+    )
 
 
 def progress_console() -> Console:

@@ -20,7 +20,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    import http.client
+    from .client import Answer
 
 CHUNK_BYTES: Final = 64 * 1024
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
@@ -131,33 +131,33 @@ def _headers(lines: tuple[str, ...]) -> dict[str, str]:
     return parsed
 
 
-def _print_raw(answer: http.client.HTTPResponse, *, include: bool) -> None:
+def _print_raw(answer: Answer, *, include: bool) -> None:
     out = sys.stdout.buffer
     if include:
         out.write(f"HTTP/1.1 {answer.status} {answer.reason}\r\n".encode("latin-1"))
-        for name, value in answer.getheaders():
+        for name, value in answer.headers():
             out.write(f"{name}: {value}\r\n".encode("latin-1"))
         out.write(b"\r\n")
-    while chunk := answer.read1(CHUNK_BYTES):
+    while chunk := answer.read_some(CHUNK_BYTES):
         out.write(chunk)
         out.flush()
     out.flush()
 
 
-def _print_times(answer: http.client.HTTPResponse, node: str, elapsed_s: float) -> None:
+def _print_times(answer: Answer, node: str, elapsed_s: float) -> None:
     from .render import duration
 
-    start = answer.getheader("x-edged-start", "–")
-    served_by = answer.getheader("x-edged-node", node)
+    start = answer.header("x-edged-start") or "–"
+    served_by = answer.header("x-edged-node") or node
     timing = ", ".join(f"{name} {duration(seconds)}" for name, seconds in _timings(answer).items())
     text = f"{answer.status} from {served_by}: {start} start, {duration(elapsed_s)} in all"
     click.echo(clean(text + (f" ({timing})" if timing else "")), err=True)
 
 
-def _timings(answer: http.client.HTTPResponse) -> dict[str, float]:
+def _timings(answer: Answer) -> dict[str, float]:
     """Seconds by phase, of the Server-Timing header (W3C: durations in milliseconds)."""
     found: dict[str, float] = {}
-    for entry in (answer.getheader("server-timing") or "").split(","):
+    for entry in (answer.header("server-timing") or "").split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))
         for parameter in parameters:
             key, _, value = parameter.partition("=")
@@ -169,7 +169,7 @@ def _timings(answer: http.client.HTTPResponse) -> dict[str, float]:
     return found
 
 
-def _print_document(answer: http.client.HTTPResponse, started_at: float) -> None:
+def _print_document(answer: Answer, started_at: float) -> None:
     import base64
 
     from .client import ANSWER_BYTES_MAX
@@ -182,11 +182,11 @@ def _print_document(answer: http.client.HTTPResponse, started_at: float) -> None
     print_json(
         {
             "status": answer.status,
-            "node": answer.getheader("x-edged-node"),
-            "start": answer.getheader("x-edged-start"),
+            "node": answer.header("x-edged-node"),
+            "start": answer.header("x-edged-start"),
             "elapsed_s": round(time.perf_counter() - started_at, 6),
             "timing_s": _timings(answer),
-            "headers": [[name.lower(), value] for name, value in answer.getheaders()],
+            "headers": [[name.lower(), value] for name, value in answer.headers()],
             **body,
         }
     )

@@ -394,6 +394,23 @@ def test_as_a_process(node: NodeThread, module_file: Path) -> None:
     assert edged_subprocess(None, "--version").stdout.startswith("edged ")
 
 
+def test_a_closed_stdout_is_not_the_nodes_fault(node: NodeThread) -> None:
+    env = dict(os.environ, EDGED_CONTROL=node.url, EDGED_TOKEN=TOKEN)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "edged", "invoke", "f"],
+        cwd=ROOT,
+        env=env,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, b"does not answer" in done.stderr) == (1, False)
+
+
 HEAVY = ("wasmtime", "hypercorn", "starlette", "trio", "httpx", "cryptography", "structlog")
 
 
