@@ -131,8 +131,9 @@ class Membership:
 
     # ------------------------------------------------------------ timers
     def on_stall(self, lag_s: float) -> None:
-        """This process was stopped: answers may lie unread, so no verdict is drawn now."""
-        self._timers.delay(STALLED, lag_s)
+        """This process was stopped: answers may lie unread, so no verdict is drawn until there was
+        time to read them."""
+        self._timers.delay(STALLED, lag_s + self._knobs.direct_timeout_max_s)
         self.prober.health.change(1)
 
     def on_deadline(self, name: str, subject: int | str, now: float) -> None:

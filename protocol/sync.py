@@ -99,7 +99,9 @@ class Sync:
 
     def answer(self, request: SyncRequest) -> SyncAnswer:
         """Raises RemoteProtocolError("sync") for a malformed summary."""
-        rows, sets, want_members, want_sets = self._compare_members(request.members)
+        rows, sets, want_members, want_sets = self._compare_members(
+            request.members, asker=request.sender.node
+        )
         if len(request.records) % RECORD_ITEM.size:
             raise RemoteProtocolError("sync", "record summary is cut off")
         records, wanted = self._catalog.compare(request.records)
@@ -136,9 +138,10 @@ class Sync:
         return push if push.members or push.records or push.holdings or push.more else None
 
     def _compare_members(
-        self, summary: bytes
+        self, summary: bytes, *, asker: bytes
     ) -> tuple[list[Peer], list[HoldingsFull], bytes, bytes]:
-        """(rows and sets the other lacks, ids of rows and of sets that it has newer)."""
+        """(rows and sets the asker lacks, ids of rows and of sets that it has newer). Its own row
+        came with the request."""
         if len(summary) % MEMBER_ITEM.size:
             raise RemoteProtocolError("sync", "member summary is cut off")
         theirs: dict[bytes, tuple[WordOrder, int]] = {}
@@ -157,7 +160,7 @@ class Sync:
             if order[0] >= 0 or peer.reachable:
                 if _order(peer) > order:
                     rows.append(peer)
-                elif _order(peer) < order:
+                elif _order(peer) < order and peer.raw != asker:
                     want_rows.append(peer.raw)
             mine, other = (generation, version), (order[0], their_version)
             if version and mine > other and peer.reachable:
@@ -168,7 +171,8 @@ class Sync:
                 want_sets.append(peer.raw)
         for raw, (order, their_version) in theirs.items():
             if order[3] <= RANK["suspect"]:
-                want_rows.append(raw)
+                if raw != asker:
+                    want_rows.append(raw)
                 if their_version:
                     want_sets.append(raw)
         return rows, sets, b"".join(want_rows), b"".join(want_sets)

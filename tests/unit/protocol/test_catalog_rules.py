@@ -1,0 +1,334 @@
+"""Clock, records and catalog: who may say what, and which word wins. SPEC §6."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from protocol_support import (
+    NOT_AFTER_S,
+    WALL_MS,
+    alias_record,
+    anchor,
+    credential_of,
+    key_of,
+    make_catalog,
+    spec_bytes,
+    version_record,
+)
+
+from protocol import catalog as catalog_module
+from protocol.catalog import TOMBSTONE_MS, VERSIONS_KEPT, Catalog
+from protocol.clock import SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
+from protocol.errors import RemoteProtocolError
+from protocol.function import version_of
+from protocol.ids import VersionId
+from protocol.records import (
+    RECORD_BYTES_MAX,
+    Record,
+    decode_record,
+    encode_record,
+    encoded_records,
+    record_key,
+    sign_record,
+    verify_record,
+)
+
+SPEC = spec_bytes("one")
+VERSION = version_of(SPEC)
+OTHER = spec_bytes("two")
+
+
+def deploy(catalog: Catalog, name: str, spec: bytes, *, wall_ms: int = WALL_MS) -> list[Record]:
+    records = catalog.prepare_version(name, spec, wall_ms=wall_ms)
+    records += catalog.prepare_alias(name, version_of(spec), wall_ms=wall_ms)
+    catalog.apply(records)
+    return records
+
+
+def feed(catalog: Catalog, record: Record, *, wall_ms: int = WALL_MS) -> bool:
+    verified = catalog.check(encode_record(record), wall_ms=wall_ms)
+    return verified is not None and catalog.merge(verified)
+
+
+def code_of(record: Record, *, wall_ms: int | None = WALL_MS) -> str:
+    with pytest.raises(RemoteProtocolError) as caught:
+        verify_record(record, anchor(), wall_ms=wall_ms)
+    return caught.value.code
+
+
+def test_the_clock_never_goes_back() -> None:
+    clock = HybridClock()
+    first = clock.tick(1000)
+    assert hlc_wall_ms(first) == 1000
+    assert clock.tick(1000) == first + 1
+    assert clock.tick(500) == first + 2
+    clock.observe(hlc_of(2000, 0xFFFF))
+    assert clock.tick(1500) == hlc_of(2001)
+    clock.observe(1)
+    assert clock.last == hlc_of(2001)
+
+
+def test_a_record_says_what_it_signs() -> None:
+    record = version_record("hello", SPEC)
+    verified = verify_record(decode_record(encode_record(record)), anchor(), wall_ms=WALL_MS)
+    assert verified.key == f"v/hello/{VERSION}" == record_key(record)
+    assert verified.spec is not None
+    assert verified.target is None
+    alias = verify_record(alias_record("hello", VERSION), anchor(), wall_ms=WALL_MS)
+    assert (alias.key, alias.target) == ("a/hello", VERSION)
+    assert encoded_records([record]) == [(verified.key, verified.encoded)]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"name": "other"}, "signature"),
+        ({"name": "Bad"}, "function-name"),
+        ({"hlc": (WALL_MS << 16) + 1}, "signature"),
+        ({"value": OTHER}, "record"),
+        ({"value": b""}, "signature"),
+        ({"version": "x"}, "version"),
+        ({"signature": bytes(64)}, "signature"),
+        ({"credential": credential_of("n1")}, "signature"),
+        ({"kind": "alias"}, "record"),
+        ({"kind": "alias", "version": ""}, "record"),
+        ({"kind": "alias", "version": "", "value": b"\x91\xa1x"}, "version"),
+        ({"hlc": (WALL_MS + SKEW_MS_MAX + 1) << 16}, "record-future"),
+        ({"hlc": (NOT_AFTER_S * 1000 + 1000) << 16}, "record-future"),
+    ],
+)
+def test_altered_records_are_refused(change: dict[str, object], code: str) -> None:
+    assert code_of(msgspec.structs.replace(version_record("hello", SPEC), **change)) == code
+
+
+def test_only_control_identities_may_speak() -> None:
+    record = sign_record(
+        key_of("n5"),
+        credential_of("n5", roles=("serve", "build")),
+        kind="alias",
+        name="hello",  # type: ignore[arg-type]
+        version="",
+        hlc=WALL_MS << 16,
+        value=b"",
+    )
+    assert code_of(record) == "credential-role"
+    serve = make_catalog("n5", roles=("serve",))
+    with pytest.raises(RemoteProtocolError, match="credential-role"):
+        serve.prepare_version("hello", SPEC, wall_ms=WALL_MS)
+
+
+def test_a_credential_is_judged_at_the_records_time() -> None:
+    def signed(hlc_s: int) -> Record:
+        return sign_record(
+            key_of("n5"),
+            credential_of("n5", not_after_s=1000),
+            kind="alias",
+            name="hello",  # type: ignore[arg-type]
+            version="",
+            hlc=(hlc_s * 1000) << 16,
+            value=b"",
+        )
+
+    assert verify_record(signed(999), anchor(), wall_ms=WALL_MS).key == "a/hello"
+    assert code_of(signed(1001)) == "credential-expired"
+
+
+def test_malformed_records_are_refused() -> None:
+    good = encode_record(version_record("hello", SPEC))
+    for data in (b"", b"\xc1", good[:-1], good + b"x", b"x" * (RECORD_BYTES_MAX + 1)):
+        with pytest.raises(RemoteProtocolError, match="record"):
+            decode_record(data)
+
+
+def test_deploy_look_up_roll_back_remove() -> None:
+    catalog = make_catalog()
+    assert catalog.lookup("hello") is None
+    assert catalog.versions("hello") == ()
+    assert catalog.prepare_remove("hello", wall_ms=WALL_MS) == []
+    first = deploy(catalog, "hello", SPEC)
+    assert [record.kind for record in first] == ["version", "alias"]
+    assert deploy(catalog, "hello", SPEC) == [], "nothing new to say"
+    deploy(catalog, "hello", OTHER, wall_ms=WALL_MS + 5)
+    current = catalog.lookup("hello")
+    assert current is not None
+    assert current.version == version_of(OTHER)
+    rows = catalog.versions("hello")
+    assert [(row.version, row.current, row.signer_name) for row in rows] == [
+        (version_of(OTHER), True, "n0"),
+        (VERSION, False, "n0"),
+    ]
+    assert catalog.spec("hello", VERSION) == rows[1].spec
+    assert catalog.spec("hello", "0" * 64) is catalog.spec("nobody", VERSION) is None
+    catalog.apply(catalog.prepare_alias("hello", VERSION, wall_ms=WALL_MS + 6))
+    assert [name for name, _ in catalog.functions()] == ["hello"]
+    assert catalog.functions()[0][1].version == VERSION
+    removal = catalog.prepare_remove("hello", wall_ms=WALL_MS + 7)
+    assert len(removal) == 3
+    assert all(record.tombstone for record in removal)
+    catalog.apply(removal)
+    assert catalog.lookup("hello") is None
+    assert catalog.functions() == catalog.versions("hello") == ()
+    assert catalog.state_digest() == 0, "tombstones stand outside"
+    assert catalog.prepare_remove("hello", wall_ms=WALL_MS + 8) == []
+    deploy(catalog, "hello", SPEC, wall_ms=WALL_MS + 9)
+    assert catalog.lookup("hello") is not None, "a removed version may come back"
+
+
+def test_preparing_changes_nothing() -> None:
+    catalog = make_catalog()
+    catalog.prepare_version("hello", SPEC, wall_ms=WALL_MS)
+    catalog.prepare_alias("hello", VERSION, wall_ms=WALL_MS)
+    assert len(catalog) == catalog.state_digest() == 0
+    with pytest.raises(RemoteProtocolError, match="function-name"):
+        catalog.prepare_version("No", SPEC, wall_ms=WALL_MS)
+    with pytest.raises(RemoteProtocolError, match="spec"):
+        catalog.prepare_version("no", b"junk", wall_ms=WALL_MS)
+
+
+def test_the_later_word_wins_in_any_order() -> None:
+    early = alias_record("hello", VERSION, hlc=WALL_MS << 16)
+    late = alias_record("hello", version_of(OTHER), hlc=(WALL_MS << 16) + 1, by="n1")
+    one, two = make_catalog(), make_catalog()
+    for record in (early, late, version_record("hello", SPEC), version_record("hello", OTHER)):
+        assert feed(one, record)
+    for record in (version_record("hello", OTHER), late, version_record("hello", SPEC)):
+        assert feed(two, record)
+    assert not feed(two, early)
+    assert one.lookup("hello") == two.lookup("hello")
+    assert one.state_digest() == two.state_digest() != 0
+
+
+def test_a_function_does_not_vanish_while_its_new_version_is_on_its_way() -> None:
+    catalog = make_catalog()
+    deploy(catalog, "hello", SPEC)
+    later = (WALL_MS + 1) << 16
+    feed(catalog, alias_record("hello", version_of(OTHER), hlc=later))
+    current = catalog.lookup("hello")
+    assert current is not None
+    assert current.version == VERSION
+    feed(catalog, version_record("hello", OTHER, hlc=later))
+    assert catalog.lookup("hello").version == version_of(OTHER)  # type: ignore[union-attr]
+
+
+def test_an_alias_of_a_removed_version_means_nothing() -> None:
+    catalog = make_catalog()
+    deploy(catalog, "hello", SPEC)
+    later = (WALL_MS + 1) << 16
+    feed(catalog, version_record("hello", SPEC, hlc=later, tombstone=True))
+    assert catalog.lookup("hello") is None
+    assert catalog.versions("hello") == ()
+    deploy(catalog, "hello", OTHER, wall_ms=WALL_MS + 2)
+    feed(catalog, version_record("hello", SPEC, hlc=later + 9, tombstone=True))
+    feed(catalog, alias_record("hello", VERSION, hlc=(WALL_MS + 3) << 16))
+    assert catalog.lookup("hello") is None
+
+
+def test_known_records_cost_no_signature_check() -> None:
+    catalog = make_catalog()
+    feed(catalog, version_record("hello", SPEC))
+    forged = msgspec.structs.replace(version_record("hello", SPEC), signature=bytes(64))
+    assert catalog.check(encode_record(forged), wall_ms=WALL_MS) is None
+    newer = msgspec.structs.replace(forged, hlc=forged.hlc + 1)
+    with pytest.raises(RemoteProtocolError, match="signature"):
+        catalog.check(encode_record(newer), wall_ms=WALL_MS)
+    assert catalog.hlc(record_key(forged)) == forged.hlc
+    assert catalog.hlc("a/hello") == -1
+    assert catalog.encoded("a/hello") is None
+    assert catalog.encoded(record_key(forged)) == encode_record(version_record("hello", SPEC))
+
+
+def test_old_tombstones_are_purged_and_not_taken_back() -> None:
+    catalog = make_catalog()
+    deploy(catalog, "hello", SPEC)
+    removal = catalog.prepare_remove("hello", wall_ms=WALL_MS)
+    catalog.apply(removal)
+    assert catalog.purge(WALL_MS + TOMBSTONE_MS - 10) == []
+    gone_ms = WALL_MS + TOMBSTONE_MS + 10
+    assert len(catalog.purge(gone_ms)) == 2
+    assert len(catalog) == 0
+    assert not feed(catalog, removal[0], wall_ms=gone_ms)
+
+
+def test_loading_verifies_each_and_stops_at_none() -> None:
+    source = make_catalog()
+    records = deploy(source, "hello", SPEC)
+    stored = encoded_records(records)
+    bad = [
+        ("v/x/y", stored[0][1]),
+        ("a/hello", b"junk"),
+        ("a/x", encode_record(msgspec.structs.replace(records[1], signature=bytes(64)))),
+    ]
+    catalog = make_catalog("n1")
+    # A node whose clock starts in 1970 still knows what it knew.
+    refused = catalog.load([*bad, *stored], wall_ms=0)
+    assert [(key, error.code) for key, error in refused] == [
+        ("v/x/y", "record"),
+        ("a/hello", "record"),
+        ("a/x", "signature"),
+    ]
+    assert catalog.lookup("hello") is not None
+    later = catalog.prepare_alias("hello", version_of(OTHER), wall_ms=0)
+    assert later[0].hlc > records[1].hlc, "its next word still wins"
+
+
+def test_the_catalog_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = make_catalog()
+    deploy(catalog, "hello", SPEC)
+    monkeypatch.setattr(catalog_module, "RECORDS_MAX", 2)
+    with pytest.raises(RemoteProtocolError, match="catalog-full"):
+        catalog.prepare_version("hello", OTHER, wall_ms=WALL_MS)
+    with pytest.raises(RemoteProtocolError, match="catalog-full"):
+        feed(catalog, version_record("hello", OTHER))
+    assert feed(catalog, alias_record("hello", None, hlc=(WALL_MS + 1) << 16)), (
+        "known keys may move"
+    )
+    monkeypatch.setattr(catalog_module, "RECORDS_MAX", 99)
+    monkeypatch.setattr(catalog_module, "NAMES_MAX", 1)
+    with pytest.raises(RemoteProtocolError, match="names"):
+        catalog.prepare_alias("more", VERSION, wall_ms=WALL_MS)
+    monkeypatch.setattr(catalog_module, "BYTES_MAX", 10)
+    with pytest.raises(RemoteProtocolError, match="bytes"):
+        catalog.prepare_version("hello", OTHER, wall_ms=WALL_MS)
+
+
+def test_a_function_keeps_its_latest_versions() -> None:
+    catalog = make_catalog()
+    for number in range(VERSIONS_KEPT + 2):
+        deploy(catalog, "hello", spec_bytes(str(number)), wall_ms=WALL_MS + number)
+    rows = catalog.versions("hello")
+    assert len(rows) == VERSIONS_KEPT
+    assert version_of(spec_bytes("0")) not in {row.version for row in rows}
+    assert rows[0].current
+
+
+def test_digest_and_delta() -> None:
+    one, two = make_catalog(), make_catalog("n1")
+    deploy(one, "both", SPEC)
+    two.load([(k, r) for k, r in encoded_records([version_record("both", SPEC)])], wall_ms=WALL_MS)
+    deploy(two, "mine", OTHER)
+    records, wanted = one.compare(two.summary())
+    for encoded in records:
+        verified = two.check(encoded, wall_ms=WALL_MS)
+        assert verified is not None
+        two.merge(verified)
+    for encoded in two.select([*wanted, 12345]):
+        verified = one.check(encoded, wall_ms=WALL_MS)
+        if verified is not None:
+            one.merge(verified)
+    assert one.state_digest() == two.state_digest()
+    assert one.compare(two.summary()) == ([], [])
+
+
+def test_equal_times_are_settled_by_signer() -> None:
+    one, two = make_catalog(), make_catalog()
+    first = alias_record("hello", VERSION, by="n0")
+    second = alias_record("hello", VersionId(version_of(OTHER)), by="n1")
+    for catalog, order in ((one, (first, second)), (two, (second, first))):
+        for record in order:
+            feed(catalog, record)
+    assert one.state_digest() == two.state_digest()
+    half, other = make_catalog(), make_catalog()
+    feed(half, first)
+    feed(other, second)
+    records, wanted = half.compare(other.summary())
+    assert len(records) == len(wanted) == 1, "both sides show what they have"

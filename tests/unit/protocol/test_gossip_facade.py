@@ -1,0 +1,309 @@
+"""The facade: records and holdings reach everyone, syncs are bounded, hostile input is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from protocol_support import (
+    WALL_MS,
+    Wire,
+    address_of,
+    alias_record,
+    anchor,
+    credential_of,
+    key_of,
+    make_gossip,
+    metadata_of,
+    node_id,
+    spec_bytes,
+    version_record,
+)
+from test_membership_wire import Insider, events
+
+from protocol import sync as sync_module
+from protocol.clock import SKEW_MS_MAX
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.events import HoldingsChanged, RecordsAccepted, SyncWanted
+from protocol.function import version_of
+from protocol.gossip import Gossip, GossipConfig
+from protocol.ids import digest_of
+from protocol.messages import (
+    HoldingsUpdate,
+    RecordHint,
+    RecordUpdate,
+    SyncAnswer,
+    SyncRequest,
+)
+from protocol.records import encode_record, record_key
+from protocol.rng import Rng
+from protocol.seal import Keyring
+
+SPEC = spec_bytes("one")
+
+
+def deploy(wire: Wire, index: int, name: str, spec: bytes) -> None:
+    catalog = wire[index].catalog
+    records = catalog.prepare_version(name, spec, wall_ms=wire.wall_ms)
+    records += catalog.prepare_alias(name, version_of(spec), wall_ms=wire.wall_ms)
+    wire[index].publish(records, wire.now)
+
+
+def refusal(machine: Gossip, data: bytes) -> str:
+    before = machine.statistics()
+    with pytest.raises(RemoteProtocolError) as caught:
+        machine.receive_datagram(data, address_of(9), 1.0, WALL_MS)
+    assert machine.statistics() == before
+    assert machine.poll_transmit() is None, "nothing is answered"
+    return caught.value.code
+
+
+def test_a_deployment_reaches_everyone_and_is_persisted() -> None:
+    wire = Wire(5)
+    wire.join_all()
+    deploy(wire, 3, "hello", SPEC)
+    wire.run(0.5)
+    for index in range(5):
+        current = wire[index].catalog.lookup("hello")
+        assert current is not None
+        assert current.version == version_of(SPEC)
+        accepted = wire.seen(f"n{index}", RecordsAccepted)
+        keys = [key for event in accepted for key, _ in event.records]
+        assert len(keys) == (0 if index == 3 else 2), "each record is reported once"
+
+
+def test_a_record_over_the_datagram_budget_comes_by_sync() -> None:
+    wire = Wire(4)
+    wire.join_all()
+    deploy(wire, 0, "big", spec_bytes("big", args_bytes=15_000))
+    wire.run(1.0)
+    assert all(wire[index].catalog.lookup("big") for index in range(4))
+
+
+def test_holdings_reach_everyone() -> None:
+    wire = Wire(4)
+    wire.join_all()
+    digest = digest_of(b"blob")
+    assert wire[2].announce(digest, True, wire.now, "artifact")
+    wire.run(0.3)
+    assert all(wire[i].holdings.holders(digest) == [node_id("n2")] for i in range(4))
+    assert wire.seen("n0", HoldingsChanged) == [HoldingsChanged(node_id("n2"))]
+    wire[2].holdings.set_local(digest, False)
+    wire.run(2.0)
+    assert all(wire[i].holdings.holders(digest) == [] for i in range(4))
+    for number in range(40):
+        wire[1].holdings.set_local(digest_of(b"%d" % number), True)
+    wire.run(5.0)
+    assert all(len(wire[i].holdings.held(node_id("n1"))) == 40 for i in range(4))
+
+
+def test_a_late_joiner_gets_it_all_and_lost_updates_are_found() -> None:
+    wire = Wire(3)
+    late = wire.machines.pop(address_of(2))
+    wire.join_all()
+    for number in range(40):
+        deploy(wire, 0, f"f{number}", spec_bytes(str(number)))
+    wire.run(1)
+    wire.machines[address_of(2)] = late
+    late.join([address_of(0)], wire.now)
+    wire.run(0.5)
+    assert len(late.catalog.functions()) == 40
+    wire.cut = {address_of(2)}
+    deploy(wire, 0, "missed", SPEC)
+    wire.run(0.45)
+    wire.cut = set()
+    wire.run(5)
+    assert late.catalog.lookup("missed") is not None
+    assert len({machine.state_digest() for machine in wire.machines.values()}) == 1
+
+
+def test_syncs_larger_than_a_payload_take_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_module, "SYNC_BYTES_MAX", 40_000)
+    wire = Wire(2)
+    one, two = wire[0], wire[1]
+    for machine, names in ((one, "a"), (two, "b")):
+        for number in range(30):
+            spec = spec_bytes(f"{names}{number}", args_bytes=2500)
+            records = machine.catalog.prepare_version(f"{names}{number}", spec, wall_ms=WALL_MS)
+            records += machine.catalog.prepare_alias(
+                f"{names}{number}", version_of(spec), wall_ms=WALL_MS
+            )
+            machine.publish(records, 0.0)
+    two.join([address_of(0)], 0.0)
+    wire.run(3)
+    assert len(one.catalog.functions()) == len(two.catalog.functions()) == 60
+    assert len([e for _, e in wire.events if isinstance(e, SyncWanted)]) > 2
+
+
+def test_hostile_datagrams_are_refused_and_change_nothing() -> None:
+    machine, other = make_gossip(0), Insider(1)
+    good = other._seal.seal(b"\xdc\x00\x01\x92\x04\x01")
+    assert refusal(machine, b"") == "seal-short"
+    assert refusal(machine, b"\x00" * 1300) == "seal-long"
+    assert refusal(machine, good[:-1]) == "seal-open"
+    assert refusal(machine, other._seal.seal(b"junk")) == "codec"
+    foreign = make_gossip(1, key=b"f" * 32)
+    foreign.join([address_of(0)], 0.0)
+    datagram = foreign.poll_transmit()
+    assert datagram is not None
+    assert refusal(machine, datagram.data) == "seal-key"
+    machine.receive_datagram(good, address_of(1), 1.0, WALL_MS)
+    assert refusal(machine, good) == "seal-replay"
+    machine.join([address_of(5)], 1.0)
+    own = machine.poll_transmit()
+    assert own is not None
+    assert refusal(machine, own.data) == "own-datagram"
+
+
+def test_a_former_self_of_a_member_is_refused() -> None:
+    machine = make_gossip(0)
+    Insider(1).say(machine, Insider(2, generation=5).alive)
+    while machine.poll_transmit() is not None:
+        pass
+    with pytest.raises(RemoteProtocolError, match="stale-generation"):
+        Insider(2, generation=4).say(machine, Insider(2).alive)
+
+
+def test_bad_records_are_counted_and_the_rest_is_used() -> None:
+    machine, other = make_gossip(0), Insider(1)
+    good = encode_record(version_record("hello", SPEC))
+    altered = encode_record(
+        msgspec.structs.replace(version_record("other", SPEC), signature=bytes(64))
+    )
+    future = encode_record(alias_record("later", None, hlc=(WALL_MS + SKEW_MS_MAX + 5000) << 16))
+    by_serve = msgspec.structs.replace(
+        version_record("x", SPEC), credential=credential_of("n0", roles=("serve",))
+    )
+    for record in (altered, future, encode_record(by_serve), b"junk"):
+        other.say(machine, RecordUpdate(record))
+    other.say(machine, other.alive, RecordUpdate(good))
+    assert machine.catalog.encoded(f"v/hello/{version_of(SPEC)}") == good
+    assert len(machine.catalog) == 1
+    assert machine.statistics().refused == {
+        "signature": 1,
+        "record-future": 1,
+        "credential-role": 1,
+        "record": 1,
+    }
+
+
+def test_hints_ask_for_a_sync_once() -> None:
+    machine, other = make_gossip(0), Insider(1)
+    hint = RecordHint("v/big/x", 5)
+    other.say(machine, hint)
+    assert not events(machine), "whom to ask is not known"
+    other.say(machine, other.alive)
+    events(machine)
+    other.say(machine, hint, hint)
+    other.say(machine, hint)
+    wanted = [event for event in events(machine) if isinstance(event, SyncWanted)]
+    assert [event.peer.node_id for event in wanted] == [other.node]
+    record = alias_record("hello", None)
+    machine.publish([record], 5.0)
+    other.say(machine, RecordHint(record_key(record), record.hlc), now=9.0)
+    assert not [event for event in events(machine) if isinstance(event, SyncWanted)]
+
+
+def test_holdings_gaps_and_overflow() -> None:
+    machine, other = make_gossip(0), Insider(1)
+    other.say(machine, other.alive)
+    events(machine)
+    gap = HoldingsUpdate(other.raw, 1, 50, 51, ())
+    other.say(machine, gap, now=0.1)
+    other.say(machine, gap, now=9.0)
+    assert [type(event) for event in events(machine)] == [SyncWanted]
+
+
+def test_syncs_are_bound_to_the_authenticated_peer() -> None:
+    one, two = make_gossip(0), make_gossip(1)
+    request = one.sync_begin(0.0)
+    with pytest.raises(RemoteProtocolError, match="sync-peer"):
+        two.sync_answer(request, node_id("n2"), 0.0, WALL_MS)
+    answer = two.sync_answer(request, one.node_id, 0.0, WALL_MS)
+    with pytest.raises(RemoteProtocolError, match="sync-peer"):
+        one.sync_finish(answer, node_id("n2"), 0.0, WALL_MS)
+    for junk in (b"", b"\xff", answer):
+        with pytest.raises(RemoteProtocolError, match="sync"):
+            two.sync_answer(junk, one.node_id, 0.0, WALL_MS)
+        with pytest.raises(RemoteProtocolError, match="sync"):
+            two.sync_accept(junk, one.node_id, 0.0, WALL_MS)
+    with pytest.raises(RemoteProtocolError, match="sync"):
+        one.sync_finish(request, two.node_id, 0.0, WALL_MS)
+    assert one.sync_finish(answer, two.node_id, 0.0, WALL_MS) is None
+    assert one.member(two.node_id) is not None
+    assert two.member(one.node_id) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"members": b"x"},
+        {"members": b"\x00" * 28 + b"\x09" + b"\x00" * 8},
+        {"records": b"x"},
+    ],
+)
+def test_malformed_summaries_are_refused(change: dict[str, bytes]) -> None:
+    one, two = make_gossip(0), make_gossip(1)
+    request = msgspec.msgpack.decode(one.sync_begin(0.0), type=SyncRequest)
+    wrong = msgspec.msgpack.encode(msgspec.structs.replace(request, **change))
+    with pytest.raises(RemoteProtocolError, match="sync"):
+        two.sync_answer(wrong, one.node_id, 0.0, WALL_MS)
+    assert two.member(one.node_id) is None
+
+
+@pytest.mark.parametrize("field", ["want_members", "want_records", "want_holdings"])
+def test_malformed_wants_are_refused(field: str) -> None:
+    one, two = make_gossip(0), make_gossip(1)
+    answer = two.sync_answer(one.sync_begin(0.0), one.node_id, 0.0, WALL_MS)
+    decoded = msgspec.msgpack.decode(answer, type=SyncAnswer)
+    wrong = msgspec.msgpack.encode(msgspec.structs.replace(decoded, **{field: b"x"}))
+    with pytest.raises(RemoteProtocolError, match="sync"):
+        one.sync_finish(wrong, two.node_id, 0.0, WALL_MS)
+    unknown = msgspec.structs.replace(decoded, **{field: bytes(16)})
+    assert one.sync_finish(msgspec.msgpack.encode(unknown), two.node_id, 0.0, WALL_MS) is None
+
+
+def test_who_left_takes_nothing_in() -> None:
+    one, two = make_gossip(0), make_gossip(1)
+    one.leave(0.0)
+    answer = two.sync_answer(one.sync_begin(0.0), one.node_id, 0.0, WALL_MS)
+    one.sync_finish(answer, two.node_id, 0.0, WALL_MS)
+    assert one.member(two.node_id) is None
+
+
+def test_configuration_is_checked() -> None:
+    def make(name: str, generation: int) -> Gossip:
+        rng: Rng = __import__("random").Random(1)
+        return Gossip(
+            GossipConfig(metadata=metadata_of(name, address_of(0)), generation=generation),
+            Keyring([bytes(32)]),
+            anchor(),
+            key_of("n0"),
+            credential_of("n0"),
+            rng,
+            now=0.0,
+            wall_ms=WALL_MS,
+        )
+
+    for name, generation in (("n1", 1), ("n0", 0), ("n0", 1 << 63)):
+        with pytest.raises(LocalProtocolError):
+            make(name, generation)
+    assert make("n0", 1).next_deadline() is not None
+
+
+def test_the_keyring_changes_live() -> None:
+    wire = Wire(2)
+    wire.join_all()
+    new = b"n" * 32
+    ring = Keyring([new, bytes(range(32))])
+    wire[0].set_keyring(ring)
+    wire.run(2)
+    assert "seal-key" in wire.errors
+    wire[1].set_keyring(ring)
+    wire.errors.clear()
+    wire.run(5)
+    assert wire.errors == []
+    assert wire.states(0) == wire.states(1) == {"n0": "alive", "n1": "alive"}
+    statistics = wire[0].statistics()
+    assert statistics.datagrams_sent > 0
+    assert statistics.bytes_received > 0
+    assert statistics.members == {"alive": 2}

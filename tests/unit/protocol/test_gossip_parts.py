@@ -1,0 +1,335 @@
+"""The small parts: timers, broadcasts, suspicion, table, probes, policy, codec. SPEC §4, §5."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from protocol_support import address_of, metadata_of, node_id
+
+from protocol import probing
+from protocol.broadcasts import Broadcasts
+from protocol.codec import decode_packet, decode_sync, encode_message, encode_sync, join_messages
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.messages import (
+    SYNC_BYTES_MAX,
+    Ack,
+    Nack,
+    PingReq,
+    SyncAnswer,
+    SyncPush,
+)
+from protocol.presets import LAN, PRESETS
+from protocol.probing import Health, Prober
+from protocol.suspicion import Suspicion, retransmit_limit, timeout_s, verifiers
+from protocol.syncpolicy import IMPATIENCE, PER_INTERVAL_MAX, SyncPolicy
+from protocol.table import Peer, RttEstimate, Table
+from protocol.timers import Timers
+
+NODES = [node_id(f"n{i}") for i in range(10)]
+
+
+def add(table: Table, index: int, *, state="alive", generation=1, now=0.0) -> Peer:
+    node = NODES[index]
+    metadata = metadata_of(f"n{index}", address_of(index))
+    peer = table.add(node, bytes.fromhex(node), metadata, is_self=index == 0, now=now)
+    assert peer is not None
+    table.update(
+        peer, generation=generation, incarnation=0, state=state, now=now, metadata=metadata
+    )
+    return peer
+
+
+def test_timers_fire_in_order_and_ties_in_order_of_setting() -> None:
+    timers = Timers()
+    timers.set(("b", 1), 2.0)
+    timers.set(("a", 1), 2.0)
+    timers.set(("c", 1), 1.0)
+    timers.set(("b", 1), 2.0)
+    timers.set_earlier(("c", 1), 5.0)
+    assert timers.at(("c", 1)) == 1.0
+    timers.cancel(("missing", 0))
+    assert timers.pop_due(0.5) is None
+    assert [timers.pop_due(2.0) for _ in range(4)] == [("c", 1), ("a", 1), ("b", 1), None]
+    assert timers.next() is None
+    assert timers.at(("c", 1)) is None
+
+
+def test_timers_do_not_grow_with_resetting() -> None:
+    timers = Timers()
+    for number in range(10_000):
+        timers.set(("x", 0), float(number))
+    assert len(timers._heap) < 200
+    assert timers.next() == 9999.0
+    timers.set(("y", 0), 10_000.0)
+    timers.delay(frozenset({"x"}), 5.0)
+    assert timers.pop_due(1e9) == ("y", 0)
+    assert timers.next() == 10_004.0
+
+
+def test_broadcasts_go_out_least_sent_first_and_end() -> None:
+    queue = Broadcasts()
+    queue.put("a", b"aaaa")
+    queue.put("b", b"bb")
+    assert queue.take(5, 9, limit=2) == [b"aaaa"]
+    assert queue.take(9, 9, limit=2) == [b"bb", b"aaaa"]
+    assert queue.take(9, 9, limit=2) == [b"bb"]
+    assert queue.take(9, 9, limit=2) == []
+    assert len(queue) == 0
+    queue.put("a", b"old")
+    queue.put("a", b"new")
+    assert queue.take(99, 9, limit=1) == [b"new"]
+    queue.drop("a")
+
+
+def test_broadcasts_are_bounded_and_the_most_sent_goes() -> None:
+    queue = Broadcasts(items_max=2)
+    queue.put("a", b"a")
+    queue.take(9, 9, limit=9)
+    queue.put("b", b"b")
+    queue.put("c", b"c")
+    assert queue.dropped == 1
+    assert queue.take(9, 9, limit=9) == [b"b", b"c"]
+    assert queue.take(9, 1, limit=9) == [b"b"]
+
+
+def test_big_updates_do_not_make_the_search_long() -> None:
+    queue = Broadcasts()
+    for number in range(500):
+        queue.put(str(number), b"x" * 100)
+    queue.put("small", b"s")
+    assert queue.take(50, 9, limit=2) == [], "the small one is beyond what is looked at"
+
+
+def test_the_suspicion_formula() -> None:
+    def at(confirmations: int, expected: int = 3) -> float:
+        return timeout_s(min_s=2, max_s=10, confirmations=confirmations, expected=expected)
+
+    assert at(0) == 10
+    assert at(3) == pytest.approx(2)
+    assert 2 < at(2) < at(1) < 10
+    assert at(0, expected=0) == 2
+    assert [retransmit_limit(4, n) for n in (0, 1, 9, 10, 99, 1000)] == [4, 4, 4, 8, 8, 16]
+
+
+def test_suspicion_counts_each_accuser_once_up_to_k() -> None:
+    suspicion = Suspicion(LAN, now=0.0, others=8, verifier=True)
+    assert suspicion.accuse(NODES[1], refused=False)
+    assert suspicion.deadline() == 10.0
+    assert not suspicion.accuse(NODES[1], refused=False)
+    assert suspicion.accuse(NODES[1], refused=True), "a refusal is a word of its own"
+    assert not suspicion.accuse(NODES[1], refused=True)
+    assert [suspicion.accuse(NODES[i], refused=False) for i in range(2, 6)] == [True] * 3 + [False]
+    assert suspicion.deadline() == pytest.approx(2.0)
+    bystander = Suspicion(LAN, now=0.0, others=0, verifier=False)
+    bystander.accuse(NODES[1], refused=False)
+    assert bystander.deadline() == 3.0
+
+
+def test_everyone_picks_the_same_verifiers() -> None:
+    chosen = verifiers(NODES[0], 1, 2, NODES, 6)
+    assert chosen == verifiers(NODES[0], 1, 2, reversed(NODES), 6)
+    assert len(chosen) == 6
+    assert NODES[0] not in chosen
+    assert chosen != verifiers(NODES[0], 1, 3, NODES, 6)
+
+
+def test_rtt_follows_rfc_6298() -> None:
+    rtt = RttEstimate()
+    assert rtt.timeout_s(0.05, 0.2) == 0.2
+    rtt.add(0.02)
+    assert (rtt.srtt_s, rtt.rttvar_s) == (0.02, 0.01)
+    assert rtt.timeout_s(0.05, 0.2) == pytest.approx(0.06)
+    rtt.add(0.1)
+    assert rtt.srtt_s == pytest.approx(0.03)
+    assert rtt.timeout_s(0.05, 0.1) == 0.1
+    for _ in range(100):
+        rtt.add(0.001)
+    assert rtt.timeout_s(0.05, 0.2) == 0.05
+
+
+def test_local_health_stays_in_its_bounds() -> None:
+    health = Health(2)
+    health.change(-1)
+    assert health.scale == 1
+    health.change(5)
+    assert health.scale == 3
+
+
+def test_the_table_digest_is_of_reachable_members() -> None:
+    table = Table()
+    add(table, 0)
+    before = table.state_digest()
+    peer = add(table, 1)
+    with_peer = table.state_digest()
+    assert with_peer != before
+    table.update(peer, generation=1, incarnation=0, state="suspect", now=1.0)
+    assert table.state_digest() == with_peer
+    table.update(peer, generation=1, incarnation=0, state="down", now=2.0)
+    assert table.state_digest() == before
+    assert table.others() == []
+    table.remove(peer)
+    assert table.at_address(address_of(1)) is None
+    assert len(table) == 1
+
+
+def test_addresses_change_hands() -> None:
+    table = Table()
+    old, new = add(table, 1), add(table, 2)
+    table.update(new, generation=1, incarnation=1, state="alive", now=1.0, metadata=old.metadata)
+    assert table.at_address(address_of(1)) is new
+    assert table.at_address(address_of(2)) is None
+    table.remove(old)
+    assert table.at_address(address_of(1)) is new
+
+
+def test_a_full_table_gives_up_who_is_gone_longest() -> None:
+    table = Table(members_max=3)
+    add(table, 0)
+    add(table, 1, state="down", now=5.0)
+    add(table, 2, state="left", now=4.0)
+    add(table, 3)
+    assert table.get(NODES[2]) is None
+    add(table, 4)
+    metadata = metadata_of("n5", address_of(5))
+    assert table.add(NODES[5], bytes.fromhex(NODES[5]), metadata, is_self=False, now=6.0) is None
+
+
+def prober(members: int) -> tuple[Prober, Table, Timers]:
+    table, timers = Table(), Timers()
+    for index in range(members):
+        add(table, index)
+    return Prober(LAN, random.Random(1), timers, table, lambda: 7), table, timers
+
+
+def test_each_round_visits_everyone_once() -> None:
+    probes, table, _ = prober(6)
+    seen = [probes.next_target() for _ in range(10)]
+    names = [peer.node_id for peer in seen if peer is not None]
+    assert sorted(names[:5]) == sorted(names[5:]) == sorted(NODES[1:6])
+    for _ in range(100):
+        probes.include(NODES[1])
+    assert len(probes._round) < 20
+    for peer in table.others():
+        table.update(peer, generation=1, incarnation=0, state="down", now=0.0)
+    assert probes.next_target() is None
+
+
+def test_a_probe_asks_helpers_and_then_fails() -> None:
+    probes, table, timers = prober(6)
+    target = table.get(NODES[1])
+    assert target is not None
+    (send,) = probes.start(target, 10.0)
+    assert probes.start(target, 10.0) == [], "one probe per member"
+    seq = send.messages[0].seq  # type: ignore[union-attr]
+    assert timers.at(("probe", seq)) == pytest.approx(10.2)
+    asked, failed = probes.on_deadline(seq)
+    assert failed is None
+    assert len(asked) == 3
+    assert all(isinstance(s.messages[0], PingReq) and s.to != NODES[1] for s in asked)
+    assert timers.at(("probe", seq)) == 10.5
+    helper = asked[0].to
+    assert helper is not None
+    probes.on_nack(seq, helper)
+    probes.on_nack(seq, NODES[1])
+    probes.on_nack(seq + 1, helper)
+    assert probes.on_ack(seq, NODES[9], 10.3) is None, "a stranger's ack"
+    _, failed = probes.on_deadline(seq)
+    assert failed is not None
+    probes.blame(failed)
+    assert probes.health.score == 1, "two of three helpers were silent"
+    assert probes.on_ack(seq, NODES[1], 10.6) is None, "late"
+
+
+def test_an_indirect_ack_proves_life_but_measures_nothing() -> None:
+    probes, table, _ = prober(3)
+    target = table.get(NODES[1])
+    assert target is not None
+    (send,) = probes.start(target, 10.0)
+    seq = send.messages[0].seq  # type: ignore[union-attr]
+    probes.on_deadline(seq)
+    assert probes.on_ack(seq, NODES[2], 10.3) is not None
+    assert target.rtt.srtt_s is None
+
+
+def test_relays_answer_once_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes, _, timers = prober(3)
+    request = PingReq(5, bytes.fromhex(NODES[1]), address_of(1))
+    (send,) = probes.relay(request, NODES[2], address_of(2), 0.0)
+    seq = send.messages[0].seq  # type: ignore[union-attr]
+    assert probes.on_relayed_ack(seq, NODES[2]) == [], "not from the target"
+    (nack,) = probes.on_relay_deadline(seq, 0.2)
+    assert nack.messages == (Nack(5),)
+    (ack,) = probes.on_relayed_ack(seq, NODES[1])
+    assert (ack.address, ack.messages) == (address_of(2), (Ack(5, 7),))
+    assert probes.on_relayed_ack(seq, NODES[1]) == []
+    assert timers.next() is None
+    monkeypatch.setattr(probing, "RELAYS_MAX", 1)
+    (send,) = probes.relay(request, NODES[2], address_of(2), 0.0)
+    assert probes.relay(request, NODES[2], address_of(2), 0.0) == []
+    seq = send.messages[0].seq  # type: ignore[union-attr]
+    probes.on_relay_deadline(seq, 0.2)
+    assert probes.on_relay_deadline(seq, 0.3) == []
+    assert probes.on_relayed_ack(seq, NODES[1]) == []
+
+
+def test_syncs_are_asked_for_when_quiet_and_rarely() -> None:
+    policy = SyncPolicy(LAN, 0.0)
+    policy.changed(10.0)
+    assert not policy.mismatch(False, 10.1)
+    assert not policy.mismatch(True, 10.2)
+    assert policy.mismatch(False, 10.6)
+    for step in range(60):
+        policy.changed(20 + step * 0.1)
+    assert not policy.mismatch(True, 20.0)
+    assert not policy.mismatch(False, 23.0)
+    assert policy.mismatch(False, 23.0 + IMPATIENCE * LAN.sync_quiet_s)
+    assert policy.allow(NODES[0], 30.0, forced=False)
+    assert not policy.allow(NODES[0], 30.5, forced=False)
+    assert policy.allow(NODES[0], 30.5, forced=True)
+    rest = [policy.allow(NODES[i], 30.6, forced=False) for i in range(1, 6)]
+    assert rest.count(True) == PER_INTERVAL_MAX - 2
+    for number in range(1100):
+        policy.allow(f"{number}", 100.0 + number * 2, forced=False)  # type: ignore[arg-type]
+    assert len(policy._at_s) < 1100
+
+
+def test_payload_limits() -> None:
+    one = encode_message(Nack(1))
+    assert decode_packet(join_messages([one, one])) == (Nack(1), Nack(1))
+    for parts in ([one] * 129, [b"\xc0" * 1200]):
+        with pytest.raises(LocalProtocolError):
+            join_messages(parts)
+    for payload in (
+        b"",
+        b"\xdc\x00\x00",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91\x91\x63",
+        one,
+        msgspec.msgpack.encode([(4, 1)] * 129),
+        msgspec.msgpack.encode([(4, -1)]),
+        msgspec.msgpack.encode([(4, 1 << 32)]),
+        msgspec.msgpack.encode([(4, 1, 2)]),
+        msgspec.msgpack.encode([(3, 1, b"short", ("h", 1))]),
+    ):
+        with pytest.raises(RemoteProtocolError, match="codec"):
+            decode_packet(payload)
+
+
+def test_sync_payload_limits() -> None:
+    push = SyncPush((), (), (), False)
+    assert decode_sync(encode_sync(push), SyncPush) == push
+    with pytest.raises(LocalProtocolError):
+        encode_sync(SyncPush((), (b"x" * SYNC_BYTES_MAX,), (), False))
+    for data in (b"", b"\xdd\xff\xff\xff\xff", bytes(SYNC_BYTES_MAX + 1), encode_sync(push)):
+        with pytest.raises(RemoteProtocolError, match="sync"):
+            decode_sync(data, SyncAnswer)
+
+
+def test_presets_keep_their_own_rules() -> None:
+    for name, knobs in PRESETS.items():
+        assert knobs.direct_timeout_min_s < knobs.direct_timeout_max_s, name
+        assert knobs.direct_timeout_max_s < knobs.probe_window_s <= knobs.probe_interval_s
+        assert knobs.suspicion_min_s > knobs.probe_window_s
+        assert knobs.stall_s < knobs.probe_window_s
