@@ -36,6 +36,7 @@ from .journal import Journal
 from .network import ExchangeService, GossipService, GossipSockets, StreamServer, bind_gossip
 from .operations import ClusterAccess, Operations
 from .runtime.runtime import WasmtimeRuntime
+from .serving import WireSource
 from .store import BlobStore
 from .telemetry import Log, Metrics
 from .trust import Trust
@@ -153,7 +154,11 @@ class Parts:
             log=log,
         )
         self.streams = StreamServer(
-            trust=trust, source=store, sync=self.gossip_service, metrics=metrics, log=log
+            trust=trust,
+            source=WireSource(store, log),
+            sync=self.gossip_service,
+            metrics=metrics,
+            log=log,
         )
         self.activation = Activation(
             store=store,

@@ -1,0 +1,46 @@
+"""What peers are served from: the store, whose wire forms are made again when they are damaged.
+
+A wire form is derived from its blob, deterministically for one zstd level, so a holder with a bad
+one can still serve: it fails the peer's request only if the blob itself is gone.
+"""
+
+from __future__ import annotations
+
+from protocol.ids import Digest
+from protocol.manifest import Manifest
+
+from .errors import BlobNotFound
+from .interfaces import Store
+from .telemetry import Log
+
+
+class WireSource:
+    """Implements interfaces.BlobSource."""
+
+    def __init__(self, store: Store, log: Log) -> None:
+        self._store = store
+        self._log = log
+
+    async def manifest(self, digest: Digest) -> Manifest:
+        try:
+            return await self._store.manifest(digest)
+        except BlobNotFound as error:
+            return await self._remake(digest, error)
+
+    async def wire_segment(self, digest: Digest, index: int) -> bytes:
+        try:
+            return await self._store.wire_segment(digest, index)
+        except BlobNotFound as error:
+            manifest = await self._remake(digest, error)
+            if not 0 <= index < manifest.segments:
+                raise
+            return await self._store.wire_segment(digest, index)
+
+    async def _remake(self, digest: Digest, error: BlobNotFound) -> Manifest:
+        info = self._store.info(digest)
+        if info is None:
+            raise error
+        if info.manifest is not None:
+            return await self._store.manifest(digest)
+        self._log.warning("wire form made again", blob=digest, why=str(error))
+        return await self._store.make_manifest(digest)

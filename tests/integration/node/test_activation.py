@@ -1,0 +1,165 @@
+"""How code becomes ready: once for a herd, verified before it is mapped, bounded in memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import trio
+
+from edged.store import open_store
+from edged.telemetry import make_log
+from edged.trust import load_trust
+from protocol.artifact import attest, encode_attestation
+
+from .cluster import Lab, Running, lab, says
+
+MEBIBYTE = 1024 * 1024
+
+
+def artifacts(node: Running) -> list[Path]:
+    return sorted((node.config.data_dir / "blobs").rglob("*.artifact"))
+
+
+async def mapped(node: Running, name: str) -> None:
+    while (await node.ask("GET", f"/v1/functions/{name}"))["summary"]["state"] != "mapped":
+        await trio.sleep(0.02)
+
+
+async def restart(cluster: Lab, name: str, **sections: dict[str, object]) -> Running:
+    await cluster.stop(name)
+    return await cluster.start(name, **sections)
+
+
+async def test_a_herd_on_a_cold_function_makes_one_fetch_and_one_compile(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        deployed = await a.deploy("f", says("herd"))
+        wire = (await a.ask("GET", "/v1/functions/f/explain"))["forms"][1]["size_bytes"]
+        await cluster.agree()
+        bodies: list[bytes] = []
+
+        async def call() -> None:
+            bodies.append((await b.get("/f")).content)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(call)
+        assert bodies == [b"herd"] * 20
+        assert await b.metric("edged_compiles_total") == 1
+        assert await b.metric("edged_fetched_wire_bytes_total") == wire
+        assert deployed["created"]
+
+
+async def test_artifact_altered_on_disk_is_refused_and_compiled_again(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        await a.deploy("f", says("true"))
+        await mapped(a, "f")
+        await cluster.stop("a")
+        (artifact,) = artifacts(a)
+        stat = artifact.stat()
+        data = bytearray(artifact.read_bytes())
+        data[len(data) // 2] ^= 1
+        # What a failing disk does: other bytes, same size, same times; the index suspects nothing.
+        artifact.chmod(0o644)
+        with artifact.open("r+b") as file:
+            file.write(data)
+        artifact.chmod(0o444)
+        os.utime(artifact, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        a = await cluster.start("a")
+        answer = await a.get("/f")
+        assert (answer.content, answer.headers["x-edged-start"]) == (b"true", "compiled")
+        assert "artifact refused" in a.log.getvalue()
+
+
+async def test_artifact_that_another_node_attested_is_refused(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        cluster.prepare("other")
+        await a.deploy("f", says("mine"))
+        await mapped(a, "f")
+        await cluster.stop("a")
+        other = load_trust(tmp_path / "other" / "trust")
+        store = await open_store(
+            a.config.data_dir, zstd_level=3, min_free_bytes=0, log=make_log("t", stream=a.log)
+        )
+        (row,) = store.artifacts()
+        forged = attest(
+            other.private_key,
+            other.credential,
+            module=row.module,
+            key=row.key,
+            artifact=row.digest,
+        )
+        await store.put_artifact(
+            msgspec.structs.replace(row, attestation=encode_attestation(forged))
+        )
+        await store.close()
+        a = await cluster.start("a")
+        assert (await a.get("/f")).headers["x-edged-start"] == "compiled"
+        assert "built by another node" in a.log.getvalue()
+
+
+async def test_mapped_code_is_bounded_and_comes_back_from_disk(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a", runtime={"loaded_bytes_max": MEBIBYTE})
+        for index in range(2):
+            # 0.6 MiB of data each: the artifact holds it too.
+            padding = f'(data (i32.const 65536) "{"x" * 600_000}")'
+            module = says(str(index)).decode().replace('"memory") 1)', '"memory") 16)' + padding)
+            await a.deploy(f"f{index}", module.encode())
+            await a.get(f"/f{index}")
+        states = [row["state"] for row in (await a.ask("GET", "/v1/functions"))["functions"]]
+        assert sorted(states) == ["artifact", "mapped"]
+        again = await a.get("/f0")
+        assert (again.content, again.headers["x-edged-start"]) == (b"0", "loaded")
+
+
+async def test_module_that_cannot_be_compiled_does_not_occupy_the_compiler(
+    tmp_path: Path,
+) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        await a.deploy("f", says("never"))
+        await mapped(a, "f")
+        await cluster.stop("a")
+        artifacts(a)[0].unlink()
+        a = await cluster.start("a", runtime={"compile_timeout_s": 0.001})
+        answers = [await a.get("/f") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [500, 500, 500]
+        assert answers[0].json()["type"] == "urn:edged:error:compile-failed"
+        assert answers[0].json()["reason"] == "timeout"
+        assert await a.metric("edged_compiles_total") == 1
+        a = await restart(cluster, "a")
+        assert (await a.get("/f")).content == b"never"
+
+
+async def test_request_gives_up_waiting_but_the_work_goes_on(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a", gateway={"ready_timeout_s": 0.001})
+        await a.deploy("f", says("late"))
+        answer = await a.get("/f")
+        if answer.status_code != 200:  # else the compile won the race
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "urn:edged:error:not-ready"
+            assert "retry-after" in answer.headers
+        assert (await cluster.knows(a, "/f")).content == b"late"
+
+
+async def test_only_holder_with_a_damaged_wire_form_makes_it_again(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        await a.deploy("f", says("whole"))
+        await cluster.agree()
+        for wire in (a.config.data_dir / "wire").rglob("*.*"):
+            data = bytearray(wire.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            wire.chmod(0o644)
+            wire.write_bytes(data)
+        assert (await cluster.knows(b, "/f")).content == b"whole"
