@@ -133,6 +133,14 @@ class Gateway:
         )
         self._count(request, status)
         self._seconds.observe(total_s)
+        self._log.debug(
+            "gateway.request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            total_ms=total_s * 1000,
+            request_id=request.request_id.decode(),
+        )
         await exchange.respond(status, headers, body)
 
     # ------------------------------------------------------------ routing

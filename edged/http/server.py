@@ -97,6 +97,8 @@ class HttpServer:
         """(host, port) of each socket, with the real port where 0 was asked for."""
         self._stop = trio.Event()
         self._ended = trio.Event()
+        self._arrived = trio.Event()
+        """The reaper has connections to look at."""
         self._empty = trio.Event()
         """Draining, and the last connection has closed."""
         self._drain_deadline = inf
@@ -186,6 +188,7 @@ class HttpServer:
         connection = Connection(shared, client, stream, refused=refused)
         shared.connections.add(connection)
         shared.refusing += refused
+        self._arrived.set()
         nursery.start_soon(self._handle, connection)
 
     async def _handle(self, connection: Connection) -> None:
@@ -199,11 +202,14 @@ class HttpServer:
                 self._empty.set()
 
     async def _reap(self) -> None:
-        """Enforces every connection's deadlines: one timer for all of them."""
+        """Enforces every connection's deadlines: one timer for all of them, none without any."""
         shared = self._shared
         tick_s = shared.limits.tick_s
         try:
             while True:
+                if not shared.connections:
+                    self._arrived = trio.Event()
+                    await self._arrived.wait()
                 await trio.sleep(tick_s)
                 now = trio.current_time()
                 for connection in shared.connections:
