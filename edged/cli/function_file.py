@@ -36,7 +36,8 @@ _UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 class FunctionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
-    file: str = ""
+    module: str = ""
+    """Path of the .wasm or .wat file."""
     abi: Abi = "raw"
     args: tuple[str, ...] = ()
     entrypoint: str = ""
@@ -94,9 +95,9 @@ def make_plan(
         checked = msgspec.convert(policy_data, Policy)
     except msgspec.ValidationError as error:
         raise ConfigError(f"policy: {error}") from error
-    if not file and not merged.file:
-        raise ConfigError("give FILE (.wasm or .wat), or file = … in the --config file")
-    path = Path(file) if file else base / merged.file
+    if not file and not merged.module:
+        raise ConfigError("give FILE (.wasm or .wat), or module = … in the --config file")
+    path = Path(file) if file else base / merged.module
     try:
         name = parse_function_name(merged.name or path.stem)
     except RemoteProtocolError as error:
