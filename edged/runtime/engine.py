@@ -26,7 +26,7 @@ from protocol.ids import ArtifactKey
 from .ffi import Api, ByteVec
 from .host import Host
 from .relay import relay_wat
-from .settings import PoolSize, Target, new_config
+from .settings import PoolSize, Target, check_address_space, new_config
 from .ticker import Ticker
 
 _ENGINE_SECTION: Final = b".wasmtime.engine"
@@ -40,6 +40,8 @@ class Engine:
         """Raises OSError if the pool's address space cannot be had, or the target is unknown."""
         self.api = api
         self.pool = pool
+        if pool is not None:
+            check_address_space(pool)
         self.pointer: int = api.wasm_engine_new_with_config(new_config(api, target, pool))
         if not self.pointer:
             raise OSError("wasmtime could not make the engine (address space?)")

@@ -80,7 +80,7 @@ def error_of_trap(code: int | None, message: str, call: Call) -> GuestTrap:
 def error_of_message(message: str, call: Call) -> EdgedError:
     """A wasmtime_error_t that is neither an exit nor ours: instantiation limits, or a host call's
     failure such as a guest without the memory WASI needs."""
-    if "maximum concurrent" in message:
+    if "maximum concurrent" in message or "os error 12" in message:
         return Overloaded("no instance slot is free", private=message)
     if "exceeds memory limits" in message or "memory minimum size" in message:
         return PolicyDenied("the module needs more memory than its policy grants", private=message)

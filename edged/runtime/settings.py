@@ -8,6 +8,7 @@ of one architecture has the same artifact key.
 
 from __future__ import annotations
 
+import mmap
 import platform
 from typing import Final, Literal, NamedTuple
 
@@ -20,6 +21,13 @@ TRIPLES: Final = {
     "aarch64": "aarch64-unknown-linux-gnu",
 }
 PULLEY: Final = "pulley64"
+
+
+_RESERVATION_BYTES: Final = 4 * 1024**3 + 64 * 1024**2
+"""Of one memory slot: wasmtime's default reservation and its guard, rounded up."""
+_GUARD_BYTES: Final = 4 * 1024**3
+"""For all the rest: instances, guards around the pool, and what the process still needs."""
+_MAP_NORESERVE: Final = 0x4000
 
 
 class PoolSize(NamedTuple):
@@ -68,6 +76,16 @@ def new_config(api: Api, target: Target, pool: PoolSize | None = None) -> int:
     if pool is not None:
         _set_pool(api, config, pool)
     return config
+
+
+def check_address_space(pool: PoolSize) -> None:
+    """Raises OSError unless the pool's reservation can be had now: wasmtime aborts the process
+    when it cannot."""
+    need_bytes = pool.instances * (_RESERVATION_BYTES + pool.table_elements * 8) + _GUARD_BYTES
+    with mmap.mmap(
+        -1, need_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, prot=0
+    ):
+        pass
 
 
 def _set_pool(api: Api, config: int, pool: PoolSize) -> None:
