@@ -1,0 +1,213 @@
+"""Makes protocol/vectors/*.json anew: python tests/conformance/rewrite_vectors.py. Only when the
+wire changes on purpose: the version in the seal's header changes with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import msgspec  # noqa: E402
+from protocol_support import (  # noqa: E402
+    CA,
+    CLUSTER_KEY,
+    WALL_MS,
+    alias_record,
+    credential_of,
+    key_of,
+    metadata_of,
+    node_id,
+    spec_bytes,
+    version_record,
+)
+
+from protocol.clock import SKEW_MS_MAX  # noqa: E402
+from protocol.codec import encode_message, encode_sync, join_messages  # noqa: E402
+from protocol.function import version_of  # noqa: E402
+from protocol.identity import public_bytes  # noqa: E402
+from protocol.ids import FunctionName  # noqa: E402
+from protocol.messages import (  # noqa: E402
+    Ack,
+    Alive,
+    Down,
+    HoldingsFull,
+    HoldingsUpdate,
+    Left,
+    MemberRow,
+    Message,
+    Nack,
+    Ping,
+    PingReq,
+    RecordHint,
+    RecordUpdate,
+    Suspect,
+    SyncAnswer,
+    SyncPush,
+    SyncRequest,
+)
+from protocol.records import encode_record, sign_record  # noqa: E402
+from protocol.seal import Keyring, Seal, key_id, sender_key  # noqa: E402
+
+A, B = bytes.fromhex(node_id("n0")), bytes.fromhex(node_id("n1"))
+METADATA = metadata_of("n0", ("127.0.0.1", 7946))
+ALIVE = Alive(A, 7, 3, METADATA)
+SPEC = spec_bytes("vector")
+Case = dict[str, object]
+
+
+def message_cases() -> list[Case]:
+    good: list[tuple[str, str, Message]] = [
+        ("ping", "5.3", Ping(1, A[:4], (1 << 64) - 1)),
+        ("join ping", "5.1", Ping(2, bytes(4), 0)),
+        ("ack", "5.3", Ack(1, 5)),
+        ("indirect probe", "5.3", PingReq(3, B, ("::1", 7946))),
+        ("nack", "5.3", Nack(3)),
+        ("alive", "5.2", ALIVE),
+        ("suspect", "5.4", Suspect(A, 7, 3, B, False)),
+        ("suspect, refused", "5.4", Suspect(A, 7, 3, B, True)),
+        ("down", "5.4", Down(A, 7, 3, B)),
+        ("left", "5.5", Left(A, 7, 3)),
+        ("record", "6.4", RecordUpdate(b"record")),
+        ("record hint", "6.4", RecordHint("a/hello", 5)),
+        (
+            "holdings",
+            "7.1",
+            HoldingsUpdate(A, 7, 0, 2, ((bytes(32), "module"), (b"\x01" * 32, ""))),
+        ),
+    ]
+    cases: list[Case] = [
+        {"name": name, "spec": spec, "hex": join_messages([encode_message(m)]).hex(), "ok": True}
+        for name, spec, m in good
+    ]
+    packed = msgspec.msgpack.encode
+    bad = [
+        ("empty", b""),
+        ("no messages", b"\xdc\x00\x00"),
+        ("array that promises 2^32 - 1 items", b"\xdd\xff\xff\xff\xff"),
+        ("unknown tag", packed([[99, 1]])),
+        ("missing field", packed([[1, 1]])),
+        ("extra field", packed([[4, 1, 2]])),
+        ("sequence over 32 bits", packed([[4, 1 << 32]])),
+        ("negative sequence", packed([[4, -1]])),
+        ("node id of 15 bytes", packed([[8, bytes(15), 1, 1]])),
+        ("generation over 63 bits", packed([[8, bytes(16), 1 << 63, 1]])),
+        ("port 0", packed([[3, 1, bytes(16), ["127.0.0.1", 0]]])),
+        ("host with a space", packed([[3, 1, bytes(16), ["a b", 1]]])),
+        ("node name in capitals", packed([[5, A, 1, 0, ["N0", ["h", 1], ["h", 1]]]])),
+        ("unknown form", packed([[11, A, 1, 0, 1, [[bytes(32), "source"]]]])),
+        ("trailing byte", join_messages([encode_message(Nack(1))]) + b"\x00"),
+        ("129 messages", packed([[4, 1]] * 129)),
+    ]
+    cases += [
+        {"name": name, "spec": "4.3", "hex": data.hex(), "ok": False, "code": "codec"}
+        for name, data in bad
+    ]
+    return cases
+
+
+def datagram_file() -> Case:
+    seal = Seal(Keyring([CLUSTER_KEY]), node_id("n0"), 7)
+    payload = join_messages([encode_message(Ping(1, bytes(4), 5)), encode_message(ALIVE)])
+    good = seal.seal(payload)
+    bad = [
+        ("seal-short", good[:54]),
+        ("seal-long", good + bytes(1200)),
+        ("seal-magic", b"xx" + good[2:]),
+        ("seal-version", good[:2] + b"\x02" + good[3:]),
+        ("seal-key", good[:3] + bytes(4) + good[7:]),
+        ("seal-open", good[:-1] + bytes([good[-1] ^ 1])),
+        ("seal-open", good[:40] + bytes([good[40] ^ 1]) + good[41:]),
+        ("seal-open", good[:7] + B + good[23:]),
+    ]
+    return {
+        "cluster_key": CLUSTER_KEY.hex(),
+        "key_id": key_id(CLUSTER_KEY).hex(),
+        "sender": node_id("n0"),
+        "generation": 7,
+        "counter": 0,
+        "sender_key": sender_key(CLUSTER_KEY, A, 7).hex(),
+        "payload": payload.hex(),
+        "hex": good.hex(),
+        "spec": "4.1",
+        "bad": [{"spec": "4.2", "code": code, "hex": data.hex()} for code, data in bad],
+    }
+
+
+def record_file() -> Case:
+    version = version_of(SPEC)
+    record = version_record("hello", SPEC)
+    good = {
+        f"v/hello/{version}": record,
+        "a/hello": alias_record("hello", version),
+        "a/gone": alias_record("gone", None),
+    }
+    replace = msgspec.structs.replace
+    serve = sign_record(
+        key_of("n5"),
+        credential_of("n5", roles=("serve",)),
+        kind="alias",
+        name=FunctionName("hello"),
+        version="",
+        hlc=WALL_MS << 16,
+        value=b"",
+    )
+    bad = [
+        ("signature", replace(record, hlc=record.hlc + 1)),
+        ("signature", replace(record, name="other")),
+        ("record", replace(record, value=spec_bytes("another"))),
+        ("record-future", alias_record("hello", None, hlc=(WALL_MS + SKEW_MS_MAX + 1) << 16)),
+        ("credential-role", serve),
+        ("function-name", replace(record, name="Hello")),
+    ]
+    return {
+        "ca": public_bytes(CA).hex(),
+        "wall_ms": WALL_MS,
+        "good": [
+            {"spec": "6.1", "key": key, "hex": encode_record(one).hex()}
+            for key, one in good.items()
+        ],
+        "bad": [
+            {"spec": "6.2", "code": code, "hex": encode_record(one).hex()} for code, one in bad
+        ],
+    }
+
+
+def sync_cases() -> list[Case]:
+    full = HoldingsFull(A, 7, 2, ((bytes(32), "artifact"),))
+    rows = (MemberRow("alive", ALIVE), MemberRow("down", ALIVE))
+    good = [
+        SyncRequest(ALIVE, bytes(37), bytes(20)),
+        SyncAnswer(ALIVE, rows, (b"record",), (full,), A, bytes(8), B, True),
+        SyncPush(rows, (b"record",), (full,), False),
+    ]
+    cases: list[Case] = [
+        {"kind": type(one).__name__, "spec": "7.3", "hex": encode_sync(one).hex(), "ok": True}
+        for one in good
+    ]
+    for kind, data in (
+        ("SyncRequest", b""),
+        ("SyncRequest", encode_sync(good[2])),
+        ("SyncAnswer", encode_sync(good[1])[:-1]),
+        ("SyncPush", msgspec.msgpack.encode([22, [], [b""], [], False])),
+        ("SyncPush", msgspec.msgpack.encode([22, [["gone", []]], [], [], False])),
+    ):
+        cases.append({"kind": kind, "spec": "7.3", "hex": data.hex(), "ok": False, "code": "sync"})
+    return cases
+
+
+def main() -> None:
+    folder = ROOT / "protocol" / "vectors"
+    for name, value in (
+        ("messages", message_cases()),
+        ("datagram", datagram_file()),
+        ("records", record_file()),
+        ("syncs", sync_cases()),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
