@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import trio
 
-from protocol.exchange import FetchConfig
+from protocol.exchange_events import FetchConfig
 from protocol.ids import Digest
 from protocol.manifest import Manifest
 from protocol.streams import Reply

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import trio
 
-from protocol.exchange import (
+from protocol.exchange import Fetch
+from protocol.exchange_events import (
     Close,
     Completed,
     Dial,
     Failed,
-    Fetch,
     FetchConfig,
     HoldersWanted,
     ManifestVerified,
@@ -27,7 +27,7 @@ from protocol.exchange import (
     SourceLost,
     Transmit,
 )
-from protocol.exchange import Event as FetchEvent
+from protocol.exchange_events import Event as FetchEvent
 from protocol.ids import Digest, NodeId
 from protocol.manifest import Manifest
 from protocol.streams import GetManifest, GetSegment, Reply

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
-from protocol.exchange import (
+from protocol.exchange import Fetch
+from protocol.exchange_events import (
     Close,
     Completed,
     Dial,
     Failed,
-    Fetch,
     FetchConfig,
     HoldersWanted,
     ManifestVerified,

@@ -89,7 +89,7 @@ class Served:
         )
 
     async def wait_refused(self, reason: str, count: float = 1) -> None:
-        while self.refused(reason) < count:  # noqa: ASYNC110 - a counter has no event
+        while self.refused(reason) < count:
             await trio.sleep(0.005)
 
 
@@ -215,7 +215,7 @@ def wall_ms() -> int:
 
 async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     with trio.fail_after(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the machine has no event for each condition
+        while not condition():
             await trio.sleep(0.01)
 
 

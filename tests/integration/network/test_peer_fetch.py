@@ -18,7 +18,7 @@ from edged.network.exchange import WAITING_MAX
 from edged.store import BlobStore, open_store
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
-from protocol.exchange import FetchConfig
+from protocol.exchange_events import FetchConfig
 from protocol.ids import Digest, digest_of
 from protocol.manifest import Manifest, manifest_digest
 

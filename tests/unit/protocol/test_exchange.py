@@ -9,14 +9,13 @@ import pytest
 import zstandard
 
 from protocol.errors import LocalProtocolError
-from protocol.exchange import (
-    SOURCES_MAX,
+from protocol.exchange import SOURCES_MAX, Fetch
+from protocol.exchange_events import (
     Close,
     Completed,
     Dial,
     Event,
     Failed,
-    Fetch,
     FetchConfig,
     HoldersWanted,
     ManifestVerified,
