@@ -277,9 +277,10 @@ async def test_a_worker_ends_with_its_parent(tmp_path):
         await trio.sleep(0.3)  # into its compile
         parent.kill()
         await parent.wait()
-        while Path(f"/proc/{worker}/cmdline").exists() and Path(
-            f"/proc/{worker}/cmdline"
-        ).read_bytes():
+        while (
+            Path(f"/proc/{worker}/cmdline").exists()
+            and Path(f"/proc/{worker}/cmdline").read_bytes()
+        ):
             await trio.sleep(0.02)
 
 

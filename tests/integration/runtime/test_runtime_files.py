@@ -100,8 +100,10 @@ async def test_tmp_is_private_fresh_and_removed(lab):
         assert (codes, got) == ((OK,) * len(steps), b"ello")
         assert list(lab.scratch.iterdir()) == []
     with pytest.raises(GuestTrap):
-        trapping = script(*steps).replace('(func (export "_start")', '(func $x)(func $run').replace(
-            "(func $x)", '(func (export "_start") (call $run) unreachable)'
+        trapping = (
+            script(*steps)
+            .replace('(func (export "_start")', "(func $x)(func $run")
+            .replace("(func $x)", '(func (export "_start") (call $run) unreachable)')
         )
         await lab.invoke(trapping, Invocation(policy=TMP))
     assert list(lab.scratch.iterdir()) == []

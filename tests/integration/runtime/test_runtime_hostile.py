@@ -66,9 +66,7 @@ async def test_cancelled_before_it_starts(lab):
 
 
 async def test_stderr_of_a_stopped_guest_is_kept(lab):
-    flood = Invocation(
-        policy=Policy(timeout_ms=100, stderr_bytes=1000), entrypoint="stderr"
-    )
+    flood = Invocation(policy=Policy(timeout_ms=100, stderr_bytes=1000), entrypoint="stderr")
     with pytest.raises(DeadlineExceeded) as caught:
         await lab.invoke("stdout_flood", flood)
     assert len(caught.value.stderr) == 1000
@@ -286,7 +284,7 @@ async def test_overlapping_iovecs_amount_to_no_memory(lab):
 
 
 async def test_wasi_without_an_exported_memory(lab):
-    call = '(call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))'
+    call = "(call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))"
     imports = """(import "wasi_snapshot_preview1" "fd_write"
         (func $w (param i32 i32 i32 i32) (result i32)))"""
     guest = f'(module {imports} (memory 1) (func (export "f") (result i32) {call}))'
