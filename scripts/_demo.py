@@ -212,8 +212,8 @@ def deploy(demo: Demo, case: Case, node: str) -> None:
     elapsed_ms = (time.monotonic() - started_s) * 1e3
     size_kb, wire_kb = module["size_bytes"] / 1e3, module["wire_bytes"] / 1e3
     demo.say(
-        f"deployed [bold]{case.function}[/] ({case.made_with}) through {node},"
-        f" {elapsed_ms:.0f} ms: version {version[:12]}, {size_kb:.1f} kB, {wire_kb:.1f} kB on the wire"
+        f"deployed [bold]{case.function}[/] ({case.made_with}) through {node}, {elapsed_ms:.0f} ms:"
+        f" version {version[:12]}, {size_kb:.1f} kB, {wire_kb:.1f} kB on the wire"
     )
 
 
@@ -375,12 +375,11 @@ def main() -> int:
     state = Path(tempfile.mkdtemp(prefix="demo-", dir=ROOT / ".edged"))
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
     demo = Demo(state, console)
-    kept = options.keep
+    kept, interrupted = options.keep, False
     try:
         tell(demo)
     except KeyboardInterrupt:
-        demo.failed.append("interrupted")
-        kept = False
+        interrupted, kept = True, False
         console.print("\ninterrupted: cleaning up")
     except (DemoError, httpx.HTTPError, OSError) as error:
         demo.failed.append(str(error))
@@ -388,16 +387,15 @@ def main() -> int:
         console.print(str(error), markup=False)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if demo.failed:
+        if demo.failed and not interrupted:
             show_logs(demo)
         if not kept:
             clean_up(demo)
         demo.client.close()
-    passed = demo.checks - len(demo.failed)
-    demo.say(
-        f"{passed} of {demo.checks} expectations held"
-        + (f"; failed: {'; '.join(demo.failed)}" if demo.failed else "")
-    )
+    if interrupted:
+        return 130
+    failed = f"; failed: {'; '.join(demo.failed)}" if demo.failed else ""
+    demo.say(f"{demo.checks - len(demo.failed)} of {demo.checks} expectations held{failed}")
     if kept:
         show_kept(demo)
     return 1 if demo.failed else 0

@@ -77,8 +77,8 @@ def _run(command: list[str], *, what: str) -> None:
         raise EnvError(f"{what} failed ({done.returncode}):\n{done.stdout.rstrip()}")
 
 
-def _create(directory: Path) -> None:
-    """An empty environment, with pip if this Python has ensurepip."""
+def create(directory: Path) -> None:
+    """An empty environment, with pip if this Python has ensurepip. Raises EnvError."""
     if importlib.util.find_spec("venv") is None:
         raise EnvError("this Python has no venv module; on Debian: apt install python3-venv")
     with_pip = importlib.util.find_spec("ensurepip") is not None
@@ -128,7 +128,7 @@ def ensure(directory: Path, names: tuple[str, ...], *, editable: bool = False) -
             key != "edged" and held.get(key, value) != value for key, value in wanted.items()
         )
         if stale or stamp.get("identity") != _identity():
-            _create(directory)
+            create(directory)
             held = {}
         (directory / STAMP).unlink(missing_ok=True)
         install = [
