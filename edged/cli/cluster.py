@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,19 @@ def _progress(description: str) -> Iterator[Report]:
             )
 
         yield report
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM (of `timeout`, say) ends as Ctrl-C does: what was started is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _timeout_s(nodes: int) -> float:
@@ -160,7 +175,7 @@ def up(
         number = DEFAULT_NODES if count is None else count
         spec = spec_of(number, pulley=pulley or 0, regions=regions)
     nodes = len(spec.nodes) if spec else len(boss.load(chosen).nodes)
-    with _progress(f"starting {chosen}") as report:
+    with _terminable(), _progress(f"starting {chosen}") as report:
         boss.up(chosen, spec, timeout_s=timeout_s or _timeout_s(nodes), report=report)
     _show_status(boss.status(chosen), as_json=as_json)
 

@@ -1,7 +1,7 @@
 """function.toml, and how flags are laid over it.
 
 name = "hello"
-file = "hello.wasm"          # relative to this file; .wasm or .wat
+module = "hello.wasm"        # relative to this file; .wasm or .wat
 abi = "cgi"                  # raw (default), cgi, export
 args = ["--fast"]
 entrypoint = ""              # exported function to call; "" is _start

@@ -1,8 +1,8 @@
 """Node processes: start detached, tell whether they run, stop them, find what they left.
 
 A process is (pid, start time): see state.py. Each is started in a session of its own and with
-EDGED_CLUSTER_NODE = its directory in its environment, which its children inherit; that is how
-strays are found after a crash, even when nobody remembers their pid. Linux (/proc).
+EDGED_CLUSTER_NODE = its directory in its environment, which its children inherit: by both, strays
+are found after a crash, by the second even when nobody remembers a pid. Linux (/proc).
 """
 
 from __future__ import annotations
@@ -117,21 +117,35 @@ def wait_gone(processes: Iterable[Process], *, timeout_s: float) -> list[Process
         time.sleep(POLL_S)
 
 
-def strays(directory: Path) -> list[Process]:
-    """Running processes started for nodes whose directory is `directory` or below it."""
+def strays(directory: Path, leaders: Iterable[Process] = ()) -> list[Process]:
+    """Running processes started for nodes whose directory is `directory` or below it, and those of
+    the sessions that `leaders` opened: compilers run without an environment."""
     wanted = f"{MARKER}={directory}".encode()
+    sessions = {leader.pid: leader for leader in leaders if not _replaced(leader)}
     found: list[Process] = []
     for entry in os.listdir(PROC):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         with suppress(OSError):
-            environ = (PROC / entry / "environ").read_bytes().split(b"\x00")
-            ticks = started_ticks(int(entry))
-            if ticks is not None and any(
-                item == wanted or item.startswith(wanted + b"/") for item in environ
-            ):
-                found.append(Process(int(entry), ticks))
+            fields = _stat_fields(int(entry))
+            if fields is None or fields[0] in "ZX":
+                continue
+            known = Process(int(entry), int(fields[19]))
+            leader = sessions.get(int(fields[3]))
+            ours = leader is not None and known.started_ticks >= leader.started_ticks
+            if ours or _is_marked((PROC / entry / "environ").read_bytes(), wanted):
+                found.append(known)
     return found
+
+
+def _replaced(process: Process) -> bool:
+    """Its pid, and so its session's number, belongs to another process by now."""
+    ticks = started_ticks(process.pid)
+    return ticks is not None and ticks != process.started_ticks
+
+
+def _is_marked(environ: bytes, wanted: bytes) -> bool:
+    return any(item == wanted or item.startswith(wanted + b"/") for item in environ.split(b"\x00"))
 
 
 def kill_all(processes: Iterable[Process], *, timeout_s: float) -> list[Process]:

@@ -257,7 +257,7 @@ class Supervisor:
         for p in running.values():
             process.send_signal(p, signal.SIGTERM)
         stubborn = set(process.wait_gone(running.values(), timeout_s=timeout_s))
-        leftovers = stubborn | set(process.strays(self.home.directory(name)))
+        leftovers = stubborn | set(process.strays(self.home.directory(name), nodes.values()))
         survivors = process.kill_all(leftovers, timeout_s=KILL_TIMEOUT_S)
         if survivors:
             pids = ", ".join(str(p.pid) for p in survivors)
@@ -292,7 +292,7 @@ class Supervisor:
         # The node first: what it started must not outlive it by a respawn.
         first = [] if running is None else [running]
         left = process.kill_all(first, timeout_s=KILL_TIMEOUT_S)
-        left += process.kill_all(process.strays(directory), timeout_s=KILL_TIMEOUT_S)
+        left += process.kill_all(process.strays(directory, first), timeout_s=KILL_TIMEOUT_S)
         if left:
             raise ClusterFailed(f"process {left[0].pid} survives SIGKILL", node=node.name)
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,18 @@ def test_a_start_that_is_interrupted(home: Home, boss: Supervisor) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         boss.up("c", spec_of(2), timeout_s=TIMEOUT_S, report=interrupt)
+    assert nothing_left(home, "c")
+
+
+def test_up_that_is_terminated(home: Home) -> None:
+    env = dict(os.environ, EDGED_STATE=str(home.root), EDGED_CONTROL="")
+    argv = [sys.executable, "-m", "edged", "cluster", "up", "-n", "2", "--name", "c"]
+    with subprocess.Popen(argv, cwd=ROOT, env=env, stderr=subprocess.PIPE) as up:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not process.strays(home.directory("c")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        up.terminate()
+        assert up.wait(TIMEOUT_S) == 1
     assert nothing_left(home, "c")
 
 

@@ -305,6 +305,33 @@ def test_strays_are_found_by_their_directory(tmp_path: Path) -> None:
         assert process.kill_all([mine, below, other, plain], timeout_s=10) == []
 
 
+def test_strays_are_found_by_their_session(tmp_path: Path) -> None:
+    """As compilers are: without an environment, and outliving the node that was killed."""
+    code = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], env={})\n"
+        "os.write(1, b'%d' % child.pid); time.sleep(60)"
+    )
+    read, write = os.pipe()
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-c", code],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
+        setsid=True,
+    )
+    os.close(write)
+    leader = process.Process(pid, process.started_ticks(pid) or 0)
+    child = int(os.read(read, 20))
+    os.close(read)
+    assert process.kill_all([leader], timeout_s=10) == []
+    left = process.strays(tmp_path, [leader])
+    assert [stray.pid for stray in left] == [child]
+    stranger = process.Process(os.getpid(), 1)  # a reused pid: its session is not ours
+    assert process.strays(tmp_path, [stranger]) == []
+    assert process.kill_all(left, timeout_s=10) == []
+
+
 def test_state_encodes_what_it_decodes() -> None:
     state = a_state()
     assert msgspec.json.decode(msgspec.json.encode(state), type=ClusterState) == state
