@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from edged.interfaces import CancelFlag
 
-from .ffi import EXTERN_FUNC, EXTERN_MEMORY, VAL_RAW_BYTES, Api, Extern, Func, Instance
+from .ffi import EXTERN_MEMORY, VAL_RAW_BYTES, Api, Extern, Func, Instance
 from .relay import NAMES, WASI
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Scratch:
     """Buffers of one worker thread, reused by its invocations one after another."""
 
     __slots__ = (
-        "export", "export_at", "function_at", "instance", "instance_at", "memory", "memory_at", "of_at",
+        "export", "export_at", "function_at",
+        "instance", "instance_at", "memory", "memory_at", "of_at",
         "trap", "trap_at", "values", "values_at",
     )  # fmt: skip
 
@@ -194,7 +195,7 @@ class Call:
                 self.engine.linker_wasi, context, module, len(module), text, len(text),
                 byref(imports[index]),
             )  # fmt: skip
-            assert found and imports[index].kind == EXTERN_FUNC, name
+            assert found, name
         instance, trap = Instance(), c_void_p()
         error = api.wasmtime_instance_new(
             context, self.engine.relay_module, imports, len(imports), byref(instance), byref(trap)
@@ -211,7 +212,7 @@ class Call:
             found = api.wasmtime_instance_export_get(
                 context, byref(instance), text, len(text), byref(export)
             )
-            assert found and export.kind == EXTERN_FUNC, name
+            assert found, name
             relays[name] = Func(export.of.func.store_id, export.of.func.private)
         return relays
 

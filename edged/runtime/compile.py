@@ -74,14 +74,14 @@ class Workers:
     async def compile(self, module: Path, output: Path) -> CompileReport:
         """Raises CompileFailed; `output` is then absent."""
         begin = perf_counter()
+        answer: dict[str, Any] | None = None
         try:
-            answer, _ = await self.run("compile", str(module.absolute()), str(output.absolute()))
-            if "reason" in answer:
-                raise CompileFailed("error", answer["detail"])
-        except BaseException:
-            output.unlink(missing_ok=True)
-            output.with_name(f"{output.name}.part").unlink(missing_ok=True)
-            raise
+            answer, _ = await self.run("compile", _absolute(module), _absolute(output))
+        finally:
+            if answer is None or "reason" in answer:
+                _remove(output)
+        if "reason" in answer:
+            raise CompileFailed("error", answer["detail"])
         return CompileReport(
             artifact_bytes=answer["artifact_bytes"],
             cpu_s=answer["cpu_s"],
@@ -92,3 +92,14 @@ class Workers:
 
 async def _kill(process: trio.Process) -> None:
     process.kill()
+
+
+def _absolute(path: Path) -> str:
+    """The worker's working directory is /."""
+    return str(path if path.is_absolute() else Path.cwd() / path)
+
+
+def _remove(output: Path) -> None:
+    """The worker may have been stopped between any two steps."""
+    output.unlink(missing_ok=True)
+    output.with_name(f"{output.name}.part").unlink(missing_ok=True)

@@ -196,26 +196,8 @@ class WasmtimeModule:
         wasi = None
         if code.needs_wasi or tmp is not None or policy.mounts:
             wasi = self._sandbox.wasi_config(call, code, tmp)
-        store = api.wasmtime_store_new(engine.pointer, None, None)
+        store, context = self._new_store(engine, policy, wasi, deadline_at)
         try:
-            context = api.wasmtime_store_context(store)
-            if wasi is not None:
-                api.wasmtime_context_set_wasi(context, wasi)
-            memories, tables = self._memories, self._tables
-            memory_bytes, elements = policy.memory_bytes, policy.table_elements
-            api.wasmtime_store_limiter(
-                store,
-                memory_bytes if memories == 1 else memory_bytes // memories,
-                elements if tables == 1 else elements // tables,
-                2,  # instances: the guest and the relay
-                tables,
-                memories,
-            )
-            api.wasmtime_store_epoch_deadline_callback(store, self._host.on_epoch, None, None)
-            ticks = int((deadline_at - monotonic()) / TICK_S) + 1
-            if ticks > EPOCH_PERIOD_TICKS or ticks < 1:
-                ticks = EPOCH_PERIOD_TICKS if ticks > 0 else 1
-            api.wasmtime_context_set_epoch_deadline(context, ticks)
             values = state.scratch.values
             if entry.slots > 1 or entry.initialize is not None:
                 values = (c_char * len(entry.values)).from_buffer_copy(entry.values)
@@ -253,6 +235,32 @@ class WasmtimeModule:
             )
         finally:
             api.wasmtime_store_delete(store)
+
+    def _new_store(
+        self, engine: Engine, policy: Policy, wasi: int | None, deadline_at: float
+    ) -> tuple[int, int]:
+        """A store with every bound set, and its context. Takes `wasi`."""
+        api = self._api
+        store = api.wasmtime_store_new(engine.pointer, None, None)
+        context = api.wasmtime_store_context(store)
+        if wasi is not None:
+            api.wasmtime_context_set_wasi(context, wasi)
+        memories, tables = self._memories, self._tables
+        memory_bytes, elements = policy.memory_bytes, policy.table_elements
+        api.wasmtime_store_limiter(
+            store,
+            memory_bytes if memories == 1 else memory_bytes // memories,
+            elements if tables == 1 else elements // tables,
+            2,  # instances: the guest and the relay
+            tables,
+            memories,
+        )
+        api.wasmtime_store_epoch_deadline_callback(store, self._host.on_epoch, None, None)
+        ticks = int((deadline_at - monotonic()) / TICK_S) + 1
+        if ticks > EPOCH_PERIOD_TICKS or ticks < 1:
+            ticks = EPOCH_PERIOD_TICKS if ticks > 0 else 1
+        api.wasmtime_context_set_epoch_deadline(context, ticks)
+        return store, context
 
     def _instantiate(self, call: Call, linked: int) -> None:
         """Also runs the start function. Raises what `_raise` does."""

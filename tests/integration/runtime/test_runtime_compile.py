@@ -33,6 +33,14 @@ def children(pid: int | str = "self") -> set[int]:
     return {int(child) for listing in lists for child in listing.read_text().split()}
 
 
+def alive(pid: int) -> bool:
+    """False for a zombie too: its command line is empty."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 async def hello_wasm(lab) -> bytes:
     wasm = await lab.runtime.parse(HELLO)
     assert wasm[:4] == b"\0asm"
@@ -277,10 +285,7 @@ async def test_a_worker_ends_with_its_parent(tmp_path):
         await trio.sleep(0.3)  # into its compile
         parent.kill()
         await parent.wait()
-        while (
-            Path(f"/proc/{worker}/cmdline").exists()
-            and Path(f"/proc/{worker}/cmdline").read_bytes()
-        ):
+        while alive(worker):
             await trio.sleep(0.02)
 
 

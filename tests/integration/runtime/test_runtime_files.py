@@ -99,12 +99,10 @@ async def test_tmp_is_private_fresh_and_removed(lab):
         codes, got, _ = await run(lab, TMP, *steps)
         assert (codes, got) == ((OK,) * len(steps), b"ello")
         assert list(lab.scratch.iterdir()) == []
+    trapping = script(*steps).replace(
+        '(func (export "_start")', '(func (export "_start") (call $run) unreachable) (func $run'
+    )
     with pytest.raises(GuestTrap):
-        trapping = (
-            script(*steps)
-            .replace('(func (export "_start")', "(func $x)(func $run")
-            .replace("(func $x)", '(func (export "_start") (call $run) unreachable)')
-        )
         await lab.invoke(trapping, Invocation(policy=TMP))
     assert list(lab.scratch.iterdir()) == []
 
@@ -147,7 +145,9 @@ async def test_sparse_tricks_cost_what_they_take(lab, monkeypatch):
     tricks = {
         "pwrite": (make, write(FD, "x", offset=1 << 30)),
         "seek": (make, call("fd_seek", FD, 1 << 20, 1, 512), write(FD, "x")),
-        "files": (open_file(SLOTS, "f", oflags=CREATE | EXCLUSIVE), call("path_unlink_file", 3, "f")),
+        "files": (
+            open_file(SLOTS, "f", oflags=CREATE | EXCLUSIVE), call("path_unlink_file", 3, "f"),
+        ),
         "directories": (
             call("path_create_directory", 3, "d"), call("path_remove_directory", 3, "d"),
         ),

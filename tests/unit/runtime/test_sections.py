@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import wasmtime
 from hypothesis import given
@@ -45,18 +47,14 @@ def test_an_empty_module():
 
 @given(st.integers(0, len(EVERYTHING)))
 def test_truncation(length):
-    try:
+    with suppress(Malformed):
         summarize(bytes(EVERYTHING[:length]))
-    except Malformed:
-        pass
 
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes(data):
-    try:
+    with suppress(Malformed):
         summarize(b"\0asm\1\0\0\0" + data)
-    except Malformed:
-        pass
 
 
 def test_a_count_of_four_billion_costs_nothing():

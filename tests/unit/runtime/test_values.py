@@ -47,7 +47,8 @@ def test_nan(text):
         ("i32", ""), ("i32", " 1"), ("i32", "1_0"), ("i32", "0x10"), ("i32", "1.0"), ("i32", "١"),
         ("i32", "4294967296"), ("i32", "-2147483649"), ("i32", "9" * 5000), ("i32", "1\n"),
         ("i64", "18446744073709551616"), ("i64", "-9223372036854775809"),
-        ("f64", ""), ("f64", "1e"), ("f64", "."), ("f64", "infinit"), ("f64", "1_0"), ("f64", "1\n"),
+        ("f64", ""), ("f64", "1e"), ("f64", "."), ("f64", "infinit"), ("f64", "1_0"),
+        ("f64", "1\n"),
         ("f64", "9" * 5000), ("f32", "1e39"), ("f32", "-3.5e38"), ("other", "1"),
     ],
 )  # fmt: skip
@@ -62,7 +63,8 @@ def test_any_text_is_a_number_or_a_bad_request(text):
         try:
             through(kind, text)
         except BadRequest as error:
-            assert "parameter 1" in str(error)
+            if "parameter 1" not in str(error):
+                raise
 
 
 def test_the_count_must_fit():
