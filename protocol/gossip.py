@@ -44,10 +44,11 @@ from .messages import (
     HoldingsUpdate,
     Left,
     MemberRow,
-    Message,
     Nack,
+    News,
     Ping,
     PingReq,
+    ProbeMessage,
     RecordHint,
     RecordUpdate,
     Suspect,
@@ -279,7 +280,7 @@ class Gossip:
         if self._membership.has_left:
             return
         # News first: probes are answered, and digests compared, in the light of it.
-        probes: list[Ping | Ack | PingReq | Nack] = []
+        probes: list[ProbeMessage] = []
         for message in messages:
             if isinstance(message, (Ping, Ack, PingReq, Nack)):
                 probes.append(message)
@@ -296,7 +297,7 @@ class Gossip:
         if peer is not None and opened.generation < peer.generation:
             raise RemoteProtocolError("stale-generation", f"{opened.generation} of {peer.node_id}")
 
-    def _item(self, message: Message, sender: NodeId, now: float, wall_ms: int) -> None:
+    def _item(self, message: News, sender: NodeId, now: float, wall_ms: int) -> None:
         try:
             match message:
                 case Alive() | Suspect() | Down() | Left():
@@ -310,16 +311,12 @@ class Gossip:
                         self._want_sync(sender, now)
                 case HoldingsUpdate():
                     self._on_holdings(message, sender, now)
-                case Ping() | Ack() | PingReq() | Nack():
-                    raise AssertionError("probes go another way")
                 case _:
                     assert_never(message)
         except RemoteProtocolError as error:
             self._refused[error.code] += 1
 
-    def _probe(
-        self, message: Ping | Ack | PingReq | Nack, sender: NodeId, source: Address, now: float
-    ) -> None:
+    def _probe(self, message: ProbeMessage, sender: NodeId, source: Address, now: float) -> None:
         try:
             match message:
                 case Ping():

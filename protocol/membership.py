@@ -25,7 +25,19 @@ from .events import (
 )
 from .ids import NodeId
 from .member import Address, Metadata
-from .messages import ANYONE, Ack, Alive, Down, Left, MemberRow, Message, Ping, PingReq, Suspect
+from .messages import (
+    ANYONE,
+    Ack,
+    Alive,
+    Down,
+    Left,
+    MemberRow,
+    Message,
+    Ping,
+    PingReq,
+    Suspect,
+    Word,
+)
 from .presets import Knobs
 from .probing import Probe, Prober, Send
 from .rng import Rng
@@ -37,8 +49,6 @@ SEEDS_MAX: Final = 64
 LEAVE_FANOUT: Final = 8
 STALLED: Final = frozenset({"probe", "suspect", "relay"})
 """Timers whose verdicts are put off when this process was stopped."""
-
-Word = Alive | Suspect | Down | Left
 
 
 class Membership:

@@ -128,19 +128,10 @@ class HoldingsUpdate(_Wire, frozen=True, tag=11):
     ]
 
 
-Message = (
-    Ping
-    | Ack
-    | PingReq
-    | Nack
-    | Alive
-    | Suspect
-    | Down
-    | Left
-    | RecordUpdate
-    | RecordHint
-    | HoldingsUpdate
-)
+ProbeMessage = Ping | Ack | PingReq | Nack
+Word = Alive | Suspect | Down | Left
+News = Word | RecordUpdate | RecordHint | HoldingsUpdate
+Message = ProbeMessage | News
 
 
 # ------------------------------------------------------------ sync

@@ -65,10 +65,9 @@ class Outbox:
         """A member that is suspected or held down hears of it first, so that it can refute."""
         parts = [encode_message(message) for message in send.messages]
         peer = self._table.get(send.to) if send.to is not None else None
-        if peer is not None and peer.state in ("suspect", "down"):
-            word = peer.word(self._own)
-            assert word is not None
-            parts.append(encode_message(word))
+        accusation = peer.accusation(self._own) if peer is not None else None
+        if accusation is not None:
+            parts.append(encode_message(accusation))
         self._emit(send.address, parts)
 
     def _emit(self, address: Address, parts: list[bytes]) -> None:

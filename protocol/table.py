@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from .ids import NodeId
 from .member import Address, Member, MemberState, Metadata
-from .messages import GUARD_BYTES, Alive, Down, Left, Suspect
+from .messages import GUARD_BYTES, Alive, Down, Suspect
 from .suspicion import Suspicion
 
 MEMBERS_MAX: Final = 12_288
@@ -112,15 +112,13 @@ class Peer:
     def alive_message(self) -> Alive:
         return Alive(self.raw, self.generation, self.incarnation, self.metadata)
 
-    def word(self, accuser: bytes) -> Suspect | Down | Left | None:
-        """What a node that is not simply alive should hear of itself; None if it is."""
-        if self.state == "alive":
-            return None
-        if self.state == "left":
-            return Left(self.raw, self.generation, self.incarnation)
+    def accusation(self, accuser: bytes) -> Suspect | Down | None:
+        """What this node should hear of itself, to refute it; None if all is well."""
+        if self.state == "suspect":
+            return Suspect(self.raw, self.generation, self.incarnation, accuser, False)
         if self.state == "down":
             return Down(self.raw, self.generation, self.incarnation, accuser)
-        return Suspect(self.raw, self.generation, self.incarnation, accuser, False)
+        return None
 
 
 def _contribution(peer: Peer) -> int:

@@ -14,6 +14,9 @@ from protocol_support import (
     node_id,
 )
 
+from protocol import membership as membership_module
+from protocol import outbox as outbox_module
+from protocol import probing as probing_module
 from protocol.codec import encode_message, join_messages
 from protocol.errors import LocalProtocolError
 from protocol.events import (
@@ -385,3 +388,76 @@ def test_acks_tell_the_suspected_and_strangers_are_introduced() -> None:
     kinds = [message[0] for message in msgspec.msgpack.decode(opened.payload)]
     assert 6 in kinds, "it hears that it is suspected"
     other.say(machine, Ack(12345, 0))
+
+
+def test_datagrams_waiting_for_the_driver_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "TRANSMITS_MAX", 2)
+    machine, other = make_gossip(0), Insider(1)
+    for seq in range(5):
+        other.say(machine, Ping(seq, ANYONE, 0))
+    assert machine.statistics().transmits_lost == 3
+    assert machine.poll_transmit() is not None
+    assert machine.poll_transmit() is not None
+    assert machine.poll_transmit() is None
+
+
+def test_knocks_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership_module, "SEEDS_MAX", 1)
+    machine = make_gossip(0)
+    machine.join([address_of(1), address_of(2)], 0.0)
+    for step in range(60):
+        machine.on_timer(float(step), WALL_MS)
+    sent = []
+    while (datagram := machine.poll_transmit()) is not None:
+        sent.append(datagram.address)
+    assert set(sent) == {address_of(1)}
+    assert len(machine._membership._joining) <= 5
+
+
+def test_more_members_than_the_table_holds_are_refused() -> None:
+    machine, other = make_gossip(0), Insider(1)
+    machine._table._members_max = 2
+    other.say(machine, other.alive, Insider(2).alive)
+    assert states(machine) == {"n0": "alive", "n1": "alive"}
+    assert machine.statistics().refused == {"members-full": 1}
+
+
+def test_the_last_look_waits_for_a_free_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, other = make_gossip(0), Insider(1)
+    other.say(machine, other.alive)
+    other.say(machine, word(Suspect, other.raw))
+    monkeypatch.setattr(probing_module, "PROBES_MAX", 0)
+    at = 0.0
+    for _ in range(100):
+        deadline = machine.next_deadline()
+        assert deadline is not None
+        at = deadline
+        machine.on_timer(at, WALL_MS)
+    assert at > 10
+    assert states(machine)["n1"] == "suspect", "nobody is condemned unseen"
+    monkeypatch.undo()
+    for _ in range(20):
+        deadline = machine.next_deadline()
+        assert deadline is not None
+        machine.on_timer(deadline, WALL_MS)
+    assert states(machine)["n1"] == "down"
+
+
+def test_an_answer_to_the_last_look_buys_time() -> None:
+    """The suspect answers but never refutes: it is looked at again and again, not condemned."""
+    machine, other = make_gossip(0), Insider(1)
+    other.say(machine, other.alive)
+    other.say(machine, word(Suspect, other.raw))
+    opener = Seal(Keyring([CLUSTER_KEY]), other.node, 1)
+    at = 0.0
+    while at < 20:
+        deadline = machine.next_deadline()
+        assert deadline is not None
+        at = deadline
+        machine.on_timer(at, WALL_MS)
+        while (datagram := machine.poll_transmit()) is not None:
+            for message in msgspec.msgpack.decode(opener.open(datagram.data).payload):
+                if message[0] == 1:
+                    other.say(machine, Ack(message[1], 0), now=at + 0.001)
+    assert states(machine)["n1"] == "suspect"
+    assert machine.statistics().members == {"alive": 1, "suspect": 1}
