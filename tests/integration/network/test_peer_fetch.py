@@ -26,9 +26,8 @@ DATA = b"\0asm\x01\0\0\0" + random.Random(7).randbytes(1_500_000)
 MANIFEST, FRAMES = make_blob(DATA)
 BLOB = MANIFEST.blob
 NAMED = manifest_digest(MANIFEST)
-QUICK = FetchConfig(
-    window_bytes=300_000, connect_timeout_s=0.5, progress_timeout_s=0.3, retry_delay_s=0.01
-)
+QUICK = FetchConfig(window_bytes=300_000, retry_delay_s=0.01)
+IMPATIENT = FetchConfig(connect_timeout_s=1.0, progress_timeout_s=0.5, retry_delay_s=0.01)
 
 
 def ignore(done: int, total: int) -> None:
@@ -210,18 +209,18 @@ async def test_corrupt_holders_only(bench: Bench) -> None:
 
 
 async def test_a_stalled_holder_is_left_for_a_good_one(bench: Bench) -> None:
-    site = await bench.site()
+    site = await bench.site(config=IMPATIENT)
     good = MemorySource(DATA)
     await bench.holder("stalled", Stalled(DATA), site)
     await bench.holder("good", good, site)
     await fetch(site)
     assert await site.store.read(BLOB) == DATA
-    assert sorted(good.served) == list(range(3, MANIFEST.segments))
+    assert set(good.served) == set(range(3, MANIFEST.segments))
     assert site.banned() == 0
 
 
 async def test_a_holder_that_accepts_and_says_nothing_is_left(bench: Bench) -> None:
-    site = await bench.site()
+    site = await bench.site(config=IMPATIENT)
     silent = await trio.open_tcp_listeners(0, host="127.0.0.1")
     site.know(bench.make_trust("silent"), silent[0].socket.getsockname())
     await bench.holder("good", MemorySource(DATA), site)
@@ -256,7 +255,7 @@ async def test_an_impostor_at_a_holder_s_address_is_not_used(bench: Bench) -> No
 
 
 async def test_a_holder_that_appears_during_the_fetch_is_used(bench: Bench) -> None:
-    site = await bench.site()
+    site = await bench.site(config=IMPATIENT)
     slow = Slow(DATA)
     await bench.holder("slow", slow, site)
     async with trio.open_nursery() as nursery:
