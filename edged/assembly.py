@@ -6,6 +6,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import trio
@@ -29,7 +30,7 @@ from .activation import Activation
 from .config import Config, parse_address
 from .errors import FunctionNotFound
 from .functions import FunctionService
-from .gateway import Gateway
+from .gateway import Gateway, GatewayLimits
 from .http import bind_tcp
 from .interfaces import FunctionView, NodeState, Peer
 from .journal import Journal
@@ -41,6 +42,9 @@ from .store import BlobStore
 from .telemetry import Log, Metrics
 from .trust import Trust
 from .views import Views, address_text
+
+READY_MARGIN_S: Final = 30.0
+"""The gateway's own backstop comes so much after a request's wait for its function's code."""
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -94,6 +98,30 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def make_gossip(
+    config: Config, trust: Trust, runtime: WasmtimeRuntime, sockets: Sockets, generation: int
+) -> Gossip:
+    metadata = Metadata(
+        name=config.node.name,
+        gossip_address=sockets.gossip_address,
+        stream_address=sockets.gossip_address,
+        gateway_url=sockets.addresses.gateway_url,
+        region=config.node.region,
+        target=runtime.target,
+        artifact_key=runtime.artifact_key[:16],
+    )
+    return Gossip(
+        GossipConfig(metadata=metadata, generation=generation, knobs=PRESETS[config.gossip.preset]),
+        Keyring(trust.keyring_keys),
+        trust.anchor,
+        trust.private_key,
+        trust.credential,
+        random.SystemRandom(),
+        now=trio.current_time(),
+        wall_ms=wall_ms(),
+    )
+
+
 class Parts:
     """A node's services. They know each other only through what is passed to them here."""
 
@@ -110,33 +138,38 @@ class Parts:
         metrics: Metrics,
         log: Log,
     ) -> None:
-        self.store = store
-        self.runtime = runtime
-        self.journal = Journal()
         self._log = log
-        self.gossip = Gossip(
-            GossipConfig(
-                metadata=Metadata(
-                    name=config.node.name,
-                    gossip_address=sockets.gossip_address,
-                    stream_address=sockets.gossip_address,
-                    gateway_url=sockets.addresses.gateway_url,
-                    region=config.node.region,
-                    target=runtime.target,
-                    artifact_key=runtime.artifact_key[:16],
-                ),
-                generation=generation,
-                knobs=PRESETS[config.gossip.preset],
-            ),
-            Keyring(trust.keyring_keys),
-            trust.anchor,
-            trust.private_key,
-            trust.credential,
-            random.SystemRandom(),
-            now=trio.current_time(),
-            wall_ms=wall_ms(),
+        self._metrics = metrics
+        self._store = store
+        self._runtime = runtime
+        self._trust = trust
+        self.journal = Journal()
+        self.gossip = make_gossip(config, trust, runtime, sockets, generation)
+        self._recall()
+        self._wire_peers(sockets)
+        self._wire_functions(config)
+        self._wire_operator(config, state)
+        limits = GatewayLimits(ready_timeout_s=config.gateway.ready_timeout_s + READY_MARGIN_S)
+        self.gateway = Gateway(
+            self.functions,
+            node_name=config.node.name,
+            state=state,
+            limits=limits,
+            metrics=metrics,
+            log=log,
         )
-        self._recall(log)
+
+    def _recall(self) -> None:
+        """Takes the catalog and the holdings from disk."""
+        refused = self.gossip.catalog.load(self._store.load_records(), wall_ms=wall_ms())
+        for key, error in refused:
+            self._log.error("record on disk refused", key=key, why=str(error))
+        for blob in self._store.blobs():
+            if blob.kind == "module" and blob.manifest is not None:
+                self.gossip.holdings.set_local(blob.digest, held=True)
+
+    def _wire_peers(self, sockets: Sockets) -> None:
+        trust, store, metrics, log = self._trust, self._store, self._metrics, self._log
         self.gossip_service = GossipService(
             self.gossip,
             sockets.gossip,
@@ -147,11 +180,7 @@ class Parts:
             on_event=self._on_event,
         )
         self.exchange = ExchangeService(
-            trust=trust,
-            store=store,
-            holders=self._peers_holding,
-            metrics=metrics,
-            log=log,
+            trust=trust, store=store, holders=self._peers_holding, metrics=metrics, log=log
         )
         self.streams = StreamServer(
             trust=trust,
@@ -160,9 +189,12 @@ class Parts:
             metrics=metrics,
             log=log,
         )
+
+    def _wire_functions(self, config: Config) -> None:
+        trust = self._trust
         self.activation = Activation(
-            store=store,
-            runtime=runtime,
+            store=self._store,
+            runtime=self._runtime,
             fetcher=self.exchange,
             private_key=trust.private_key,
             credential=trust.credential,
@@ -170,29 +202,31 @@ class Parts:
             on_held=self._on_held,
             loaded_bytes_max=config.runtime.loaded_bytes_max,
             compiles_max=config.runtime.compiles_max,
-            metrics=metrics,
-            log=log,
+            metrics=self._metrics,
+            log=self._log,
         )
         self.functions = FunctionService(
             lookup=self._lookup,
             activation=self.activation,
             journal=self.journal,
             limits=config.gateway,
-            metrics=metrics,
+            metrics=self._metrics,
         )
+
+    def _wire_operator(self, config: Config, state: Callable[[], NodeState]) -> None:
         started_s = trio.current_time()
         self.views = Views(
             gossip=self.gossip,
-            store=store,
-            runtime=runtime,
+            store=self._store,
+            runtime=self._runtime,
             functions=self.functions,
             state=state,
             uptime_s=lambda: trio.current_time() - started_s,
-            metrics=metrics,
+            metrics=self._metrics,
         )
         self.operations = Operations(
-            store=store,
-            runtime=runtime,
+            store=self._store,
+            runtime=self._runtime,
             activation=self.activation,
             journal=self.journal,
             cluster=ClusterAccess(
@@ -207,18 +241,6 @@ class Parts:
             ),
             mounts=frozenset(config.mounts),
         )
-        self.gateway = Gateway(
-            self.functions, node_name=config.node.name, state=state, metrics=metrics, log=log
-        )
-
-    def _recall(self, log: Log) -> None:
-        """Takes the catalog and the holdings from disk."""
-        refused = self.gossip.catalog.load(self.store.load_records(), wall_ms=wall_ms())
-        for key, error in refused:
-            log.error("record on disk refused", key=key, why=str(error))
-        for blob in self.store.blobs():
-            if blob.kind == "module" and blob.manifest is not None:
-                self.gossip.holdings.set_local(blob.digest, held=True)
 
     async def _on_event(self, event: Event) -> None:
         match event:
