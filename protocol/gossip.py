@@ -68,6 +68,8 @@ from .timers import Timers
 HOUSEKEEPING_S: Final = 60.0
 BULK_ITEMS: Final = 32
 """A sync that brings more rows or records than this brings old news: it is not gossiped on."""
+RESYNC_S: Final = 0.05
+"""Until the next round of a sync that was cut: the driver is still busy with this one."""
 GENERATION_MAX: Final = (1 << 63) - 1
 
 
@@ -213,6 +215,8 @@ class Gossip:
         while (key := self._timers.pop_due(now)) is not None:
             if key == ROUND_KEY:
                 self._outbox.round(now)
+            elif key[0] == "resync":
+                self._want_sync(NodeId(str(key[1])), now, forced=True)
             elif key[0] == "house":
                 self._housekeeping(now, wall_ms)
             else:
@@ -387,7 +391,7 @@ class Gossip:
         rows = (MemberRow("alive", decoded.sender), *decoded.members)
         self._absorb_bulk(rows, decoded.records, decoded.holdings, peer, now, wall_ms)
         if decoded.more or (push is not None and push.more):
-            self._want_sync(peer, now, forced=True)
+            self._timers.set(("resync", peer), now + RESYNC_S)
         return encode_sync(push) if push is not None else None
 
     def sync_accept(self, push: bytes, peer: NodeId, now: float, wall_ms: int) -> None:
