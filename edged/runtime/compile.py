@@ -6,13 +6,13 @@ cancelled or late job is killed with SIGKILL and reaped before the caller goes o
 
 from __future__ import annotations
 
-import json
+import ast
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
@@ -20,7 +20,9 @@ from edged.errors import CompileFailed
 from edged.interfaces import CompileReport
 
 from .compile_worker import EXIT_MEMORY
-from .settings import Target
+
+if TYPE_CHECKING:
+    from .settings import Target
 
 _WORKER: Final = Path(__file__).with_name("compile_worker.py")
 _ROOT: Final = Path(__file__).parents[2]
@@ -57,7 +59,7 @@ class Workers:
         if done.returncode != 0:
             raise self._failure(job, done)
         line, _newline, payload = done.stdout.partition(b"\n")
-        return json.loads(line), payload
+        return ast.literal_eval(line.decode()), payload
 
     def _failure(self, job: Job, done: subprocess.CompletedProcess[bytes]) -> CompileFailed:
         message = done.stderr[-STDERR_CHARS_MAX:].decode("utf-8", "replace")

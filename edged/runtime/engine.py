@@ -7,7 +7,8 @@ the allocator is no part of the artifact key, which is the BLAKE3 of what wasmti
 wasmtime release, since a patch release may mend a miscompile.
 
 Native code uses the architecture's baseline, not the host's ISA flags: one key per architecture
-lets any node use any other's artifact, and on integer kernels the flags gain nothing measurable.
+lets any node use any other's artifact. Measured against the host's flags (AVX-512 Zen): integer
+and multiply-add loops 1.0 to 1.1 times the time, floor 1.6, clz and popcnt loops 3 to 3.5.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import ctypes
 import struct
 from ctypes import c_void_p
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
@@ -26,8 +27,11 @@ from protocol.ids import ArtifactKey
 from .ffi import Api, ByteVec
 from .host import Host
 from .relay import relay_wat
-from .settings import PoolSize, Target, check_address_space, new_config
+from .settings import PoolSize, check_address_space, new_config
 from .ticker import Ticker
+
+if TYPE_CHECKING:
+    from .settings import Target
 
 _ENGINE_SECTION: Final = b".wasmtime.engine"
 _KEY_DOMAIN: Final = b"edged/1 artifact-key\x00"

@@ -81,7 +81,11 @@ class WasmtimeRuntime:
 
     def _first_engine(self, config: RuntimeSection) -> Engine:
         if config.pool_instances:
-            pool = PoolSize(config.pool_instances, config.pool_memory_bytes, POOL_TABLE_ELEMENTS)
+            pool = PoolSize(
+                instances=config.pool_instances,
+                memory_bytes=config.pool_memory_bytes,
+                table_elements=POOL_TABLE_ELEMENTS,
+            )
             try:
                 return Engine(self._api, config.target, self._host, pool)
             except OSError as error:

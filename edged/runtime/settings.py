@@ -9,12 +9,15 @@ of one architecture has the same artifact key.
 from __future__ import annotations
 
 import mmap
-import platform
-from typing import Final, Literal, NamedTuple
+import os
 
-from .ffi import Api
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # see ffi.py
+    from typing import Final, Literal
 
-Target = Literal["native", "pulley64"]
+    from .ffi import Api
+
+    Target = Literal["native", "pulley64"]
 
 TRIPLES: Final = {
     "x86_64": "x86_64-unknown-linux-gnu",
@@ -30,13 +33,16 @@ _GUARD_BYTES: Final = 4 * 1024**3
 _MAP_NORESERVE: Final = 0x4000
 
 
-class PoolSize(NamedTuple):
+class PoolSize:
     """Bounds of the pooling allocator. Each memory slot reserves 4 GiB of address space (the
     engine's memory reservation), not of memory."""
 
-    instances: int
-    memory_bytes: int
-    table_elements: int
+    __slots__ = ("instances", "memory_bytes", "table_elements")
+
+    def __init__(self, *, instances: int, memory_bytes: int, table_elements: int) -> None:
+        self.instances = instances
+        self.memory_bytes = memory_bytes
+        self.table_elements = table_elements
 
 
 def parse_target(text: str) -> Target:
@@ -52,9 +58,7 @@ def triple_of(target: Target) -> str:
     """Raises OSError on an architecture wasmtime has no library for."""
     if target == "pulley64":
         return PULLEY
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
-        platform.machine().lower(), platform.machine().lower()
-    )
+    machine = os.uname().machine
     if machine not in TRIPLES:
         raise OSError(f"no native code generator for {machine}")
     return TRIPLES[machine]

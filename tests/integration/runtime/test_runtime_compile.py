@@ -108,6 +108,23 @@ WASI = '(import "wasi_snapshot_preview1"'
         ("(module (table 10000001 funcref))", "limits", "table elements"),
         (f"(module {' (memory 1)' * 65})", "limits", "memories"),
         (f"(module {' (table 1 funcref)' * 65})", "limits", "tables"),
+        (
+            f"(module {''.join(f'(func (export {chr(34)}e{i}{chr(34)}))' for i in range(20_001))})",
+            "limits",
+            "exports",
+        ),
+        (
+            "(module "
+            + "".join(f'(func (export "{"x" * 99_999}{chr(97 + i)}"))' for i in range(11))
+            + ")",
+            "limits",
+            "names",
+        ),
+        (
+            "(module " + f'{WASI} "sched_yield" (func (result i32)))' * 1001 + ")",
+            "limits",
+            "imports",
+        ),
     ],
 )
 async def test_what_validation_refuses(lab, text, reason, says):
@@ -247,11 +264,11 @@ async def test_a_workers_descriptors_and_environment(tmp_path, monkeypatch):
     probe = tmp_path / "probe"
     probe.write_text(
         f"#!{sys.executable}\n"
-        "import os, sys, json\n"
+        "import os, sys\n"
         "fds = [fd for fd in os.listdir('/proc/self/fd') if int(fd) > 2]\n"
         "names = sorted(name for name in os.environ if name != 'LC_CTYPE')\n"
         "fds = [fd for fd in fds if os.path.exists(f'/proc/self/fd/{fd}')]\n"
-        "print(json.dumps({'fds': fds, 'env': names}))\n"
+        "print(repr({'fds': fds, 'env': names}))\n"
     )
     probe.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(probe))

@@ -361,6 +361,17 @@ async def test_poll_oneoff(lab):
     assert (await lab.export(guest, "raw", 0, 64, 1, -2)).values == (EFAULT,)
 
 
+async def test_time_in_host_calls_counts(lab):
+    """Long host calls are bounded by the memory they fill; the deadline strikes between them."""
+    guest = """(module
+      (import "wasi_snapshot_preview1" "random_get" (func $r (param i32 i32) (result i32)))
+      (memory (export "memory") 1024)
+      (func (export "_start")
+        (loop $l (drop (call $r (i32.const 0) (i32.const 67108864))) (br $l))))"""
+    with trio.fail_after(30), pytest.raises(DeadlineExceeded):
+        await lab.start(guest, timeout_ms=50)
+
+
 async def test_close_while_running(lab):
     wasm = await lab.runtime.parse(b'(module (func (export "_start") (loop $l (br $l))))')
     module = await lab.load_wasm(wasm)
