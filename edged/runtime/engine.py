@@ -93,8 +93,12 @@ class Engine:
         return module.value, key
 
     def close(self) -> None:
-        """Modules and stores still alive keep the engine itself alive (it is counted)."""
+        """Stops the ticker. What guests may still use is freed with the last reference."""
         self.ticker.close()
+
+    def __del__(self) -> None:
+        if not hasattr(self, "relay_module"):
+            return  # never came to be
         self.api.wasmtime_module_delete(self.relay_module)
         for linker in (self.linker_wasi, self.linker, self.linker_tmp):
             self.api.wasmtime_linker_delete(linker)

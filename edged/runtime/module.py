@@ -27,7 +27,6 @@ from edged.interfaces import CancelFlag, Invocation, InvocationResult
 from protocol.function import Policy
 from protocol.ids import Digest
 
-from . import tmpdir
 from .call import Call, Quota, Stop
 from .code import Code, Signature, copy_code, exports_of
 from .engine import Engine
@@ -172,11 +171,11 @@ class WasmtimeModule:
             try:
                 if not policy.tmp_bytes:
                     return self._run(code, call, cancel, deadline_at, entry, None)
-                tmp = tmpdir.make(self._sandbox.scratch)
+                tmp = self._sandbox.make_tmp()
                 try:
                     return self._run(code, call, cancel, deadline_at, entry, tmp)
                 finally:
-                    tmpdir.remove(tmp)
+                    self._sandbox.remove_tmp(tmp)
             except _Recount:
                 continue
 
@@ -221,7 +220,7 @@ class WasmtimeModule:
                     self._call(current, entry.initialize, state.scratch.values, 1)
                 self._call(current, entry.name, values, entry.slots)
             except Stop:
-                ready = max(ready, begin)  # proc_exit(0), perhaps from the start function
+                pass  # proc_exit(0) ends a guest well, also in its start function
             finally:
                 engine.ticker.leave(state.ident)
                 state.call = None

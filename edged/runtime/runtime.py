@@ -61,7 +61,7 @@ class WasmtimeRuntime:
         self._target = config.target
         self._api = Api(library)
         self._host = Host(self._api)
-        self._sandbox = Sandbox(self._api, mounts, scratch_dir)
+        self._sandbox = Sandbox(self._api, mounts, scratch_dir, log)
         swept = tmpdir.sweep(scratch_dir)
         if swept:
             log.info("removed private /tmp left over", directories=swept)

@@ -10,10 +10,12 @@ from ctypes import byref
 from pathlib import Path
 from typing import Final
 
-from edged.errors import BadRequest, PolicyDenied
+from edged.errors import BadRequest, DiskFull, PolicyDenied
 from edged.interfaces import Invocation
+from edged.telemetry import Log
 from protocol.function import GUEST_TMP, Policy
 
+from . import tmpdir
 from .code import Code
 from .ffi import Api, ByteVec, c_strings
 
@@ -24,10 +26,25 @@ ENVIRONMENT_MAX: Final = 4096
 class Sandbox:
     """Makes WASI configurations; `mounts` is the operator's allow-list."""
 
-    def __init__(self, api: Api, mounts: Mapping[str, Path], scratch: Path) -> None:
+    def __init__(self, api: Api, mounts: Mapping[str, Path], scratch: Path, log: Log) -> None:
         self._api = api
         self._mounts = dict(mounts)
-        self.scratch = scratch
+        self._scratch = scratch
+        self._log = log
+
+    def make_tmp(self) -> Path:
+        """A fresh private directory. Raises DiskFull."""
+        try:
+            return tmpdir.make(self._scratch)
+        except OSError as error:
+            raise DiskFull("no room for a private /tmp", private=str(error)) from error
+
+    def remove_tmp(self, path: Path) -> None:
+        """What cannot be removed now is swept at the next start."""
+        try:
+            tmpdir.remove(path)
+        except OSError as error:
+            self._log.error("a private /tmp stays behind", path=str(path), reason=str(error))
 
     def wasi_config(self, call: Invocation, code: Code, tmp: Path | None) -> int:
         """A wasi_config_t, which the caller gives to a store or deletes.

@@ -49,11 +49,11 @@ class Lab:
         if guest not in self._loaded:
             text = guest.encode() if "(" in guest else (FIXTURES / f"{guest}.wat").read_bytes()
             artifact = self.directory / f"{digest_of(text)}.cwasm"
-            artifact.write_bytes(self._compile(text))
+            artifact.write_bytes(self.compile_here(text))
             self._loaded[guest] = await self.runtime.load(digest_of(text), artifact)
         return self._loaded[guest]
 
-    def _compile(self, text: bytes) -> bytes:
+    def compile_here(self, text: bytes) -> bytes:
         api, engine = self.runtime._api, self.runtime._on_demand_engine()
         wasm, image, module = ByteVec(), ByteVec(), c_void_p()
         error = api.wasmtime_wat2wasm(text, len(text), byref(wasm))

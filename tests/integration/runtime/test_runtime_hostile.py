@@ -5,21 +5,31 @@ from __future__ import annotations
 import struct
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import trio
 
+from edged.config import RuntimeSection
 from edged.errors import (
     BadRequest,
     DeadlineExceeded,
+    DiskFull,
     GuestTrap,
     InvocationCancelled,
     ModuleRejected,
     OutputLimitExceeded,
+    Overloaded,
     PolicyDenied,
 )
 from edged.interfaces import CancelFlag, ExportCall, Invocation
+from edged.runtime import tmpdir
+from edged.runtime.runtime import open_runtime
+from edged.telemetry import make_log
 from protocol.function import Policy
+from protocol.ids import digest_of
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "wat"
 
 MIB = 1024 * 1024
 EFAULT, EBADF, EINVAL = 21, 8, 28
@@ -370,6 +380,54 @@ async def test_time_in_host_calls_counts(lab):
         (loop $l (drop (call $r (i32.const 0) (i32.const 67108864))) (br $l))))"""
     with trio.fail_after(30), pytest.raises(DeadlineExceeded):
         await lab.start(guest, timeout_ms=50)
+
+
+async def test_no_slot_left_is_overload(lab, tmp_path):
+    runtime = open_runtime(
+        RuntimeSection(pool_instances=1), mounts={}, scratch_dir=tmp_path, log=make_log("one")
+    )
+    image = lab.compile_here((FIXTURES / "loop.wat").read_bytes())
+    artifact = tmp_path / "loop.cwasm"
+    artifact.write_bytes(image)
+    module = await runtime.load(digest_of(image), artifact)
+    cancel = CancelFlag()
+    call = Invocation(policy=Policy(timeout_ms=60_000))
+    outcomes: list[str] = []
+
+    async def run() -> None:
+        try:
+            await trio.to_thread.run_sync(module.invoke, call, cancel)
+        except (Overloaded, InvocationCancelled) as error:
+            outcomes.append(type(error).__name__)
+            cancel.set()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            nursery.start_soon(run)
+    assert outcomes == ["Overloaded", "InvocationCancelled"]
+    module.close()
+    runtime.close()
+
+
+async def test_a_full_disk_for_tmp_is_a_typed_error(lab, monkeypatch):
+    def full(_scratch):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tmpdir, "make", full)
+    with pytest.raises(DiskFull):
+        await lab.start("hello", tmp_bytes=4096)
+
+
+async def test_a_tmp_that_cannot_be_removed_is_logged_and_swept_later(lab, monkeypatch):
+    def stuck(_path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tmpdir, "remove", stuck)
+        assert (await lab.start("hello", tmp_bytes=4096)).stdout == b"hello"
+    assert "stays behind" in lab.log_text.getvalue()
+    assert tmpdir.sweep(lab.scratch) == 1
 
 
 async def test_close_while_running(lab):
