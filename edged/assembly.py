@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import time
@@ -73,25 +74,25 @@ class Sockets:
             parse_address(advertise, key="gossip.advertise") if advertise else gossip.address
         )
         self.addresses = Addresses(
-            gateway_url=f"http://{address_text(gateway.getsockname()[:2])}",
+            gateway_url=config.gateway.public_url
+            or f"http://{address_text(gateway.getsockname()[:2])}",
             control_url=f"http://{address_text(control.getsockname()[:2])}",
             gossip_address=address_text(self.gossip_address),
         )
 
 
 async def bind_all(config: Config) -> Sockets:
-    """Raises ConfigError naming the address that is taken or wrong."""
+    """Raises ConfigError naming the address that is taken or wrong; then nothing stays bound."""
+    with contextlib.ExitStack() as bound:
 
-    def bind(text: str, key: str) -> socket.socket:
-        return bind_tcp(*parse_address(text, key=key), key=key)
+        def bind(text: str, key: str) -> socket.socket:
+            return bound.enter_context(bind_tcp(*parse_address(text, key=key), key=key))
 
-    gossip = await bind_gossip(*parse_address(config.gossip.bind, key="gossip.bind"))
-    return Sockets(
-        config,
-        gossip,
-        bind(config.gateway.bind, "gateway.bind"),
-        bind(config.control.bind, "control.bind"),
-    )
+        gateway = bind(config.gateway.bind, "gateway.bind")
+        control = bind(config.control.bind, "control.bind")
+        gossip = await bind_gossip(*parse_address(config.gossip.bind, key="gossip.bind"))
+        bound.pop_all()
+    return Sockets(config, gossip, gateway, control)
 
 
 def wall_ms() -> int:
@@ -260,7 +261,7 @@ class Parts:
         return self.views.peers_holding(digest)
 
     def _on_held(self, digest: Digest) -> None:
-        self.gossip.holdings.set_local(digest, held=True)
+        self.gossip.announce(digest, held=True, now=trio.current_time())
         self.gossip_service.notify()
 
     def _publish(self, records: Sequence[Record]) -> None:

@@ -19,6 +19,7 @@ from protocol.ids import parse_node_name
 from .errors import ConfigError
 
 MEBIBYTE = 1024 * 1024
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 Preset = Literal["local", "lan", "wan"]
 
 
@@ -39,6 +40,8 @@ class GatewaySection(Section, frozen=True):
     """The public HTTP side."""
 
     bind: str = "127.0.0.1:8080"
+    public_url: Annotated[str, Meta(max_length=128, pattern=r"^(https?://[\x21-\x7e]+)?$")] = ""
+    """What members and operators are told; "" is http:// and the bound address."""
     header_bytes_max: Annotated[int, Meta(ge=1024, le=MEBIBYTE)] = 16 * 1024
     """Request line and headers together (nginx: 4 x 8 KiB, Node.js: 16 KiB)."""
     header_count_max: Annotated[int, Meta(ge=8, le=1000)] = 100
@@ -157,6 +160,12 @@ def parse_config(data: dict[str, Any], *, base: Path) -> Config:
         *((("gossip.advertise", config.gossip.advertise),) if config.gossip.advertise else ()),
     ):
         parse_address(value, key=key)
+    host, _ = parse_address(config.gossip.bind, key="gossip.bind")
+    if host in ANY_ADDRESS and not config.gossip.advertise:
+        raise ConfigError(
+            f"gossip.bind = {config.gossip.bind!r} is every address of this machine: set "
+            "gossip.advertise to the host:port that peers dial"
+        )
     for name, target in config.mounts.items():
         if not config.path(target).is_dir():
             raise ConfigError(f"mounts.{name} = {target!r}: not a directory on this machine")

@@ -139,6 +139,7 @@ class Node:
         cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)
         parts.functions.draining = True
         await control.drain(trio.current_time() + CONTROL_DRAIN_S)
+        parts.streams.stop()
         with trio.move_on_after(LEAVE_TIMEOUT_S):
             await parts.gossip_service.leave()
         (self._config.data_dir / RUN_FILE).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ cluster's state is a fresh directory under .edged, removed at the end, also on C
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import re
@@ -22,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import _guests
-import httpx
 from _env import ROOT
 from rich.console import Console
 from rich.table import Table
@@ -74,6 +75,21 @@ class Answer:
     right: bool
 
 
+def fetch(
+    method: str, url: str, *, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """One request on a connection of its own. Raises OSError, HTTPException."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=REQUEST_TIMEOUT_S)
+    try:
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection.request(method, target, body or None, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
 @dataclass
 class Demo:
     state: Path
@@ -82,7 +98,6 @@ class Demo:
     failed: list[str] = field(default_factory=list)
     checks: int = 0
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=REQUEST_TIMEOUT_S))
 
     # ------------------------------------------------------------ telling
     def say(self, text: str) -> None:
@@ -127,11 +142,11 @@ class Demo:
         """A GET of a node's control API."""
         directory = Path(self.nodes[node]["directory"])
         token = (directory / "control.token").read_text(encoding="ascii").strip()
-        answer = self.client.get(
-            self.nodes[node]["control_url"] + path, headers={"Authorization": f"Bearer {token}"}
-        )
-        answer.raise_for_status()
-        return answer.text if path == "/v1/metrics" else answer.json()
+        url = self.nodes[node]["control_url"] + path
+        status, _, data = fetch("GET", url, headers={"Authorization": f"Bearer {token}"})
+        if status != 200:
+            raise DemoError(f"{url}: {status} {data[:200]!r}")
+        return data.decode() if path == "/v1/metrics" else json.loads(data)
 
     def compiles(self, node: str) -> int:
         found = re.findall(
@@ -143,16 +158,16 @@ class Demo:
         url = f"{self.nodes[node]['gateway_url']}/{case.function}{case.target}"
         started_s = time.monotonic()
         try:
-            answer = self.client.request("POST" if case.body else "GET", url, content=case.body)
-        except httpx.TransportError as error:
+            status, headers, data = fetch("POST" if case.body else "GET", url, body=case.body)
+        except (OSError, http.client.HTTPException) as error:
             return Answer(0, type(error).__name__, {}, time.monotonic() - started_s, False)
-        timing = re.findall(r"(\w+);dur=([\d.]+)", answer.headers.get("server-timing", ""))
+        timing = re.findall(r"(\w+);dur=([\d.]+)", headers.get("Server-Timing", ""))
         return Answer(
-            answer.status_code,
-            answer.headers.get("x-edged-start", ""),
+            status,
+            headers.get("X-Edged-Start", ""),
             {name: float(value) for name, value in timing},
             time.monotonic() - started_s,
-            answer.status_code == 200 and answer.content == case.answer,
+            status == 200 and data == case.answer,
         )
 
     def ask_twice(self, case: Case, node: str) -> tuple[Answer, Answer]:
@@ -381,7 +396,7 @@ def main() -> int:
     except KeyboardInterrupt:
         interrupted, kept = True, False
         console.print("\ninterrupted: cleaning up")
-    except (DemoError, httpx.HTTPError, OSError) as error:
+    except (DemoError, http.client.HTTPException, OSError) as error:
         demo.failed.append(str(error))
         console.print(f"[bold red]stopped:[/] {type(error).__name__}", highlight=False)
         console.print(str(error), markup=False)

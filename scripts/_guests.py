@@ -131,7 +131,9 @@ def fetch_quickjs() -> Path:
     _run([*_env.pip(ZIG_ENV), "download", *options, "-r", lock_file], cwd=temp)
     for archive in sorted(temp.glob("*.tar.gz")):
         with tarfile.open(archive) as files:
-            files.extractall(temp, filter="data")
+            # 3.11.4 and newer have filters; before, the archive's pinned hash has to do.
+            options_of = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            files.extractall(temp, **options_of)
         archive.unlink()
     shutil.rmtree(place, ignore_errors=True)
     temp.rename(place)

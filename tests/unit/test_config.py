@@ -123,3 +123,11 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_bad_addresses_name_key_and_fix(text: str) -> None:
     with pytest.raises(ConfigError, match=r"gateway\.bind = .*write host:port"):
         parse_address(text, key="gateway.bind")
+
+
+def test_gossip_on_every_address_needs_one_that_peers_can_dial() -> None:
+    document = {"node": {"name": "a"}, "gossip": {"bind": "0.0.0.0:7946"}}
+    with pytest.raises(ConfigError, match=r"gossip\.advertise"):
+        parse_config(document, base=Path())
+    document["gossip"]["advertise"] = "127.0.0.1:7946"
+    assert parse_config(document, base=Path()).gossip.advertise == "127.0.0.1:7946"
