@@ -246,8 +246,9 @@ class LoadedModule(Protocol):
         """Blocking, in a worker thread with ≥ 1 MiB of stack.
 
         Raises GuestTrap, GuestExit, DeadlineExceeded, OutputLimitExceeded, InvocationCancelled,
-        BadRequest (export parameters), ModuleRejected("missing-export"), Overloaded (no instance
-        slot). Never anything else for what a guest does."""
+        BadRequest (export parameters), ModuleRejected("missing-export"), PolicyDenied (unknown
+        mount, or the module needs more than its policy grants), DiskFull (private /tmp),
+        Overloaded (no instance slot). Never anything else for what a guest does."""
         ...
 
     def close(self) -> None:

@@ -406,7 +406,6 @@ def main() -> int:
             show_logs(demo)
         if not kept:
             clean_up(demo)
-        demo.client.close()
     if interrupted:
         return 130
     failed = f"; failed: {'; '.join(demo.failed)}" if demo.failed else ""
