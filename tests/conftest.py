@@ -1,4 +1,5 @@
-"""Rules for all tests: a hang ends the run with every stack, and Hypothesis times nothing.
+"""Rules for all tests: a hang ends the run with every stack, and Hypothesis times nothing. Coverage
+counts what a test set out to show: not lines that a simulation or a real node happens to pass.
 
 Also the guests: `guest("hello-c")` is the wasm that scripts/guests built from guests/. Where it
 was not built the test is skipped, except under scripts/check, which builds them.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GUESTS = ROOT / ".cache" / "guests"
 TEST_TIMEOUT_S = 120.0
 SLOW_TEST_TIMEOUT_S = 420.0
+# Tracing doubles a simulation's time, and these directories' tests are the long ones.
+UNMEASURED = {"sim", "integration", "chaos", "packaging"}
 
 # A shared machine makes any deadline a coin toss; examples are reproducible from the printed blob.
 settings.register_profile(
@@ -32,10 +36,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     slow = item.get_closest_marker("slow") is not None
     limit_s = SLOW_TEST_TIMEOUT_S if slow else TEST_TIMEOUT_S
     faulthandler.dump_traceback_later(limit_s, exit=True)
+    tracer = sys.gettrace()
+    if UNMEASURED & set(item.path.relative_to(ROOT).parts):
+        sys.settrace(None)
     try:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+        sys.settrace(tracer)
 
 
 @pytest.fixture(scope="session")
