@@ -40,7 +40,7 @@ class Served:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
+    while not condition():
         await trio.sleep(0.01)
 
 

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,17 @@ HELLO = (ROOT / "tests/fixtures/wat/hello.wat").read_bytes()
 MIB = 1024 * 1024
 
 
-def children(pid: int | str = "self") -> set[int]:
-    """A process's children, whichever thread started them."""
+def all_children(pid: int | str = "self") -> set[int]:
+    """A process's children, whichever thread started them; zombies too."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return {int(child) for listing in lists for child in listing.read_text().split()}
+
+
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """This process's children since the test began: earlier tests may have left zombies."""
+    before = all_children()
+    return lambda: all_children() - before
 
 
 def alive(pid: int) -> bool:
@@ -167,7 +175,7 @@ async def test_compile_load_and_run(lab, tmp_path):
     loaded.close()
 
 
-async def test_compile_failures_are_typed_and_leave_nothing(lab, tmp_path):
+async def test_compile_failures_are_typed_and_leave_nothing(lab, tmp_path, children):
     module, output = tmp_path / "m.wasm", tmp_path / "m.cwasm"
     for bad in (b"", b"(module)", (await hello_wasm(lab))[:-3]):
         module.write_bytes(bad)
@@ -209,7 +217,7 @@ def workers(**bounds) -> Workers:
     return Workers(library_path(), "native", **settings)
 
 
-async def test_time_bound(tmp_path):
+async def test_time_bound(tmp_path, children):
     module, output = tmp_path / "m.wasm", tmp_path / "m.cwasm"
     module.write_bytes(slow_module())
     with trio.fail_after(30), pytest.raises(CompileFailed) as caught:
@@ -228,7 +236,7 @@ async def test_memory_bound(tmp_path):
     assert list(tmp_path.iterdir()) == [module]
 
 
-async def test_cancellation_kills_the_worker(tmp_path):
+async def test_cancellation_kills_the_worker(tmp_path, children):
     module, output = tmp_path / "m.wasm", tmp_path / "m.cwasm"
     module.write_bytes(slow_module())
     with trio.fail_after(30):
@@ -241,7 +249,7 @@ async def test_cancellation_kills_the_worker(tmp_path):
     assert list(tmp_path.iterdir()) == [module]
 
 
-async def test_a_killed_worker_is_a_crash(tmp_path):
+async def test_a_killed_worker_is_a_crash(tmp_path, children):
     module, output = tmp_path / "m.wasm", tmp_path / "m.cwasm"
     module.write_bytes(slow_module())
 
@@ -296,9 +304,9 @@ async def test_a_worker_ends_with_its_parent(tmp_path):
     )
     parent = await trio.lowlevel.open_process([sys.executable, "-c", code])
     with trio.fail_after(30):
-        while not children(parent.pid):
+        while not all_children(parent.pid):
             await trio.sleep(0.02)
-        worker = children(parent.pid).pop()
+        worker = all_children(parent.pid).pop()
         await trio.sleep(0.3)  # into its compile
         parent.kill()
         await parent.wait()
