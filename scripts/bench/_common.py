@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,15 +22,19 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def use_venv(module: str = "wasmtime") -> None:
-    """Makes the repository importable; re-executes with its .venv if `module` is missing here.
+    """Makes the repository importable; makes and enters its .venv if `module` is missing here.
 
-    Exits with 3 (skipped) if there is no such environment either."""
+    Exits with 3 (skipped) where no environment can be made."""
     if importlib.util.find_spec(module) is None:
-        python = REPOSITORY / ".venv" / "bin" / "python"
-        if not python.exists() or Path(sys.prefix) == python.parents[1]:
-            print(f"skipped: {module} is not installed, and there is no {python}", file=sys.stderr)
-            raise SystemExit(3)
-        os.execv(python, [str(python), *sys.argv])
+        sys.path.insert(0, str(REPOSITORY / "scripts"))
+        import _env
+
+        try:
+            _env.ensure(_env.VENV, ("run",), editable=True)
+        except _env.EnvError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            raise SystemExit(3) from error
+        _env.enter("run")
     sys.path.insert(0, str(REPOSITORY))
 
 
