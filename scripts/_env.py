@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 VENV = ROOT / ".venv"
 STAMP = "edged-stamp.json"
+SUPERSETS = {"run": "dev"}
 # Never the interpreter of an environment that is about to be rebuilt.
 BASE_PYTHON = getattr(sys, "_base_executable", "") or sys.executable
 
@@ -34,9 +35,8 @@ class EnvError(Exception):
     """The environment cannot be made; the text says what to do."""
 
 
-def _hash(names: tuple[str, ...]) -> str:
-    data = b"".join((ROOT / "requirements" / f"{name}.txt").read_bytes() for name in names)
-    return hashlib.sha256(data).hexdigest()
+def _hash(name: str) -> str:
+    return hashlib.sha256((ROOT / "requirements" / f"{name}.txt").read_bytes()).hexdigest()
 
 
 def _editable_hash() -> str:
@@ -109,48 +109,51 @@ def locked(name: str) -> Iterator[None]:
         yield
 
 
-def ensure(directory: Path, names: tuple[str, ...], *, editable: bool = False) -> Path:
-    """`directory` with the packages of requirements/{names}.txt; the path of its Python.
+def ensure(directory: Path, name: str, *, editable: bool = False) -> Path:
+    """`directory` with the packages of requirements/{name}.txt; the path of its Python.
 
-    Raises EnvError."""
-    wanted = {"+".join(names): _hash(names)}
-    if editable:
-        wanted["edged"] = _editable_hash()
+    One that holds all of `dev` does for `run`, and stays what it is. Raises EnvError."""
     with locked(f"env-{directory.name.strip('.')}"):
         stamp = _read_stamp(directory)
-        sets = stamp.get("sets")
-        held: dict[str, str] = dict(sets) if isinstance(sets, dict) else {}
-        if stamp.get("identity") == _identity() and wanted.items() <= held.items():
+        if name in SUPERSETS and stamp.get("set") == SUPERSETS[name]:
+            name = SUPERSETS[name]
+        wanted = {
+            "identity": _identity(),
+            "set": name,
+            "hash": _hash(name),
+            "edged": _editable_hash() if editable else "",
+        }
+        if stamp == wanted:
             return python_of(directory)
         started_s = time.monotonic()
         print(f"making {directory.name} from requirements/ …", file=sys.stderr, flush=True)
-        stale = any(
-            key != "edged" and held.get(key, value) != value for key, value in wanted.items()
+        held = stamp.get("set")
+        grows = isinstance(held, str) and name in (held, SUPERSETS.get(held))
+        same = (
+            stamp.get("identity") == _identity() and grows and stamp.get("hash") == _hash(str(held))
         )
-        if stale or stamp.get("identity") != _identity():
+        if not same:
             create(directory)
-            held = {}
         (directory / STAMP).unlink(missing_ok=True)
-        install = [
-            *pip(directory),
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-compile",
-        ]
-        files = [f"-r{ROOT / 'requirements' / f'{name}.txt'}" for name in names]
-        _run(
-            [*install, "--require-hashes", "--only-binary", ":all:", *files],
-            what=f"pip install of requirements/{'+'.join(names)}.txt",
-        )
-        if editable:
-            _run(
-                [*install, "--no-build-isolation", "--no-deps", "--editable", str(ROOT)],
-                what="pip install of this checkout",
-            )
-        _write_stamp(directory, {"identity": _identity(), "sets": held | wanted})
+        _install(directory, name, editable=editable)
+        _write_stamp(directory, wanted)
         print(f"made it in {time.monotonic() - started_s:.1f} s", file=sys.stderr, flush=True)
     return python_of(directory)
+
+
+def _install(directory: Path, name: str, *, editable: bool) -> None:
+    install = [*pip(directory), "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--no-compile"]
+    lock = str(ROOT / "requirements" / f"{name}.txt")
+    _run(
+        [*install, "--require-hashes", "--only-binary", ":all:", "-r", lock],
+        what=f"pip install of requirements/{name}.txt",
+    )
+    if editable:
+        _run(
+            [*install, "--no-build-isolation", "--no-deps", "--editable", str(ROOT)],
+            what="pip install of this checkout",
+        )
 
 
 def enter(name: str) -> None:
@@ -159,9 +162,8 @@ def enter(name: str) -> None:
     Returns when already there; otherwise replaces the process, or exits with the reason."""
     if os.environ.get("EDGED_ENV") == "current":
         return
-    names = (name,) if name in ("run", "dev") else ("run", name)
     try:
-        python = ensure(VENV, names, editable=True)
+        python = ensure(VENV, name, editable=True)
     except EnvError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     if Path(sys.prefix).resolve() == VENV.resolve():

@@ -173,7 +173,7 @@ def build_missing(wanted: list[Guest]) -> None:
         missing = [guest for guest in wanted if not is_built(guest)]
         if not missing:
             return
-        python = _env.ensure(ZIG_ENV, ("guests",))
+        python = _env.ensure(ZIG_ENV, "guests")
         quickjs = fetch_quickjs() if any(guest.third_party for guest in missing) else None
         print("compiling guests; the C library comes first …", file=sys.stderr, flush=True)
         # Two at once: Zig builds its C library one file after the other, whatever the machine.

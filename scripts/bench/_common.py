@@ -30,7 +30,7 @@ def use_venv(module: str = "wasmtime") -> None:
         import _env
 
         try:
-            _env.ensure(_env.VENV, ("run",), editable=True)
+            _env.ensure(_env.VENV, "run", editable=True)
         except _env.EnvError as error:
             print(f"skipped: {error}", file=sys.stderr)
             raise SystemExit(3) from error
