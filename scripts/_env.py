@@ -117,7 +117,7 @@ def ensure(directory: Path, name: str, *, editable: bool = False) -> Path:
         stamp = _read_stamp(directory)
         if name in SUPERSETS and stamp.get("set") == SUPERSETS[name]:
             name = SUPERSETS[name]
-        wanted = {
+        wanted: dict[str, object] = {
             "identity": _identity(),
             "set": name,
             "hash": _hash(name),
