@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -35,6 +36,7 @@ from .interfaces import (
 )
 from .journal import Journal
 from .telemetry import Metrics
+from .workers import Workers
 
 WARM = Phases()
 
@@ -56,7 +58,7 @@ class FunctionService:
         self._journal = journal
         self._limits = limits
         self._metrics = metrics
-        self._threads = trio.CapacityLimiter(limits.invocations_max)
+        self._workers = Workers(limits.invocations_max, name="edged-guest")
         self._admitted: Counter[FunctionName] = Counter()
         self._admitted_total = 0
         self.draining = False
@@ -65,6 +67,10 @@ class FunctionService:
     def running(self) -> int:
         """Admitted invocations that have not ended."""
         return self._admitted_total
+
+    def close(self) -> None:
+        """Ends the worker threads; nothing may be running any more."""
+        self._workers.close()
 
     def lookup(self, name: str) -> FunctionView:
         return self._lookup(name)
@@ -81,8 +87,8 @@ class FunctionService:
         """One instance in a worker thread; what it wrote to stderr goes to its log."""
         mapped.users += 1
         try:
-            result = await trio.to_thread.run_sync(
-                mapped.module.invoke, call, cancel, limiter=self._threads
+            result = await self._workers.run(
+                partial(mapped.module.invoke, call, cancel), on_cancel=cancel.set
             )
         except InvocationError as error:
             self._log_failure(function, error)

@@ -98,6 +98,7 @@ class Node:
                 metrics=self._metrics,
                 log=log,
             )
+            stack.callback(parts.functions.close)
             await self._serve(parts, sockets, task_status)
 
     async def _serve(
