@@ -12,10 +12,8 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
-import os
 import secrets
 import ssl
-import stat
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +37,7 @@ from protocol.ids import NodeId, node_id_of, parse_node_name
 from protocol.streams import ALPN
 
 from .errors import ConfigError, PeerError
+from .files import read_file, write_file
 
 CA_DAYS: Final = 3650
 NODE_DAYS: Final = 825
@@ -47,7 +46,6 @@ BACKDATE: Final = datetime.timedelta(hours=1)
 """Certificates are valid this long before their making: clocks of a fresh cluster differ."""
 KEYRING_KEYS_MAX: Final = 8
 KEY_BYTES: Final = 32
-FILE_BYTES_MAX: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +90,9 @@ def create_ca(directory: Path, *, wall_s: float | None = None) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, None)
     )
-    _write(directory / "keyring", secrets.token_hex(KEY_BYTES).encode() + b"\n", secret=True)
-    _write(directory / "ca.pem", certificate.public_bytes(Encoding.PEM), secret=False)
-    _write(directory / "ca.key", _private_pem(key), secret=True)
+    write_file(directory / "keyring", secrets.token_hex(KEY_BYTES).encode() + b"\n", secret=True)
+    write_file(directory / "ca.pem", certificate.public_bytes(Encoding.PEM), secret=False)
+    write_file(directory / "ca.key", _private_pem(key), secret=True)
 
 
 def issue_node(
@@ -123,7 +121,7 @@ def issue_node(
     ca = _read_certificate(ca_directory / "ca.pem")
     if _certificate_key(ca, ca_directory / "ca.pem") != public_bytes(ca_key):
         raise ConfigError(f"{ca_directory / 'ca.pem'}: does not belong to ca.key beside it")
-    keyring = _read(ca_directory / "keyring", secret=True)
+    keyring = read_file(ca_directory / "keyring", secret=True)
     _parse_keyring(keyring, ca_directory / "keyring")
 
     _make_directory(node_trust_directory)
@@ -139,11 +137,13 @@ def issue_node(
         not_after_s=int(certificate.not_valid_after_utc.timestamp()),
     )
     encoded = base64.b64encode(msgspec.msgpack.encode(credential)) + b"\n"
-    _write(key_path, _private_pem(key), secret=True)
-    _write(node_trust_directory / "node.pem", certificate.public_bytes(Encoding.PEM), secret=False)
-    _write(node_trust_directory / "credential", encoded, secret=False)
-    _write(node_trust_directory / "ca.pem", ca.public_bytes(Encoding.PEM), secret=False)
-    _write(node_trust_directory / "keyring", keyring, secret=True)
+    write_file(key_path, _private_pem(key), secret=True)
+    write_file(
+        node_trust_directory / "node.pem", certificate.public_bytes(Encoding.PEM), secret=False
+    )
+    write_file(node_trust_directory / "credential", encoded, secret=False)
+    write_file(node_trust_directory / "ca.pem", ca.public_bytes(Encoding.PEM), secret=False)
+    write_file(node_trust_directory / "keyring", keyring, secret=True)
     return credential.node_id
 
 
@@ -158,7 +158,7 @@ def load_trust(directory: Path, *, wall_s: float | None = None) -> Trust:
     certificate = _read_certificate(directory / "node.pem")
     credential = _read_credential(directory / "credential")
     keyring = directory / "keyring"
-    keys = _parse_keyring(_read(keyring, secret=True), keyring)
+    keys = _parse_keyring(read_file(keyring, secret=True), keyring)
 
     ca_public_key = _certificate_key(ca, directory / "ca.pem")
     for path, found in (("ca.pem", ca), ("node.pem", certificate)):
@@ -322,44 +322,12 @@ def _make_directory(directory: Path) -> None:
         raise ConfigError(f"{directory}: cannot be made: {error.strerror}") from error
 
 
-def _write(path: Path, data: bytes, *, secret: bool) -> None:
-    """Atomic and durable; a secret is never readable by others, not even while it is written."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if secret else 0o644)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _read(path: Path, *, secret: bool) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    if secret and mode & 0o077:
-        raise ConfigError(f"{path}: mode {mode:04o} lets others read a secret; chmod 600 it")
-    if len(data) > FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes; not a trust file")
-    return data
-
-
 def _private_pem(key: Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _read_private_key(path: Path) -> Ed25519PrivateKey:
-    data = _read(path, secret=True)
+    data = read_file(path, secret=True)
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:
@@ -370,7 +338,7 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _read_certificate(path: Path) -> x509.Certificate:
-    data = _read(path, secret=False)
+    data = read_file(path, secret=False)
     try:
         return x509.load_pem_x509_certificate(data)
     except ValueError as error:
@@ -378,7 +346,7 @@ def _read_certificate(path: Path) -> x509.Certificate:
 
 
 def _read_credential(path: Path) -> Credential:
-    data = _read(path, secret=False)
+    data = read_file(path, secret=False)
     try:
         return msgspec.msgpack.decode(
             base64.b64decode(data.strip(), validate=True), type=Credential

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from edged.interfaces import LogLine
-from edged.journal import BYTES_MAX, FUNCTIONS_MAX, LINE_BYTES_MAX, LINES_MAX, Journal
+from edged.journal import CHARACTERS_MAX, FUNCTIONS_MAX, LINE_CHARACTERS_MAX, LINES_MAX, Journal
 from protocol.ids import FunctionName, VersionId
 
 NAME = FunctionName("f")
@@ -35,11 +35,11 @@ def test_ring_is_bounded_in_lines_bytes_and_line_length() -> None:
     kept = journal.tail(NAME, LINES_MAX * 2)
     assert len(kept) == LINES_MAX
     assert kept[0].text == "5"
-    for _ in range(2 * BYTES_MAX // LINE_BYTES_MAX):
-        write(journal, "x" * (LINE_BYTES_MAX + 1000))
+    for _ in range(2 * CHARACTERS_MAX // LINE_CHARACTERS_MAX):
+        write(journal, "x" * (LINE_CHARACTERS_MAX + 1000))
     kept = journal.tail(NAME, LINES_MAX)
-    assert sum(len(line.text) for line in kept) <= BYTES_MAX
-    assert len(kept[-1].text) == LINE_BYTES_MAX + 1
+    assert sum(len(line.text) for line in kept) <= CHARACTERS_MAX
+    assert len(kept[-1].text) == LINE_CHARACTERS_MAX + 1
     assert kept[-1].text.endswith("…")
 
 
@@ -85,7 +85,20 @@ async def test_slow_follower_loses_the_oldest_and_survives_a_removal(
             write(journal, str(index))
         assert (await anext(follower)).text == "10"
         journal.forget(NAME)
-        write(journal, "of the next function")
-        while (await anext(follower)).text != "of the next function":
-            pass
-    await follower.aclose()  # type: ignore[attr-defined]
+        write(journal, "of the next function of this name")
+        last = [line.text async for line in follower][-1]
+        assert last == str(LINES_MAX + 9)
+
+
+def test_a_flood_costs_no_more_than_a_ring() -> None:
+    journal = Journal()
+    write(journal, "\n" * (16 * 1024 * 1024))
+    kept = journal.tail(NAME, 2 * LINES_MAX)
+    assert len(kept) == LINES_MAX
+    assert kept[-1].seq == LINES_MAX, "lines that could not be kept were not even made"
+
+
+def test_line_ends_of_both_kinds() -> None:
+    journal = Journal()
+    write(journal, "dos\r\n\nunix\n")
+    assert [line.text for line in journal.tail(NAME, 9)] == ["dos", "", "unix"]
