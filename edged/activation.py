@@ -28,6 +28,7 @@ from .errors import (
     CompileFailed,
     EdgedError,
     NotReady,
+    info_of,
 )
 from .interfaces import (
     ArtifactRow,
@@ -66,7 +67,7 @@ class _Failure:
     def __init__(self) -> None:
         self.count = 0
         self.until_s = 0.0
-        self.error: CompileFailed | None = None
+        self.error: EdgedError | None = None
 
 
 class Activation:
@@ -127,8 +128,9 @@ class Activation:
         return digest in self._mapped
 
     def start(self, spec: FunctionSpec) -> None:
-        """Begins making `spec` ready in the background; errors are logged by the flight."""
-        if spec.module not in self._mapped:
+        """Begins making `spec` ready in the background, unless the node is stopping; errors are
+        logged by the flight."""
+        if spec.module not in self._mapped and self._nursery is not None:
             self._flight(spec)
 
     async def ready(self, spec: FunctionSpec, *, timeout_s: float) -> Mapped:
@@ -181,7 +183,11 @@ class Activation:
             self._check_failures(digest)
             fetch_s = await self._have_module(spec)
             compile_from = trio.current_time()
-            row = await self._compile(digest)
+            try:
+                row = await self._compile(digest)
+            except EdgedError as error:
+                self._failed(digest, error)
+                raise
             compile_s = trio.current_time() - compile_from
             start = "compiled"
         load_from = trio.current_time()
@@ -254,6 +260,7 @@ class Activation:
             key=row.key,
             artifact=row.digest,
             wall_s=time.time(),
+            own_public_key=self._credential.public_key,
         )
         if builder != self._credential.node_id:
             raise ArtifactRefused("built by another node")
@@ -262,15 +269,10 @@ class Activation:
 
     async def _compile(self, module: Digest) -> ArtifactRow:
         output = self._store.temp_path()
-        try:
-            async with self._compile_limiter:
-                report = await self._runtime.compile(self._store.path(module), output)
-        except CompileFailed as error:
-            self._failed(module, error)
-            raise
+        async with self._compile_limiter:
+            report = await self._runtime.compile(self._store.path(module), output)
         self._metrics.compiles.labels("ok").inc()
         self._metrics.compile_seconds.inc(report.cpu_s)
-        self._failures.pop(module, None)
         info = await self._store.put_file(output, kind="artifact")
         key = self._runtime.artifact_key
         attestation = attest(
@@ -285,6 +287,7 @@ class Activation:
             attestation=encode_attestation(attestation),
         )
         await self._store.put_artifact(row)
+        self._failures.pop(module, None)
         self._measure(
             module, compile_cpu_s=report.cpu_s, compile_peak_bytes=float(report.peak_rss_bytes)
         )
@@ -302,8 +305,9 @@ class Activation:
         if failure is not None and failure.error and trio.current_time() < failure.until_s:
             raise failure.error.with_traceback(None)
 
-    def _failed(self, module: Digest, error: CompileFailed) -> None:
-        self._metrics.compiles.labels(error.reason).inc()
+    def _failed(self, module: Digest, error: EdgedError) -> None:
+        reason = error.reason if isinstance(error, CompileFailed) else info_of(error).code
+        self._metrics.compiles.labels(reason).inc()
         failure = self._failures.setdefault(module, _Failure())
         pause_s = RETRY_AFTER_FAILURE_S[min(failure.count, len(RETRY_AFTER_FAILURE_S) - 1)]
         failure.count += 1

@@ -63,7 +63,7 @@ class Sockets:
         self,
         config: Config,
         gossip: GossipSockets,
-        gateway: socket.socket,
+        gateway: socket.socket | None,
         control: socket.socket,
     ) -> None:
         advertise = config.gossip.advertise
@@ -74,21 +74,35 @@ class Sockets:
             parse_address(advertise, key="gossip.advertise") if advertise else gossip.address
         )
         self.addresses = Addresses(
-            gateway_url=config.gateway.public_url
-            or f"http://{address_text(gateway.getsockname()[:2])}",
-            control_url=f"http://{address_text(control.getsockname()[:2])}",
+            gateway_url=(config.gateway.public_url or _url(gateway)) if gateway else "",
+            control_url=_url(control),
             gossip_address=address_text(self.gossip_address),
         )
 
+    def close(self) -> None:
+        """What is being served already is closed by whoever serves it; twice does no harm."""
+        for listener in self.gossip.listeners:
+            listener.socket.close()
+        self.gossip.close()
+        self.control.close()
+        if self.gateway is not None:
+            self.gateway.close()
 
-async def bind_all(config: Config) -> Sockets:
-    """Raises ConfigError naming the address that is taken or wrong; then nothing stays bound."""
+
+def _url(listening: socket.socket) -> str:
+    return f"http://{address_text(listening.getsockname()[:2])}"
+
+
+async def bind_all(config: Config, *, serve: bool) -> Sockets:
+    """A node without the role `serve` has no gateway.
+
+    Raises ConfigError naming the address that is taken or wrong; then nothing stays bound."""
     with contextlib.ExitStack() as bound:
 
         def bind(text: str, key: str) -> socket.socket:
             return bound.enter_context(bind_tcp(*parse_address(text, key=key), key=key))
 
-        gateway = bind(config.gateway.bind, "gateway.bind")
+        gateway = bind(config.gateway.bind, "gateway.bind") if serve else None
         control = bind(config.control.bind, "control.bind")
         gossip = await bind_gossip(*parse_address(config.gossip.bind, key="gossip.bind"))
         bound.pop_all()
@@ -211,7 +225,6 @@ class Parts:
             activation=self.activation,
             journal=self.journal,
             limits=config.gateway,
-            metrics=self._metrics,
         )
 
     def _wire_operator(self, config: Config, state: Callable[[], NodeState]) -> None:
@@ -241,6 +254,7 @@ class Parts:
                 wall_ms=wall_ms,
             ),
             mounts=frozenset(config.mounts),
+            state=state,
         )
 
     async def _on_event(self, event: Event) -> None:

@@ -166,6 +166,12 @@ def parse_config(data: dict[str, Any], *, base: Path) -> Config:
             f"gossip.bind = {config.gossip.bind!r} is every address of this machine: set "
             "gossip.advertise to the host:port that peers dial"
         )
+    slots = config.runtime.pool_instances
+    if 0 < slots < config.gateway.invocations_max:
+        raise ConfigError(
+            f"runtime.pool_instances = {slots} is less than gateway.invocations_max = "
+            f"{config.gateway.invocations_max}: raise it or lower the other; 0 means no pool"
+        )
     for name, target in config.mounts.items():
         if not config.path(target).is_dir():
             raise ConfigError(f"mounts.{name} = {target!r}: not a directory on this machine")

@@ -1,11 +1,14 @@
 """Runs functions for the gateway: look-up, admission, readiness, a worker thread, the log.
 
-Bounds: `invocations_max` guests at once, `queue_max` admitted requests waiting for one of those
-threads, and each function's own concurrency. All state belongs to the node's event loop.
+Bounds: each function's own concurrency, from admission on; `invocations_max` guests at once and
+`queue_max` invocations waiting for one of those threads. Requests that wait for cold code hold none
+of the node's slots: a slow compile must not turn away what is ready. All state belongs to the
+node's event loop.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +24,6 @@ from .activation import Activation, Mapped
 from .config import GatewaySection
 from .errors import (
     ConcurrencyExceeded,
-    Draining,
     InvocationError,
     Overloaded,
 )
@@ -30,12 +32,12 @@ from .interfaces import (
     FunctionView,
     Invocation,
     InvocationResult,
+    LoadedModule,
     Outcome,
     Phases,
     StartType,
 )
-from .journal import Journal
-from .telemetry import Metrics
+from .journal import CHARACTERS_MAX, Journal
 from .workers import Workers
 
 WARM = Phases()
@@ -51,22 +53,18 @@ class FunctionService:
         activation: Activation,
         journal: Journal,
         limits: GatewaySection,
-        metrics: Metrics,
     ) -> None:
         self._lookup = lookup
         self._activation = activation
         self._journal = journal
         self._limits = limits
-        self._metrics = metrics
         self._workers = Workers(limits.invocations_max, name="edged-guest")
         self._admitted: Counter[FunctionName] = Counter()
-        self._admitted_total = 0
-        self.draining = False
 
     @property
     def running(self) -> int:
-        """Admitted invocations that have not ended."""
-        return self._admitted_total
+        """Invocations that run or wait for a thread."""
+        return self._workers.unfinished
 
     def close(self) -> None:
         """Ends the worker threads; nothing may be running any more."""
@@ -84,12 +82,17 @@ class FunctionService:
     async def run(
         self, function: FunctionView, mapped: Mapped, call: Invocation, cancel: CancelFlag
     ) -> InvocationResult:
-        """One instance in a worker thread; what it wrote to stderr goes to its log."""
+        """One instance in a worker thread; what it wrote to stderr goes to its log.
+
+        Its time runs from now on: waiting for a thread counts."""
+        limits = self._limits
+        if self.running >= limits.invocations_max + limits.queue_max:
+            raise Overloaded(f"{self.running} invocations run or wait on this node")
         mapped.users += 1
+        timeout_s = function.spec.policy.timeout_ms / 1000
+        job = partial(invoke_by, mapped.module, call, cancel, time.monotonic() + timeout_s)
         try:
-            result = await self._workers.run(
-                partial(mapped.module.invoke, call, cancel), on_cancel=cancel.set
-            )
+            result = await self._workers.run(job, on_cancel=cancel.set)
         except InvocationError as error:
             self._log_failure(function, error)
             raise
@@ -111,32 +114,31 @@ class FunctionService:
         self.log(function, "edged", error.private or str(error))
 
     def _log_stderr(self, function: FunctionView, stderr: bytes, *, truncated: bool) -> None:
-        self.log(function, "stderr", stderr.decode("utf-8", "backslashreplace"))
+        self.log(function, "stderr", stderr[-CHARACTERS_MAX:].decode("utf-8", "backslashreplace"))
         if truncated:
             limit = function.spec.policy.stderr_bytes
             self.log(function, "edged", f"stderr was cut at {limit} bytes (policy.stderr_bytes)")
 
     def enter(self, function: FunctionView) -> None:
-        """Takes one slot of the node's and of the function's concurrency."""
-        if self.draining:
-            raise Draining("this node is shutting down")
-        limits = self._limits
-        if self._admitted_total >= limits.invocations_max + limits.queue_max:
-            raise Overloaded(f"{self._admitted_total} requests are running or waiting")
+        """Takes one slot of the function's concurrency."""
         if self._admitted[function.name] >= function.spec.policy.concurrency:
             raise ConcurrencyExceeded(
                 f"{function.name} already runs {function.spec.policy.concurrency} times"
             )
         self._admitted[function.name] += 1
-        self._admitted_total += 1
-        self._metrics.running.set(self._admitted_total)
 
     def leave(self, function: FunctionView) -> None:
-        self._admitted_total -= 1
         self._admitted[function.name] -= 1
         if not self._admitted[function.name]:
             del self._admitted[function.name]
-        self._metrics.running.set(self._admitted_total)
+
+
+def invoke_by(
+    module: LoadedModule, call: Invocation, cancel: CancelFlag, deadline_s: float
+) -> InvocationResult:
+    """In a worker thread: `call` with what is left until `deadline_s` of the monotonic clock."""
+    left_s = deadline_s - time.monotonic()
+    return module.invoke(msgspec.structs.replace(call, timeout_s=left_s), cancel)
 
 
 def waited_for(phases: Phases, waited_s: float) -> Phases:

@@ -140,6 +140,11 @@ class Store(Protocol):
 
     async def begin_partial(self, manifest: Manifest) -> PartialBlob: ...
 
+    async def rebuild(self, digest: Digest, manifest: Digest) -> BlobInfo | None:
+        """Makes a lost blob again from what is left of its wire form on this disk; `manifest` is
+        the digest of its manifest. None: not enough is there. Raises DiskFull."""
+        ...
+
     def artifact(self, module: Digest, key: ArtifactKey) -> ArtifactRow | None: ...
 
     def artifacts(self) -> list[ArtifactRow]: ...
@@ -332,9 +337,9 @@ class Functions(Protocol):
         ...
 
     def admit(self, function: FunctionView) -> AbstractAsyncContextManager[Slot]:
-        """Holds one slot of the function's concurrency and of the node's.
+        """Holds one slot of the function's concurrency.
 
-        Raises (on entry) ConcurrencyExceeded, Overloaded, Draining."""
+        Raises (on entry) ConcurrencyExceeded."""
         ...
 
     def log(self, function: FunctionView, stream: str, text: str) -> None:

@@ -23,6 +23,7 @@ from .assembly import Addresses, Parts, Sockets, bind_all
 from .config import Config, GatewaySection
 from .control import make_control_app
 from .errors import ConfigError
+from .files import read_file, write_file
 from .http import HttpHooks, HttpLimits, HttpServer, serve
 from .interfaces import NodeState
 from .runtime.runtime import open_runtime
@@ -39,6 +40,7 @@ LEAVE_TIMEOUT_S: Final = 2.0
 UPLOAD_TIMEOUT_S: Final = 600.0
 """256 MiB at 3.5 Mbit/s: an operator on a slow link may still deploy."""
 TOKEN_BYTES: Final = 32
+TOKEN_CHARACTERS_MIN: Final = 16
 
 
 class Node:
@@ -86,7 +88,8 @@ class Node:
                 log=log,
             )
             stack.callback(runtime.close)
-            sockets = await bind_all(config)
+            sockets = await bind_all(config, serve="serve" in trust.credential.roles)
+            stack.callback(sockets.close)
             parts = Parts(
                 config=config,
                 trust=trust,
@@ -123,9 +126,11 @@ class Node:
             control: HttpServer = await nursery.start(
                 listen, control_app, [sockets.control], CONTROL_LIMITS
             )
-            gateway: HttpServer = await nursery.start(
-                listen, parts.gateway, [sockets.gateway], gateway_limits(config.gateway)
-            )
+            gateway: HttpServer | None = None
+            if sockets.gateway is not None:
+                gateway = await nursery.start(
+                    listen, parts.gateway, [sockets.gateway], gateway_limits(config.gateway)
+                )
             write_run_file(config.data_dir / RUN_FILE, sockets.addresses)
             self._state = "ready"
             log.info("ready", **msgspec.structs.asdict(sockets.addresses))
@@ -134,11 +139,12 @@ class Node:
             await self._drain(parts, gateway, control)
             nursery.cancel_scope.cancel()
 
-    async def _drain(self, parts: Parts, gateway: HttpServer, control: HttpServer) -> None:
+    async def _drain(self, parts: Parts, gateway: HttpServer | None, control: HttpServer) -> None:
         self._state = "draining"
         self._log.info("draining", running=parts.functions.running)
-        cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)
-        parts.functions.draining = True
+        cut = 0
+        if gateway is not None:
+            cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)
         await control.drain(trio.current_time() + CONTROL_DRAIN_S)
         parts.streams.stop()
         with trio.move_on_after(LEAVE_TIMEOUT_S):
@@ -178,19 +184,16 @@ def read_token(path: Path) -> str:
     """The operator's bearer token; made, readable by the owner only, if there is none.
 
     Raises ConfigError."""
+    if not path.exists():
+        write_file(path, secrets.token_urlsafe(TOKEN_BYTES).encode() + b"\n", secret=True)
     try:
-        token = secrets.token_urlsafe(TOKEN_BYTES)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(token + "\n")
-    except FileExistsError:
-        token = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise ConfigError(f"control.token_file = {str(path)!r}: {error.strerror}") from error
-    if len(token) < 16:
+        token = read_file(path, secret=True).decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"control.token_file = {str(path)!r}: not ASCII text") from error
+    if len(token) < TOKEN_CHARACTERS_MIN:
         raise ConfigError(
-            f"control.token_file = {str(path)!r}: shorter than 16 characters; remove the file and "
-            "start again to have one made"
+            f"control.token_file = {str(path)!r}: shorter than {TOKEN_CHARACTERS_MIN} characters; "
+            "remove the file and start again to have one made"
         )
     return token
 
@@ -198,9 +201,7 @@ def read_token(path: Path) -> str:
 def write_run_file(path: Path, addresses: Addresses) -> None:
     """Tells scripts where the node listens; whole or absent."""
     document = {"pid": os.getpid()} | msgspec.structs.asdict(addresses)
-    temp = path.with_suffix(".tmp")
-    temp.write_bytes(msgspec.json.encode(document))
-    temp.rename(path)
+    write_file(path, msgspec.json.encode(document), secret=False)
 
 
 async def run_node(config: Config) -> None:

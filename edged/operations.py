@@ -32,6 +32,7 @@ from .errors import (
     BlobNotFound,
     Conflict,
     DigestMismatch,
+    Draining,
     EdgedError,
     FunctionNotFound,
     ModuleRejected,
@@ -49,6 +50,7 @@ from .interfaces import (
     MemberView,
     ModuleInfo,
     ModuleStored,
+    NodeState,
     Runtime,
     StatusView,
     Store,
@@ -97,6 +99,7 @@ class Operations:
         journal: Journal,
         cluster: ClusterAccess,
         mounts: frozenset[str],
+        state: Callable[[], NodeState],
     ) -> None:
         self._store = store
         self._runtime = runtime
@@ -104,12 +107,14 @@ class Operations:
         self._journal = journal
         self._cluster = cluster
         self._mounts = mounts
+        self._state = state
         self._infos: OrderedDict[Digest, ModuleInfo] = OrderedDict()
         # Two deploys of one name must not read the same "current" and both move it.
         self._writing = trio.Lock()
 
     # ------------------------------------------------------------ modules
     async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:
+        self._check_state()
         if expected is not None:
             actual = await trio.to_thread.run_sync(digest_of, data)
             if actual != expected:
@@ -150,6 +155,7 @@ class Operations:
 
     # ------------------------------------------------------------ changes
     async def deploy(self, name: str, request: DeployRequest) -> Deployed:
+        self._check_state()
         function = _parse_name(name)
         spec = await self._make_spec(request)
         encoded = encode_spec(spec)
@@ -211,6 +217,7 @@ class Operations:
         return spec
 
     async def rollback(self, name: str, version: str | None) -> Deployed:
+        self._check_state()
         catalog = self._cluster.catalog
         async with self._writing:
             function, current = self._current(name)
@@ -247,6 +254,7 @@ class Operations:
         return found[0]
 
     async def remove(self, name: str) -> Deployed:
+        self._check_state()
         async with self._writing:
             function, current = self._current(name)
             try:
@@ -259,9 +267,16 @@ class Operations:
         self._journal.forget(function)
         return Deployed(name=function, version=None, previous=current.version, created=False)
 
+    def _check_state(self) -> None:
+        if self._state() == "draining":
+            raise Draining("this node is shutting down; use another")
+
+    def state(self) -> NodeState:
+        return self._state()
+
     async def _commit(self, records: Sequence[Record]) -> None:
         """Durable first, then in force and known to others. Not cancellable in between: what is
-        on disk must be in memory too."""
+        on disk must be in memory too. No timeout: a disk that hangs has hung the node."""
         if not records:
             return
         with trio.CancelScope(shield=True):

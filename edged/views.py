@@ -143,6 +143,7 @@ class Views:
 
     def render_metrics(self) -> bytes:
         """Sets the gauges that nobody keeps up to date in between, then renders all metrics."""
+        self._metrics.running.set(self._functions.running)
         for state, count in self.member_counts().items():
             self._metrics.members.labels(state).set(count)
         for kind in ("module", "artifact", "manifest"):

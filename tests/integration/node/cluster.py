@@ -109,7 +109,11 @@ class Lab:
             )
         data: dict[str, Any] = {
             "node": {"name": name},
-            "gateway": {"bind": "127.0.0.1:0", "drain_timeout_s": 10.0},
+            "gateway": {
+                "bind": "127.0.0.1:0",
+                "drain_timeout_s": 10.0,
+                "invocations_max": 8,
+            },
             "control": {"bind": "127.0.0.1:0"},
             "gossip": {"bind": "127.0.0.1:0", "preset": "local", "seeds": self.seeds()},
             "runtime": {"pool_instances": 8},
