@@ -22,13 +22,16 @@ import msgspec
 from edged.errors import BlobCorrupt, BlobNotFound, DigestMismatch, StoreError
 from edged.interfaces import ArtifactRow, BlobInfo, BlobKind
 from edged.telemetry import Log
+from protocol.errors import RemoteProtocolError
 from protocol.ids import ArtifactKey, Digest, digest_of
+from protocol.manifest import Manifest, decode_manifest
 
 from .disk import Disk, hash_fd, translated
 from .index import BlobRow, Index, inode_of
 from .journal import DropArtifact, Journal, Op, PutArtifact, State, write_journal
 from .layout import Layout
 from .locks import KeyedLocks
+from .salvage import keep_wire
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -297,14 +300,29 @@ class Core:
         self._forget(held, "corrupt")
 
     def _forget(self, held: Held, why: str) -> None:
-        """Drops a blob whose file is gone, with its wire form and the artifact rows naming it."""
+        """Drops a blob whose file is gone, and the artifact rows naming it; keeps its wire form as
+        a partial to rebuild it from. The caller holds its lock."""
         digest = held.row.digest
         self.log.error("blob lost", digest=digest, why=why, kind=held.row.kind)
         with self._writing:
             self._held.pop(digest, None)
             self.commit(self.artifact_drops(digest), gone=[digest])
         if held.row.manifest is not None:
-            self.disk.discard(self.layout.wire_form(digest, held.row.manifest))
+            self.keep_wire(digest, held.row.manifest)
+
+    def keep_wire(self, digest: Digest, name: Digest) -> None:
+        """Best effort: where it fails, the next start does it. The caller holds the blob's lock."""
+
+        def read_manifest() -> Manifest | None:
+            try:
+                return decode_manifest(self.read(name))
+            except (StoreError, RemoteProtocolError):
+                return None
+
+        try:
+            keep_wire(self.disk, self.layout, digest, name, read_manifest)
+        except OSError as error:
+            self.log.warning("wire form not kept yet", digest=digest, error=str(error))
 
     def artifact_drops(self, digest: Digest) -> list[Op]:
         return [
@@ -326,7 +344,9 @@ class Core:
                 self._held.pop(digest, None)
             with translated("deleting a blob"):
                 if row.manifest is not None:
-                    self.disk.unlink(self.layout.wire_form(digest, row.manifest))
+                    wire = self.layout.wire_form(digest, row.manifest)
+                    self.disk.unlink(wire)
+                    self.disk.sync_dir(wire.parent)  # or it would come back as a partial
                 self.disk.unlink(held.path)
                 self.disk.sync_dir(held.path.parent)
             self.commit(gone=[digest])

@@ -4,7 +4,7 @@ lock                        flock; who owns the directory, in which boot, and ho
 tmp/                        being written; swept at start
 blobs/ab/<digest>.<kind>    mode 0444, never modified; the name alone restores its index row
 wire/ab/<blob>.<manifest>   joined zstd frames; the manifest is itself a blob
-partial/<blob>.<manifest>   a fetch in progress: a sparse wire form
+partial/<blob>.<manifest>   a fetch in progress, or what is left of a lost blob: a sparse wire form
 journal                     records, meta and artifact rows: what no file could restore
 index.sqlite                answers fast; holds nothing that the files above lack
 quarantine/                 what was damaged, for a human; bounded

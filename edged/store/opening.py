@@ -37,6 +37,7 @@ from .disk import Disk, Step, hash_fd, no_step, translated
 from .index import BlobRow, Index, IndexDamaged, Loaded
 from .journal import DropArtifact, Journal, Scan, State, scan_file, write_journal
 from .layout import Layout, parse_blob_name, parse_pair_name
+from .salvage import keep_wire
 from .wire import present_segments
 
 RECENT_S: Final = 60.0
@@ -149,7 +150,7 @@ class _Repair:
         try:
             state, journal = self._agree(index, loaded, scan)
             held = self._check_blobs(loaded.blobs)
-            self._check_wire(held)
+            self._check_wire(held, loaded.blobs)
             self._sweep_partials(held)
             self._prune_quarantine()
             core = Core(
@@ -326,14 +327,22 @@ class _Repair:
                 self._drops.append(blob.row.digest)
 
     # ------------------------------------------------------------ wire forms and partials
-    def _check_wire(self, held: dict[Digest, Held]) -> None:
+    def _check_wire(self, held: dict[Digest, Held], rows: dict[Digest, BlobRow]) -> None:
+        """Of a blob that was lost, not deleted, the wire form is kept to rebuild it from."""
         kept: set[Digest] = set()
         for entry in self._files(self._layout.wire):
             names = parse_pair_name(entry.name)
             path = Path(entry.path)
             blob = held.get(names[0]) if names else None
-            if names is None or blob is None or not entry.is_file(follow_symlinks=False):
+            if names is None or not entry.is_file(follow_symlinks=False):
                 self._disk.unlink(path)
+                continue
+            if blob is None:
+                row = rows.get(names[0])
+                if row is not None and row.doomed:
+                    self._disk.unlink(path)
+                else:
+                    self._keep_wire(*names, held)
                 continue
             size = entry.stat(follow_symlinks=False).st_size
             if blob.row.manifest == names[1] and names[1] in held and blob.row.wire_bytes == size:
@@ -346,6 +355,9 @@ class _Repair:
         for blob in list(held.values()):
             if blob.row.manifest is not None and blob.row.digest not in kept:
                 self._relink(held, blob, manifest=None, wire_bytes=None)
+
+    def _keep_wire(self, blob: Digest, name: Digest, held: dict[Digest, Held]) -> None:
+        keep_wire(self._disk, self._layout, blob, name, lambda: self._read_manifest(held.get(name)))
 
     def _adoptable(self, path: Path, blob: Held, name: Digest, held: dict[Digest, Held]) -> bool:
         """Whether `path` is, whole, the wire form that manifest `name` describes."""

@@ -128,6 +128,12 @@ class BlobStore:
         fetch = await self._run(lambda: self._wire.begin(manifest))
         return Partial(fetch, self.io_limiter)
 
+    async def rebuild(self, digest: Digest, manifest: Digest) -> BlobInfo | None:
+        """Makes a lost blob again from what is left of its wire form on this disk, and that wire
+        form with it; a blob that is here is left as it is. None: not enough is there, fetch it
+        (begin_partial resumes from what is). Raises DiskFull; then it can be tried again."""
+        return await self._run(lambda: self._wire.rebuild(digest, manifest))
+
     # artifacts, records, meta
     def artifact(self, module: Digest, key: ArtifactKey) -> ArtifactRow | None:
         return self._core.artifact(module, key)

@@ -35,6 +35,7 @@ from .core import Core, Held, move_to_quarantine, row_of
 from .disk import translated
 from .index import BlobRow
 from .layout import kind_of
+from .locks import KeyedLocks
 from .wire import compress, decompress, present_segments, read_exactly
 
 MANIFESTS_REMEMBERED: Final = 64
@@ -56,6 +57,7 @@ class WireForms:
         self._opened: OrderedDict[Digest, _Opened] = OrderedDict()
         self._guard = threading.Lock()
         self._fetching: dict[Digest, Fetch] = {}
+        self._rebuilding = KeyedLocks()
 
     # ------------------------------------------------------------ serving
     def manifest(self, digest: Digest) -> Manifest:
@@ -177,6 +179,8 @@ class WireForms:
         path = core.layout.partial_form(manifest.blob, name)
         with core.locks.holding(manifest.blob), translated("starting a fetch"):
             core.disk.require_free(0)
+            if core.get(manifest.blob) is None:
+                core.keep_wire(manifest.blob, name)
             for other in core.layout.partial.glob(f"{manifest.blob}.*"):
                 if other != path:
                     core.disk.unlink(other)
@@ -202,6 +206,42 @@ class WireForms:
                 if len(self._fetching) > FETCHES_MAX:
                     del self._fetching[next(iter(self._fetching))]
         return fetch
+
+    def rebuild(self, digest: Digest, name: Digest) -> BlobInfo | None:
+        """Makes a lost blob again from its partial, if that is whole. A fetch of it is then over.
+
+        None: not enough is there, or a fetch took over. Raises DiskFull, StoreError."""
+        core = self._core
+        with self._rebuilding.holding(digest):
+            with core.locks.holding(digest):
+                held = core.intact(digest)
+                if held is None:
+                    core.keep_wire(digest, name)  # where that failed when the blob was lost
+            if held is not None:
+                return held.info
+            try:
+                manifest = decode_stored(core.read(name))
+            except (BlobNotFound, BlobCorrupt):
+                return None
+            if manifest.blob != digest or not self._whole(manifest, name):
+                return None
+            try:
+                return self.begin(manifest).finish()
+            except (Conflict, DigestMismatch):
+                return None
+
+    def _whole(self, manifest: Manifest, name: Digest) -> bool:
+        """Looked at first, so that a fetch in progress is left alone while it lacks something."""
+        path = self._core.layout.partial_form(manifest.blob, name)
+        with translated("reading what is left of a blob"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return False
+            try:
+                return len(present_segments(fd, manifest)) == manifest.segments
+            finally:
+                os.close(fd)
 
     def is_current(self, fetch: Fetch) -> bool:
         return self._fetching.get(fetch.manifest.blob) is fetch
@@ -280,11 +320,11 @@ class Fetch:
 
     def _adopt_wire(self, held: Held) -> BlobInfo:
         self._check_frames()
-        wire_path = self._link_wire()
+        self._link_wire()
         try:
             return self._core.relabel(with_wire(held, self.manifest))
         except StoreError:
-            self._core.disk.discard(wire_path)
+            self._core.keep_wire(self.manifest.blob, self._name)
             raise
 
     def _check_frames(self) -> None:
@@ -315,22 +355,21 @@ class Fetch:
             finally:
                 os.close(source)
             row = msgspec.structs.replace(row, manifest=self._name, wire_bytes=manifest.wire_bytes)
-            wire_path = self._link_wire()
+            self._link_wire()
             try:
                 return core.publish(temp, row)
             except (StoreError, OSError):
-                core.disk.discard(wire_path)
+                core.keep_wire(manifest.blob, self._name)
                 raise
         except DigestMismatch as error:
             raise self._refused(error) from error
         finally:
             core.disk.discard(temp)
 
-    def _link_wire(self) -> Path:
+    def _link_wire(self) -> None:
         wire_path = self._core.layout.wire_form(self.manifest.blob, self._name)
         self._core.disk.make_dir(wire_path.parent)
         self._core.disk.link(self._path, wire_path)
-        return wire_path
 
     def _refused(self, error: DigestMismatch) -> DigestMismatch:
         """The manifest itself lies (or the disk does): nothing of this partial can be used."""

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from edged.errors import DiskFull, StoreError
+from edged.errors import BlobNotFound, DiskFull, StoreError
 from edged.interfaces import ArtifactRow
 from edged.store.journal import SaveRecord, SetMeta
 from edged.store.opening import Opened, open_core
 from edged.store.wireforms import WireForms
 from edged.telemetry import make_log
 from protocol.ids import ArtifactKey, Digest, digest_of
-from protocol.manifest import Manifest
+from protocol.manifest import Manifest, manifest_digest
 
 Ack = Callable[[str], None]
 Step = Callable[[str], None]
@@ -252,6 +252,42 @@ def test_death_at_each_step_of_a_repair(fast_dir: Path) -> None:
         check(data_dir, everything)
 
 
+def losing(data_dir: Path, step: Step, ack: Ack) -> None:
+    """A blob's file vanishes; it is missed, then rebuilt from its wire form."""
+    opened = opening(data_dir)
+    wire = WireForms(opened.core, zstd_level=1)
+    digest = opened.core.put(A, "module", None).digest
+    wire.make(digest)
+    name = opened.core.require(digest).row.manifest
+    assert name is not None
+    opened.core.disk.step = step
+    opened.core.require(digest).path.unlink()
+    with pytest.raises(BlobNotFound):
+        opened.core.verify(digest)
+    ack("missed")
+    assert wire.rebuild(digest, name) is not None
+    ack("rebuilt")
+    close(opened)
+
+
+def test_death_at_each_step_of_a_loss_and_rebuild(fast_dir: Path) -> None:
+    """However far it came, the blob is there or can be made from what is."""
+    names = count_steps(fast_dir / "whole", losing)
+    made, _ = wire_of(A, fast_dir)
+    reached: set[str] = set()
+    for number in range(1, len(names) + 1):
+        data_dir = fast_dir / f"dies-{number}"
+        acked = dies_at(data_dir, number, losing)
+        reached.update(acked)
+        opened = opening(data_dir)
+        assert opened.repair.corrupt == ()
+        assert opened.core.get(made.blob) is not None or "rebuilt" not in acked
+        assert WireForms(opened.core, zstd_level=1).rebuild(made.blob, manifest_digest(made))
+        close(opened)
+        check(data_dir, ["put A", "wire A"])
+    assert "missed" in reached
+
+
 def fails_at(number: int, code: int) -> tuple[Step, list[str]]:
     taken: list[str] = []
 
@@ -341,6 +377,37 @@ def test_each_system_call_fails_once(
         if done:
             break
     assert number > 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "io-error"])
+def test_each_system_call_of_a_loss_and_rebuild_fails_once(fast_dir: Path, code: int) -> None:
+    """Whatever failed, the blob can be rebuilt at once, without a restart."""
+    number = 0
+    done = False
+    while not done:
+        number += 1
+        data_dir = fast_dir / str(number)
+        gate: list[Step] = [lambda name: None]
+        opened = opening(data_dir, lambda name, gate=gate: gate[0](name))
+        wire = WireForms(opened.core, zstd_level=1)
+        made = wire.make(opened.core.put(A, "module", None).digest)
+        opened.core.require(made.blob).path.unlink()
+        gate[0], taken = fails_at(number, code)
+        attempts: tuple[Operation, ...] = (
+            lambda o, w, blob=made.blob: o.core.verify(blob),
+            lambda o, w, made=made: w.rebuild(made.blob, manifest_digest(made)),
+        )
+        for attempt in attempts:
+            assert str(fast_dir) not in str(outcome(attempt, opened, wire))
+        done = len(taken) < number
+        gate[0] = lambda name: None
+        assert wire.rebuild(made.blob, manifest_digest(made)) is not None
+        for path in (data_dir / "tmp").iterdir():
+            assert taken[number - 1] == "unlink", (taken, path)
+            path.unlink()
+        close(opened)
+        check(data_dir, ["put A", "wire A"])
+    assert number > 10
 
 
 @pytest.mark.parametrize("failing", ["sql-commit", "journal-write", "journal-fsync"])
