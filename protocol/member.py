@@ -9,17 +9,19 @@ from msgspec import Meta
 
 from .ids import NodeId
 
+_LABEL = r"[0-9A-Za-z:%_-]{1,63}"
 Address = tuple[
-    Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z.:%_-]+$")],
+    Annotated[str, Meta(max_length=64, pattern=rf"^{_LABEL}(\.{_LABEL})*\.?\Z")],
     Annotated[int, Meta(ge=1, le=65535)],
 ]
-"""Host (IPv4, IPv6 without brackets, or a name) and port."""
+"""Host (IPv4, IPv6 without brackets, or a name) and port. Labels of 1 to 63 characters (RFC 1035
+§2.3.4): resolvers fail in surprising ways on others."""
 
 MemberState = Literal["alive", "suspect", "down", "left"]
 
-_Text = Annotated[str, Meta(max_length=64, pattern=r"^[\x20-\x7e]*$")]
-_Url = Annotated[str, Meta(max_length=128, pattern=r"^[\x21-\x7e]*$")]
-_NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$", max_length=63)]
+_Text = Annotated[str, Meta(max_length=64, pattern=r"^[\x20-\x7e]*\Z")]
+_Url = Annotated[str, Meta(max_length=128, pattern=r"^[\x21-\x7e]*\Z")]
+_NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?\Z", max_length=63)]
 
 
 class Metadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -33,7 +35,7 @@ class Metadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     gateway_url: _Url = ""
     region: _Text = "local"
     target: _Text = ""
-    artifact_key: Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
+    artifact_key: Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*\Z")] = ""
     """A prefix (16 digits do) of the node's artifact key: tells a builder whom an artifact fits."""
 
 

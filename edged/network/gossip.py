@@ -1,8 +1,12 @@
 """Runs a protocol.gossip.Gossip: datagrams in and out, its one timer, its syncs, its events.
 
 `run` owns the loop; other tasks may call the machine between its steps (trio switches only at
-await) and then `notify`. Records learned from peers are durable before anybody is told of them;
-no event is ever dropped: when the receiver of events falls behind, the loop waits for it.
+await) and then `notify`. No event is ever dropped: when their receiver is late, the loop waits.
+
+A record from a peer is in force, and passed on, as soon as it verifies; it is saved right after,
+before `on_event` hears of it. If this node dies in between, its peers still have it. Whoever saves
+own records shares `persisting` and holds it from preparing them until they are published: the disk
+keeps one record per key and takes the last one written, so only what is in force may be written.
 """
 
 from __future__ import annotations
@@ -63,9 +67,11 @@ class GossipService:
         metrics: Metrics,
         log: Log,
         on_event: OnEvent | None = None,
+        persisting: trio.Lock | None = None,
         wall_ms: Callable[[], int] = _wall_ms,
     ) -> None:
-        """`on_event` gets every event but SyncWanted, in order; it may take its time."""
+        """`on_event` gets every event but SyncWanted, in order; it may take its time. Nobody but
+        the holder of `persisting` writes records to disk."""
         self._gossip = gossip
         self._sockets = sockets
         self._trust = trust
@@ -73,6 +79,7 @@ class GossipService:
         self._metrics = metrics
         self._log = log
         self._on_event = on_event
+        self._persisting = persisting or trio.Lock()
         self._wall_ms = wall_ms
         self._names = Names()
         self._waiting = trio.CancelScope()
@@ -173,16 +180,24 @@ class GossipService:
     async def _deliver(self, events: trio.MemoryReceiveChannel[Event]) -> None:
         async for event in events:
             if isinstance(event, RecordsAccepted):
-                try:
-                    await self._save_records(event.records)
-                except StoreError as error:
-                    # They are in memory and with the peers that sent them: the node goes on, and
-                    # after a restart fetches them again.
-                    keys = [key for key, _ in event.records][:8]
-                    self._log.error("records not saved", keys=keys, reason=str(error))
-                    self._metrics.errors.labels(code="records-not-saved").inc()
+                await self._persist(event)
             if self._on_event is not None:
                 await self._on_event(event)
+
+    async def _persist(self, event: RecordsAccepted) -> None:
+        async with self._persisting:
+            # Whatever was superseded while this waited is, or will be, saved by whoever did it.
+            encoded = self._gossip.catalog.encoded
+            records = [row for row in event.records if encoded(row[0]) == row[1]]
+            try:
+                if records:
+                    await self._save_records(records)
+            except StoreError as error:
+                # They are in memory and with the peers that sent them: the node goes on, and
+                # after a restart fetches them again.
+                keys = [key for key, _ in records][:8]
+                self._log.error("records not saved", keys=keys, reason=str(error))
+                self._metrics.errors.labels(code="records-not-saved").inc()
 
     # ------------------------------------------------------------ syncs
     def _start_sync(self, helpers: trio.Nursery, peer: Member) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import socket
 import struct
+from functools import partial
 from typing import Final
 
 import trio
@@ -28,6 +30,8 @@ PORT_TRIES: Final = 64
 SEND_TRIES: Final = 4
 NAMES_MAX: Final = 256
 NAME_TTL_S: Final = 30.0
+NAME_THREADS: Final = 4
+"""A name server that is gone holds a look-up for 10 s and more; nobody else waits for that."""
 
 _IP_RECVERR: Final = 11
 _IPV6_RECVERR: Final = 25
@@ -62,6 +66,8 @@ class GossipSockets:
         for _ in range(SEND_TRIES):
             try:
                 self.udp.sendto(data, address)
+            except (ValueError, OverflowError):  # not even an address: names and ports of peers
+                return "send-address"
             except OSError as error:
                 reason = f"send-{errno.errorcode.get(error.errno or 0, 'other').lower()}"
                 if error.errno not in (errno.ECONNREFUSED, errno.EINTR):
@@ -99,7 +105,7 @@ async def bind_gossip(host: str, port: int) -> GossipSockets:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, address = found[0][0], found[0][4]
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"gossip.bind = '{host}:{port}': no such address; write one of this machine's"
         ) from error
@@ -141,10 +147,15 @@ def _bind_both(family: int, address: tuple[object, ...]) -> GossipSockets:
 
 class Names:
     """Numeric addresses of host names, without ever blocking: who asks for an unknown name gets
-    nothing, and the name is wanted; a datagram lost to that is sent again by the machine."""
+    nothing, and the name is wanted; a datagram lost to that is sent again by the machine.
+
+    Peers tell names, so all is bounded: a failure is remembered like an answer, and slow name
+    servers hold up these look-ups only, in threads of their own."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, float]] = {}
+        self._known: dict[str, tuple[str | None, float]] = {}
+        """Address, or None for a failure, and until when that is believed."""
+        self._threads = trio.CapacityLimiter(NAME_THREADS)
         self._wanted: dict[str, None] = {}
         self._looking: set[str] = set()
 
@@ -156,11 +167,13 @@ class Names:
             pass
         else:
             return address
-        known = self._known.get(host)
-        stale = known is None or known[1] <= now
-        if stale and host not in self._looking and len(self._looking) < NAMES_MAX:
+        found, until = self._known.get(host, (None, -math.inf))
+        if until <= now and host not in self._looking and self._has_room():
             self._wanted[host] = None
-        return (known[0], port) if known is not None else None
+        return (found, port) if found is not None else None
+
+    def _has_room(self) -> bool:
+        return len(self._looking) + len(self._wanted) < NAMES_MAX
 
     def take_wanted(self) -> list[str]:
         """Whom to `look_up` now."""
@@ -170,12 +183,20 @@ class Names:
         return wanted
 
     async def look_up(self, host: str, family: int) -> None:
+        """A failure keeps what was known before, and is remembered like an answer."""
+        found, _ = self._known.get(host, (None, 0.0))
         try:
-            found = await trio.socket.getaddrinfo(host, None, family=family)
-        except (OSError, UnicodeError):
-            return
+            rows = await trio.to_thread.run_sync(
+                partial(socket.getaddrinfo, host, None, family=family),
+                abandon_on_cancel=True,
+                limiter=self._threads,
+            )
+            found = str(rows[0][4][0])
+        except (OSError, ValueError):
+            pass
         finally:
             self._looking.discard(host)
+        self._known.pop(host, None)
         if len(self._known) >= NAMES_MAX:
             self._known.pop(next(iter(self._known)))
-        self._known[host] = (str(found[0][4][0]), trio.current_time() + NAME_TTL_S)
+        self._known[host] = (found, trio.current_time() + NAME_TTL_S)

@@ -134,7 +134,7 @@ async def dial(
     Raises PeerError: unreachable, no common CA or protocol, or not the node `expected`."""
     try:
         transport = await trio.open_tcp_stream(*address)
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # a peer told the address
         raise PeerError(
             f"{address[0]}:{address[1]} cannot be reached", private=str(error)
         ) from error

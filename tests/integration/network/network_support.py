@@ -24,7 +24,7 @@ from protocol.ids import Digest, NodeId, digest_of
 from protocol.manifest import Manifest, build_manifest, segment_bytes_for
 from protocol.member import Metadata
 from protocol.presets import LOCAL
-from protocol.records import Record
+from protocol.records import Record, encoded_records
 from protocol.seal import Keyring
 
 MakeTrust = Callable[..., Trust]
@@ -128,6 +128,7 @@ class GossipNode:
         self.metrics = Metrics()
         self.saved: dict[str, bytes] = {}
         self.fail_saves = False
+        self.persisting = trio.Lock()
         self.events: list[Event] = []
         host, port = sockets.address
         self.seed = f"{host}:{port}"
@@ -155,6 +156,7 @@ class GossipNode:
             metrics=self.metrics,
             log=log,
             on_event=self.on_event,
+            persisting=self.persisting,
         )
         self.server = StreamServer(
             trust=trust,
@@ -173,7 +175,10 @@ class GossipNode:
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, RecordsAccepted) and not self.fail_saves:
-            assert dict(event.records).items() <= self.saved.items(), "told before it was durable"
+            assert all(
+                self.saved[key] == encoded or self.gossip.catalog.encoded(key) != encoded
+                for key, encoded in event.records
+            ), "told before it was durable"
         self.events.append(event)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -196,6 +201,11 @@ class GossipNode:
     def publish(self, records: Sequence[Record]) -> None:
         self.gossip.publish(records, trio.current_time())
         self.service.notify()
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        """As a node does with own records; the caller holds `persisting`."""
+        await self.save(encoded_records(records))
+        self.publish(records)
 
     def states(self) -> dict[str, str]:
         return {member.name: member.state for member in self.gossip.members()}

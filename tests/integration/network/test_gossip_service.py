@@ -11,16 +11,17 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from network_support import GossipNode, MakeTrust, gossiping, until
+from network_support import GossipNode, MakeTrust, gossiping, until, wall_ms
 
 from edged.errors import ConfigError, PeerError
-from edged.network.sockets import GossipSockets, Names, bind_gossip
+from edged.network.sockets import NAME_TTL_S, NAMES_MAX, GossipSockets, Names, bind_gossip
 from edged.network.streams import dial
 from edged.telemetry import Log
 from edged.trust import create_ca
 from protocol.events import MemberDown, MemberLeft, MemberUp, RecordsAccepted
 from protocol.function import FunctionSpec, Policy
 from protocol.ids import digest_of
+from protocol.records import encoded_records
 from protocol.seal import DATAGRAM_BYTES_MAX, Keyring, Seal
 from protocol.streams import ErrorReply, Sync
 
@@ -214,6 +215,28 @@ async def test_a_full_disk_does_not_stop_gossip(
         await until(lambda: any(key.startswith("a/g") for key in b.saved))
 
 
+async def test_a_late_save_of_a_peers_record_spares_newer_own_ones(
+    make_trust: MakeTrust, log: Log
+) -> None:
+    trusts = [make_trust(name) for name in "ab"]
+    async with gossiping(log, *trusts) as nodes:
+        a, b = nodes
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        async with b.persisting:
+            a.deploy("f", SMALL)
+            await until(lambda: b.gossip.catalog.lookup("f") is not None)
+            assert b.saved == {}, "its turn has not come"
+            removal = b.gossip.catalog.prepare_remove("f", wall_ms=wall_ms())
+            await b.commit(removal)
+            b.deploy("g", SMALL)  # never saved: not ours to save
+        a.deploy("h", SMALL)
+        await until(lambda: "a/h" in b.saved)
+        own = dict(encoded_records(removal))
+        assert {key: b.saved[key] for key in own} == own
+        assert {key.split("/")[1] for key in b.saved} == {"f", "h"}
+
+
 async def test_seeds_may_be_names_unknown_or_this_node_itself(
     make_trust: MakeTrust, log: Log
 ) -> None:
@@ -309,10 +332,52 @@ async def test_names_are_looked_up_without_blocking_once() -> None:
     assert names.take_wanted() == []
     assert names.numeric(("localhost", 7), now + 60) == ("127.0.0.1", 7), "stale but useful"
     assert names.take_wanted() == ["localhost"]
-    await names.look_up("no-such-host.invalid", socket.AF_INET)
-    assert names.numeric(("no-such-host.invalid", 7), now) is None
 
 
-async def test_an_unreachable_peer_is_a_peer_error(make_trust: MakeTrust) -> None:
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 64, "nul\0"])
+async def test_names_that_are_not_found_are_asked_for_once(host: str) -> None:
+    names = Names()
+    assert names.numeric((host, 7), trio.current_time()) is None
+    assert names.take_wanted() == [host]
+    with trio.fail_after(20):
+        await names.look_up(host, socket.AF_INET)
+    now = trio.current_time()
+    assert names.numeric((host, 7), now) is None
+    assert names.take_wanted() == []
+    assert names.numeric((host, 7), now + NAME_TTL_S) is None
+    assert names.take_wanted() == [host]
+
+
+async def test_a_failure_does_not_take_away_what_is_known() -> None:
+    names = Names()
+    with trio.fail_after(10):
+        await names.look_up("localhost", socket.AF_INET)
+        await names.look_up("localhost", socket.AF_UNIX)  # no such address
+    assert names.numeric(("localhost", 7), trio.current_time()) == ("127.0.0.1", 7)
+
+
+async def test_names_wanted_at_once_are_bounded() -> None:
+    names = Names()
+    for number in range(NAMES_MAX):
+        names.numeric((f"h{number}", 7), 0.0)
+    assert len(names.take_wanted()) == NAMES_MAX
+    assert names.numeric(("one-more", 7), 0.0) is None
+    assert names.take_wanted() == []
+
+
+HOSTILE_ADDRESSES = [("a..b", 1), ("x" * 64, 1), ("nul\0", 1), ("127.0.0.1", 1 << 16)]
+
+
+@pytest.mark.parametrize("address", [("no-such-host.invalid", 1), *HOSTILE_ADDRESSES])
+async def test_an_unreachable_peer_is_a_peer_error(
+    make_trust: MakeTrust, address: tuple[str, int]
+) -> None:
     with trio.fail_after(10), pytest.raises(PeerError):
-        await dial(("no-such-host.invalid", 1), make_trust("a"), expected=None)
+        await dial(address, make_trust("a"), expected=None)
+
+
+async def test_nothing_is_sent_to_what_is_no_address() -> None:
+    sockets = await bind_gossip("127.0.0.1", 0)
+    for address in HOSTILE_ADDRESSES:
+        assert sockets.send(b"x", address) in ("send-address", "send-other")
+    await close(sockets)
