@@ -208,46 +208,52 @@ class ErrorInfo(NamedTuple):
     retryable: bool
     """Whether the same request may succeed later on this node; sends Retry-After with 503/429."""
     level: Literal["debug", "info", "warning", "error"]
+    title: str
+    """Of the problem document: the same for every occurrence (RFC 9457 §3.1.3)."""
 
 
 ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
-    EdgedError: ErrorInfo(500, "internal", False, "error"),
-    ConfigError: ErrorInfo(500, "config", False, "error"),
-    DataDirLocked: ErrorInfo(500, "data-dir-locked", False, "error"),
-    StoreError: ErrorInfo(500, "store", False, "error"),
-    BlobNotFound: ErrorInfo(404, "blob-not-found", False, "info"),
-    BlobCorrupt: ErrorInfo(500, "blob-corrupt", False, "error"),
-    DigestMismatch: ErrorInfo(422, "digest-mismatch", False, "info"),
-    DiskFull: ErrorInfo(507, "disk-full", True, "error"),
-    ModuleRejected: ErrorInfo(422, "module-rejected", False, "info"),
-    CompileFailed: ErrorInfo(500, "compile-failed", False, "warning"),
-    ArtifactRefused: ErrorInfo(500, "artifact-refused", False, "error"),
-    PolicyDenied: ErrorInfo(500, "policy-denied", False, "warning"),
-    InvocationError: ErrorInfo(500, "invocation", False, "info"),
-    GuestTrap: ErrorInfo(500, "trap", False, "info"),
-    GuestExit: ErrorInfo(500, "guest-exit", False, "info"),
-    DeadlineExceeded: ErrorInfo(504, "deadline", False, "info"),
-    OutputLimitExceeded: ErrorInfo(502, "output-limit", False, "info"),
-    MalformedGuestOutput: ErrorInfo(502, "malformed-output", False, "info"),
-    InvocationCancelled: ErrorInfo(499, "cancelled", False, "debug"),
-    BadRequest: ErrorInfo(400, "bad-request", False, "debug"),
-    FunctionNotFound: ErrorInfo(404, "function-not-found", False, "debug"),
-    MethodNotAllowed: ErrorInfo(405, "method-not-allowed", False, "debug"),
-    RequestTimeout: ErrorInfo(408, "request-timeout", False, "debug"),
-    LengthRequired: ErrorInfo(411, "length-required", False, "debug"),
-    PayloadTooLarge: ErrorInfo(413, "payload-too-large", False, "debug"),
-    HeadersTooLarge: ErrorInfo(431, "headers-too-large", False, "debug"),
-    ConcurrencyExceeded: ErrorInfo(429, "concurrency", True, "info"),
-    Overloaded: ErrorInfo(503, "overloaded", True, "warning"),
-    Draining: ErrorInfo(503, "draining", True, "info"),
-    NotReady: ErrorInfo(503, "not-ready", True, "info"),
-    NoHolder: ErrorInfo(503, "no-holder", True, "warning"),
-    Unauthorized: ErrorInfo(401, "unauthorized", False, "info"),
-    Conflict: ErrorInfo(409, "conflict", False, "info"),
-    ClusterNotFound: ErrorInfo(404, "cluster-not-found", False, "info"),
-    ClusterFailed: ErrorInfo(500, "cluster-failed", False, "error"),
-    Unreachable: ErrorInfo(503, "unreachable", True, "warning"),
-    PeerError: ErrorInfo(502, "peer", True, "info"),
+    EdgedError: ErrorInfo(500, "internal", False, "error", "Internal error"),
+    ConfigError: ErrorInfo(500, "config", False, "error", "Wrong configuration"),
+    DataDirLocked: ErrorInfo(500, "data-dir-locked", False, "error", "Data directory in use"),
+    StoreError: ErrorInfo(500, "store", False, "error", "Storage failed"),
+    BlobNotFound: ErrorInfo(404, "blob-not-found", False, "info", "Blob not found"),
+    BlobCorrupt: ErrorInfo(500, "blob-corrupt", False, "error", "Blob corrupt on disk"),
+    DigestMismatch: ErrorInfo(422, "digest-mismatch", False, "info", "Digest mismatch"),
+    DiskFull: ErrorInfo(507, "disk-full", True, "error", "Disk full"),
+    ModuleRejected: ErrorInfo(422, "module-rejected", False, "info", "Module rejected"),
+    CompileFailed: ErrorInfo(500, "compile-failed", False, "warning", "Compilation failed"),
+    ArtifactRefused: ErrorInfo(500, "artifact-refused", False, "error", "Artifact refused"),
+    PolicyDenied: ErrorInfo(500, "policy-denied", False, "warning", "Denied by policy"),
+    InvocationError: ErrorInfo(500, "invocation", False, "info", "Function failed"),
+    GuestTrap: ErrorInfo(500, "trap", False, "info", "Function trapped"),
+    GuestExit: ErrorInfo(500, "guest-exit", False, "info", "Function exited with an error"),
+    DeadlineExceeded: ErrorInfo(504, "deadline", False, "info", "Deadline exceeded"),
+    OutputLimitExceeded: ErrorInfo(502, "output-limit", False, "info", "Output limit exceeded"),
+    MalformedGuestOutput: ErrorInfo(
+        502, "malformed-output", False, "info", "Malformed function output"
+    ),
+    InvocationCancelled: ErrorInfo(499, "cancelled", False, "debug", "Invocation cancelled"),
+    BadRequest: ErrorInfo(400, "bad-request", False, "debug", "Bad request"),
+    FunctionNotFound: ErrorInfo(404, "function-not-found", False, "debug", "Function not found"),
+    MethodNotAllowed: ErrorInfo(405, "method-not-allowed", False, "debug", "Method not allowed"),
+    RequestTimeout: ErrorInfo(408, "request-timeout", False, "debug", "Request timeout"),
+    LengthRequired: ErrorInfo(411, "length-required", False, "debug", "Length required"),
+    PayloadTooLarge: ErrorInfo(413, "payload-too-large", False, "debug", "Payload too large"),
+    HeadersTooLarge: ErrorInfo(431, "headers-too-large", False, "debug", "Headers too large"),
+    ConcurrencyExceeded: ErrorInfo(
+        429, "concurrency", True, "info", "Function at its concurrency limit"
+    ),
+    Overloaded: ErrorInfo(503, "overloaded", True, "warning", "Node overloaded"),
+    Draining: ErrorInfo(503, "draining", True, "info", "Node shutting down"),
+    NotReady: ErrorInfo(503, "not-ready", True, "info", "Function not ready yet"),
+    NoHolder: ErrorInfo(503, "no-holder", True, "warning", "No holder reachable"),
+    Unauthorized: ErrorInfo(401, "unauthorized", False, "info", "Unauthorized"),
+    Conflict: ErrorInfo(409, "conflict", False, "info", "Conflict"),
+    ClusterNotFound: ErrorInfo(404, "cluster-not-found", False, "info", "Cluster not found"),
+    ClusterFailed: ErrorInfo(500, "cluster-failed", False, "error", "Cluster operation failed"),
+    Unreachable: ErrorInfo(503, "unreachable", True, "warning", "Node unreachable"),
+    PeerError: ErrorInfo(502, "peer", True, "info", "Peer failed"),
 }
 
 
@@ -259,10 +265,9 @@ def info_of(error: EdgedError) -> ErrorInfo:
 def problem_of(error: EdgedError) -> dict[str, Any]:
     """RFC 9457 problem document."""
     info = info_of(error)
-    title = (type(error).__doc__ or "").strip().splitlines()[0].split(";")[0].rstrip(".")
     return {
         "type": f"urn:edged:error:{info.code}",
-        "title": title,
+        "title": info.title,
         "status": info.status,
         "detail": str(error),
     } | error.extra

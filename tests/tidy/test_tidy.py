@@ -209,7 +209,7 @@ def error_classes() -> list[type[errors.EdgedError]]:
 @pytest.mark.parametrize("error", error_classes(), ids=lambda error: error.__name__)
 def test_every_error_has_a_row(error: type[errors.EdgedError]) -> None:
     assert error in errors.ERRORS
-    assert error.__doc__, "the docstring is the problem document's title"
+    assert error.__doc__
 
 
 def requirement_name(line: str) -> str:

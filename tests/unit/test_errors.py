@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 
 import pytest
@@ -49,7 +50,7 @@ def test_problem_document() -> None:
     problem = problem_of(NoHolder("no reachable peer holds it", digest="ab" * 32))
     assert problem == {
         "type": "urn:edged:error:no-holder",
-        "title": "No reachable peer holds the blob",
+        "title": "No holder reachable",
         "status": 503,
         "detail": "no reachable peer holds it",
         "digest": "ab" * 32,
@@ -78,3 +79,10 @@ def test_private_stays_private() -> None:
 )
 def test_extras_become_members(error: EdgedError, member: str, value: object) -> None:
     assert problem_of(error)[member] == value
+
+
+def test_titles_are_short_phrases_of_their_own() -> None:
+    titles = [info.title for info in ERRORS.values()]
+    assert len(set(titles)) == len(titles)
+    for title in titles:
+        assert re.fullmatch(r"[A-Z][A-Za-z' ]{3,39}", title), title
