@@ -14,7 +14,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,7 @@ from protocol.manifest import Manifest, decode_manifest
 
 from .disk import Disk, hash_fd, translated
 from .index import BlobRow, Index, inode_of
-from .journal import DropArtifact, Journal, Op, PutArtifact, State, write_journal
+from .journal import DropArtifact, DropRecord, Journal, Op, PutArtifact, State, write_journal
 from .layout import Layout
 from .locks import KeyedLocks
 from .salvage import keep_wire
@@ -95,6 +95,8 @@ class Core:
         self._temp_numbers = itertools.count()
         self._temp_prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._closed = False
+        self.on_lost: Callable[[Digest], None] = lambda _digest: None
+        """Called in the thread that noticed, after the fact, under the blob's lock."""
 
     # ------------------------------------------------------------ the one way to change the index
     def commit(
@@ -117,6 +119,8 @@ class Core:
                 self._journal.roll_back(mark)
                 raise
             self._state.apply(ops)
+            if any(isinstance(op, DropRecord | DropArtifact) for op in ops):
+                self._journal.live_bytes = self._state.live_bytes()
             if self._journal.wants_rewrite:
                 self._rewrite_journal()
 
@@ -130,7 +134,7 @@ class Core:
                 self._state,
                 seq=self._journal.seq,
             )
-            fresh = Journal(self.layout.journal, self.disk, scan)
+            fresh = Journal(self.layout.journal, self.disk, scan, live_bytes=scan.end)
             self._journal.close()
             self._journal = fresh
             with self._index.transaction():
@@ -242,7 +246,7 @@ class Core:
             with translated("reading a blob"):
                 matches = self.hash_file(held.path) == digest
         except FileNotFoundError:
-            self._forget(held, "missing")
+            self.forget(held, "missing")
             return None
         if matches:
             return held
@@ -285,7 +289,7 @@ class Core:
         digest = held.row.digest
         with self.locks.holding(digest):
             if self._held.get(digest) is held:
-                self._forget(held, "missing")
+                self.forget(held, "missing")
         return BlobNotFound(f"blob {digest} is not on this node any more", digest=digest)
 
     def _take_out(self, held: Held) -> None:
@@ -297,18 +301,21 @@ class Core:
         """Takes a damaged blob out of service. The caller holds its lock."""
         with translated("quarantining a blob"):
             move_to_quarantine(self.disk, self.layout, held.path)
-        self._forget(held, "corrupt")
+        self.forget(held, "corrupt")
 
-    def _forget(self, held: Held, why: str) -> None:
+    def forget(self, held: Held, why: str) -> None:
         """Drops a blob whose file is gone, and the artifact rows naming it; keeps its wire form as
         a partial to rebuild it from. The caller holds its lock."""
         digest = held.row.digest
         self.log.error("blob lost", digest=digest, why=why, kind=held.row.kind)
-        with self._writing:
-            self._held.pop(digest, None)
-            self.commit(self.artifact_drops(digest), gone=[digest])
-        if held.row.manifest is not None:
-            self.keep_wire(digest, held.row.manifest)
+        try:
+            with self._writing:
+                self._held.pop(digest, None)
+                self.commit(self.artifact_drops(digest), gone=[digest])
+            if held.row.manifest is not None:
+                self.keep_wire(digest, held.row.manifest)
+        finally:
+            self.on_lost(digest)
 
     def keep_wire(self, digest: Digest, name: Digest) -> None:
         """Best effort: where it fails, the next start does it. The caller holds the blob's lock."""
@@ -338,20 +345,28 @@ class Core:
             held = self._held.get(digest)
             if held is None:
                 return
-            row = msgspec.structs.replace(held.row, doomed=True)
-            with self._writing:
-                self.commit(self.artifact_drops(digest), rows=[row])
-                self._held.pop(digest, None)
-            with translated("deleting a blob"):
-                if row.manifest is not None:
-                    wire = self.layout.wire_form(digest, row.manifest)
-                    self.disk.unlink(wire)
-                    self.disk.sync_dir(wire.parent)  # or it would come back as a partial
-                self.disk.unlink(held.path)
-                self.disk.sync_dir(held.path.parent)
-            self.commit(gone=[digest])
+            self._delete(held, self._doom(held))
+
+    def _doom(self, held: Held) -> BlobRow:
+        """From here on the blob is gone for everyone. The caller holds its lock."""
+        row = msgspec.structs.replace(held.row, doomed=True)
+        with self._writing:
+            self.commit(self.artifact_drops(row.digest), rows=[row])
+            self._held.pop(row.digest, None)
+        return row
+
+    def _delete(self, held: Held, row: BlobRow) -> None:
+        """`row` is doomed. The caller holds the blob's lock."""
+        with translated("deleting a blob"):
             if row.manifest is not None:
-                self.delete(row.manifest)
+                wire = self.layout.wire_form(row.digest, row.manifest)
+                self.disk.unlink(wire)
+                self.disk.sync_dir(wire.parent)  # or it would come back as a partial
+            self.disk.unlink(held.path)
+            self.disk.sync_dir(held.path.parent)
+        self.commit(gone=[row.digest])
+        if row.manifest is not None:
+            self.delete(row.manifest)
 
     # ------------------------------------------------------------ artifacts, records, meta
     def artifact(self, module: Digest, key: ArtifactKey) -> ArtifactRow | None:
@@ -366,12 +381,29 @@ class Core:
             self.commit([PutArtifact(row)])
 
     def delete_artifact(self, module: Digest, key: ArtifactKey) -> None:
-        with self._writing:
-            if (module, key) in self._state.artifacts:
-                self.commit([DropArtifact(module, key)])
+        """With its blob, if that is native code that no other row names. Who has it mapped keeps
+        it: an unlinked file lives on until it is closed."""
+        while (row := self._state.artifacts.get((module, key))) is not None:
+            with self.locks.holding(row.digest):
+                held = self._held.get(row.digest)
+                with self._writing:
+                    if self._state.artifacts.get((module, key)) != row:
+                        continue  # another row came meanwhile, so another blob
+                    named = len(self.artifact_drops(row.digest))
+                    if held is None or held.row.kind != "artifact" or named > 1:
+                        self.commit([DropArtifact(module, key)])
+                        return
+                    doomed = self._doom(held)
+                self._delete(held, doomed)
 
     def records(self) -> list[tuple[str, bytes]]:
         return list(self._state.records.items())
+
+    def drop_records(self, keys: Iterable[str]) -> None:
+        with self._writing:
+            known = [key for key in dict.fromkeys(keys) if key in self._state.records]
+            if known:
+                self.commit([DropRecord(key) for key in known])
 
     def meta(self, key: str) -> bytes | None:
         return self._state.meta.get(key)

@@ -23,7 +23,7 @@ from edged.interfaces import ArtifactRow, BlobKind
 from protocol.ids import Digest
 
 from .disk import Step
-from .journal import DropArtifact, Op, PutArtifact, SaveRecord, SetMeta, State
+from .journal import DropArtifact, DropRecord, Op, PutArtifact, SaveRecord, SetMeta, State
 from .layout import KINDS
 
 VERSION: Final = 1
@@ -239,6 +239,8 @@ class Index:
                     execute(
                         "INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (key, value, checksum)
                     )
+                case DropRecord(key):
+                    execute("DELETE FROM records WHERE key = ?", (key,))
                 case SetMeta(key, value):
                     checksum = _sum(key, value)
                     execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum))

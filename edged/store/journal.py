@@ -14,6 +14,7 @@ rewritten from the state when it is mostly superseded.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +38,10 @@ _HEAD: Final = struct.Struct("<4sIQ16s")
 PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of one transaction; larger is our bug on writing, damage on reading."""
 OPS_PER_FRAME: Final = 256
+_OP_BYTES: Final = 10
+"""MessagePack's own bytes of an op with a key and a value."""
+_ROW_BYTES: Final = 240
+"""Three digests in hex and the numbers of an artifact row."""
 SLACK_BYTES: Final = 1024 * 1024
 """Rewritten when larger than twice the live state and this: an append stays O(1) amortised."""
 
@@ -44,6 +49,10 @@ SLACK_BYTES: Final = 1024 * 1024
 class SaveRecord(msgspec.Struct, frozen=True, array_like=True, tag="r"):
     key: str
     value: bytes
+
+
+class DropRecord(msgspec.Struct, frozen=True, array_like=True, tag="x"):
+    key: str
 
 
 class SetMeta(msgspec.Struct, frozen=True, array_like=True, tag="m"):
@@ -60,7 +69,7 @@ class DropArtifact(msgspec.Struct, frozen=True, array_like=True, tag="d"):
     key: ArtifactKey
 
 
-Op = SaveRecord | SetMeta | PutArtifact | DropArtifact
+Op = SaveRecord | DropRecord | SetMeta | PutArtifact | DropArtifact
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Op])
@@ -78,6 +87,8 @@ class State(msgspec.Struct):
             match op:
                 case SaveRecord(key, value):
                     self.records[key] = value
+                case DropRecord(key):
+                    self.records.pop(key, None)
                 case SetMeta(key, value):
                     self.meta[key] = value
                 case PutArtifact(row):
@@ -90,6 +101,13 @@ class State(msgspec.Struct):
         yield from (SaveRecord(key, value) for key, value in self.records.items())
         yield from (SetMeta(key, value) for key, value in self.meta.items())
         yield from (PutArtifact(row) for row in self.artifacts.values())
+
+    def live_bytes(self) -> int:
+        """About what the shortest journal of this state has: a sum, without encoding it."""
+        pairs = itertools.chain(self.records.items(), self.meta.items())
+        return sum(len(key) + len(value) + _OP_BYTES for key, value in pairs) + sum(
+            len(row.attestation) + _ROW_BYTES for row in self.artifacts.values()
+        )
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -171,12 +189,12 @@ def scan_file(path: Path) -> Scan:
 class Journal:
     """Owned by the core, used under its write lock."""
 
-    def __init__(self, path: Path, disk: Disk, scan: Scan) -> None:
-        """`scan` is of this file and usable."""
+    def __init__(self, path: Path, disk: Disk, scan: Scan, *, live_bytes: int) -> None:
+        """`scan` is of this file and usable; `live_bytes` of it are not superseded."""
         self._path = path
         self._disk = disk
         self._end = scan.end
-        self._live_bytes = scan.end
+        self.live_bytes = live_bytes
         self._salt = scan.salt
         self.seq = scan.seq
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -188,7 +206,7 @@ class Journal:
 
     @property
     def wants_rewrite(self) -> bool:
-        return self._end > max(2 * self._live_bytes, SLACK_BYTES)
+        return self._end > max(2 * self.live_bytes, SLACK_BYTES)
 
     def append(self, ops: Sequence[Op]) -> None:
         """Durable when it returns; as before if it raises."""

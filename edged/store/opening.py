@@ -240,7 +240,8 @@ class _Repair:
             with index.transaction():
                 index.replace_state(state, seq=scan.seq)
         with translated("opening the journal"):
-            return state, Journal(self._layout.journal, self._disk, scan)
+            live_bytes = state.live_bytes()
+            return state, Journal(self._layout.journal, self._disk, scan, live_bytes=live_bytes)
 
     # ------------------------------------------------------------ blobs
     def _files(self, directory: Path) -> Iterator[os.DirEntry[str]]:

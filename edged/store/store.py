@@ -7,6 +7,7 @@ half-way: once it runs, cancellation waits for it, and what it did is durable.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -75,6 +76,22 @@ class BlobStore:
         self._core = opened.core
         self._lock = opened.lock
         self._wire = WireForms(opened.core, zstd_level=zstd_level)
+        self._trio_token = trio.lowlevel.current_trio_token()
+        self._core.on_lost = self._lost
+        self.on_lost: Callable[[Digest], None] | None = None
+        """Called in the event loop's thread, once for each blob that turned out damaged or missing,
+        and for each wire form: `info` then says None (gone; see rebuild), or a blob that cannot be
+        served until make_manifest. Not for deletes. Must not raise."""
+
+    def _lost(self, digest: Digest) -> None:
+        """In a worker thread."""
+
+        def tell() -> None:
+            if self.on_lost is not None:
+                self.on_lost(digest)
+
+        with contextlib.suppress(trio.RunFinishedError):
+            self._trio_token.run_sync_soon(tell)
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, limiter=self.io_limiter)
@@ -146,12 +163,17 @@ class BlobStore:
         await self._run(lambda: self._core.put_artifact(row))
 
     async def delete_artifact(self, module: Digest, key: ArtifactKey) -> None:
+        """With its blob, once no other row names it (safe while it is mapped); absent is fine."""
         await self._run(lambda: self._core.delete_artifact(module, key))
 
     async def save_records(self, records: Sequence[tuple[str, bytes]]) -> None:
         ops = [SaveRecord(key, value) for key, value in records]
         if ops:
             await self._run(lambda: self._core.commit(ops))
+
+    async def drop_records(self, keys: Sequence[str]) -> None:
+        """For good, also from the journal when it is next rewritten; absent ones are fine."""
+        await self._run(lambda: self._core.drop_records(keys))
 
     def load_records(self) -> Iterable[tuple[str, bytes]]:
         return self._core.records()

@@ -117,6 +117,7 @@ class WireForms:
             if damaged:
                 with translated("quarantining a wire form"):
                     move_to_quarantine(core.disk, core.layout, path)
+            core.on_lost(digest)
 
     # ------------------------------------------------------------ making
     def make(self, digest: Digest) -> Manifest:
@@ -125,6 +126,9 @@ class WireForms:
             held = core.require(digest)
             if held.row.manifest is not None and core.get(held.row.manifest) is not None:
                 return self._open(held).manifest
+            if not held.path.exists():
+                core.forget(held, "missing")
+                raise BlobNotFound(f"blob {digest} is not on this node any more", digest=digest)
             try:
                 return self._make(held)
             except BlobCorrupt:

@@ -24,6 +24,7 @@ from edged.store.journal import (
     MAGIC,
     SALT_BYTES,
     DropArtifact,
+    DropRecord,
     PutArtifact,
     SaveRecord,
     SetMeta,
@@ -45,6 +46,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 operations = st.one_of(
     st.tuples(st.sampled_from(["put", "put", "file", "delete", "wire", "artifact"]), blob_numbers),
     st.tuples(st.just("record"), st.integers(0, 3), st.binary(max_size=40)),
+    st.tuples(st.just("drop"), st.lists(st.integers(0, 3), max_size=3)),
     st.tuples(st.just("meta"), st.integers(0, 1), st.binary(max_size=40)),
     st.tuples(st.sampled_from(["restart", "crash"])),
     st.tuples(
@@ -112,6 +114,10 @@ class Life:
             case ["record", int(number), bytes(value)]:
                 self.core.commit([SaveRecord(str(number), value)])
                 self.records[str(number)] = value
+            case ["drop", list(numbers)]:
+                self.core.drop_records(str(number) for number in numbers)
+                for number in numbers:
+                    self.records.pop(str(number), None)
             case ["meta", int(number), bytes(value)]:
                 self.core.commit([SetMeta(str(number), value)])
                 self.meta[str(number)] = value
@@ -233,6 +239,7 @@ rows = st.builds(
 ops_lists = st.lists(
     st.one_of(
         st.builds(SaveRecord, texts, st.binary(max_size=50)),
+        st.builds(DropRecord, texts),
         st.builds(SetMeta, texts, st.binary(max_size=50)),
         st.builds(PutArtifact, rows),
         st.builds(DropArtifact, digests, st.just(KEY)),

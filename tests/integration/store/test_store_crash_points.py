@@ -34,6 +34,7 @@ A = b"\x00asm" + bytes(range(256)) * 300
 B = b"\x7fELF second" * 100
 C = b"third" * 20_000
 DOOMED = b"doomed" * 50
+NATIVE = b"\x7fELF of C" * 50
 
 
 def opening(data_dir: Path, step: Step = lambda name: None) -> Opened:
@@ -73,6 +74,13 @@ def scenario(data_dir: Path, step: Step, ack: Ack) -> None:
         ack(f"segment {index}")
     fetch.finish()
     ack("fetch C")
+    core.commit([SaveRecord("gone", b"tombstone")])
+    core.drop_records(["gone"])
+    ack("dropped")
+    native = core.put(NATIVE, "artifact", None)
+    core.put_artifact(ArtifactRow(digest_of(C), KEY, native.digest, len(NATIVE), 1.0, b"word"))
+    core.delete_artifact(digest_of(C), KEY)
+    ack("artifact deleted")
     core.put(DOOMED, "module", None)
     core.delete(digest_of(DOOMED))
     ack("deleted")
@@ -121,6 +129,7 @@ def check(data_dir: Path, acked: list[str], made: Manifest | None = None) -> Non
     for row in core.artifacts():
         assert row.digest in held
     records = dict(core.records())
+    assert records.pop("gone", b"") in ((b"",) if "dropped" in acked else (b"", b"tombstone"))
     if "records" in acked:
         assert records in ({"r": b"1", "s": b"2"}, {"r": b"3", "s": b"2"})
     else:
@@ -131,6 +140,9 @@ def check(data_dir: Path, acked: list[str], made: Manifest | None = None) -> Non
         assert core.meta("generation") == b"9"
     if "deleted" in acked:
         assert digest_of(DOOMED) not in held
+    if "artifact deleted" in acked:
+        assert digest_of(NATIVE) not in held
+        assert core.artifact(digest_of(C), KEY) is None
     check_no_leftovers(data_dir, held)
     if made is not None and made.blob not in held:
         check_resumable(wire, acked, made)
@@ -318,6 +330,7 @@ OPERATIONS: list[tuple[str, Operation]] = [
     ("make", lambda o, w: w.make(digest_of(A))),
     ("delete", lambda o, w: o.core.delete(digest_of(DOOMED))),
     ("fetch", lambda o, w: fetch_b(o, w)),
+    ("drop", lambda o, w: o.core.drop_records(["s"])),
     ("record", lambda o, w: o.core.commit([SaveRecord("r", b"3")])),
     (
         "artifact",
@@ -371,6 +384,9 @@ def test_each_system_call_fails_once(
             path.unlink()
         assert opened.core.read(digest_of(A)) == A
         operation(opened, WireForms(opened.core, zstd_level=1))
+        if name == "drop":
+            assert dict(opened.core.records()) == {"r": b"1"}
+            opened.core.commit([SaveRecord("s", b"2")])
         close(opened)
         acked = ["put A", "records", *(["record again"] if name == "record" else [])]
         check(data_dir, acked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import mmap
 import os
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -68,10 +70,38 @@ async def test_artifact_rows(store: BlobStore, reopen: Reopen) -> None:
     await store.delete_artifact(row.module, KEY)
     await store.delete_artifact(row.module, KEY)
     assert store.artifact(row.module, KEY) is None
+    await store.put(b"\x7fELF native", kind="artifact")
     await store.put_artifact(row)
     await store.delete(row.digest)
     assert store.artifacts() == []
     assert (await reopen()).artifacts() == []
+
+
+async def test_an_artifacts_blob_goes_with_its_last_row(
+    store: BlobStore, reopen: Reopen, data_dir: Path
+) -> None:
+    row = await filled(store)
+    other = msgspec.structs.replace(row, key=ArtifactKey("o" * 64))
+    as_module = ArtifactRow(row.module, ArtifactKey("m" * 64), row.module, 1, 0.0, b"")
+    await store.put_artifact(other)
+    await store.put_artifact(as_module)
+    await store.delete_artifact(row.module, KEY)
+    assert store.info(row.digest) is not None, "another row names it"
+    with (
+        store.path(row.digest).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        await store.delete_artifact(row.module, other.key)
+        assert mapped[:] == b"\x7fELF native", "who has it mapped keeps it"
+    assert store.info(row.digest) is None
+    assert not any((data_dir / "blobs").rglob("*.artifact"))
+    await store.delete_artifact(row.module, as_module.key)
+    assert store.info(row.module) is not None, "a module is not native code"
+    assert store.artifacts() == []
+    store = await reopen()
+    assert store.repair == CLEAN
+    assert store.artifacts() == []
+    assert store.info(row.digest) is None
 
 
 async def test_a_second_process_is_refused_and_names_the_first(
@@ -324,6 +354,50 @@ async def test_the_journal_is_rewritten_when_superseded(
     await store.close()
     (data_dir / "index.sqlite").unlink()
     await check_filled(await reopen(), row)
+
+
+async def test_dropped_records_are_gone_for_good(
+    store: BlobStore, reopen: Reopen, data_dir: Path
+) -> None:
+    row = await filled(store)
+    await store.save_records([("dead", b"1"), ("gone", b"2")])
+    await store.drop_records(["dead", "gone", "gone", "never was"])
+    size_bytes = (data_dir / "journal").stat().st_size
+    await store.drop_records(["dead", "gone"])
+    await store.drop_records([])
+    assert (data_dir / "journal").stat().st_size == size_bytes, "nothing to write"
+    await check_filled(store, row)
+    store = await reopen()
+    await check_filled(store, row)
+    await store.close()
+    (data_dir / "index.sqlite").unlink()
+    store = await reopen()
+    await check_filled(store, row)
+    await store.save_records([("dead", b"again")])
+    assert dict((await reopen()).load_records())["dead"] == b"again"
+
+
+async def test_the_journal_shrinks_when_records_are_dropped(
+    store: BlobStore, reopen: Reopen, data_dir: Path
+) -> None:
+    row = await filled(store)
+    tombstones = [(f"record-{number}", bytes(1000)) for number in range(3000)]
+    await store.save_records(tombstones)
+    store = await reopen()
+    journal = data_dir / "journal"
+    assert journal.stat().st_size > 3_000_000
+    await store.drop_records([key for key, _ in tombstones])
+    assert journal.stat().st_size < 10_000
+    await check_filled(await reopen(), row)
+
+
+async def test_restarts_do_not_let_the_journal_grow(reopen: Reopen, data_dir: Path) -> None:
+    """What is superseded is told from what is live also in a journal of an earlier life."""
+    for _ in range(5):
+        store = await reopen()
+        for number in range(7):
+            await store.set_meta("large", bytes([number]) * 100_000)
+    assert (data_dir / "journal").stat().st_size < 1_300_000
 
 
 async def test_lock_dies_with_its_process(data_dir: Path, reopen: Reopen) -> None:
