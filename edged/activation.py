@@ -300,10 +300,17 @@ class Activation:
             await self._store.delete_artifact(module, row.key)
             raise
 
-    def _check_failures(self, module: Digest) -> None:
+    def failing(self, module: Digest) -> EdgedError | None:
+        """Why `module` could not be made ready, while that is not tried again."""
         failure = self._failures.get(module)
-        if failure is not None and failure.error and trio.current_time() < failure.until_s:
-            raise failure.error.with_traceback(None)
+        if failure is not None and trio.current_time() < failure.until_s:
+            return failure.error
+        return None
+
+    def _check_failures(self, module: Digest) -> None:
+        error = self.failing(module)
+        if error is not None:
+            raise error.with_traceback(None)
 
     def _failed(self, module: Digest, error: EdgedError) -> None:
         reason = error.reason if isinstance(error, CompileFailed) else info_of(error).code

@@ -181,6 +181,11 @@ class ModuleInfo(msgspec.Struct, frozen=True):
     imports: tuple[str, ...]
     """As "module.name"."""
     exports: tuple[str, ...]
+    entry_points: tuple[str, ...]
+    """Exported functions without parameters: what `raw` and `cgi` can call."""
+    memory_bytes_min: int
+    """Of all memories together; an instance cannot have less."""
+    table_elements_min: int
 
 
 class CompileReport(msgspec.Struct, frozen=True):
@@ -443,7 +448,8 @@ class ExplainView(msgspec.Struct, frozen=True):
     target: str
     artifact_key: ArtifactKey
     next_start: str
-    """What a request now would have to do: "warm", "loaded", "compiled", "fetch+compiled"."""
+    """What a request now would have to do: "warm", "loaded", "compiled", "fetch+compiled"; or why
+    it would fail: "no-holder", "compile-failed"."""
     forms: tuple[FormView, ...]
     holders: tuple[HolderView, ...]
 

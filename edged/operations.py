@@ -60,6 +60,7 @@ from .journal import Journal
 
 MODULE_INFOS_MAX: Final = 1024
 VERSION_PREFIX_MIN: Final = 4
+EXPORTS_SHOWN_MAX: Final = 50
 
 
 class ClusterAccess:
@@ -192,13 +193,7 @@ class Operations:
                     f"policy.mounts: {mount.source!r} is not in this node's [mounts] allow-list"
                 )
         info = await self._module_info(request.module)
-        entrypoint = request.entrypoint or ("" if request.abi == "export" else "_start")
-        if entrypoint and entrypoint not in info.exports:
-            raise ModuleRejected(
-                "missing-export",
-                f"the module does not export {entrypoint!r}, which abi {request.abi!r} calls",
-                exports=list(info.exports[:50]),
-            )
+        _check_fit(info, request)
         manifest = await self._store.make_manifest(request.module)
         spec = FunctionSpec(
             abi=request.abi,
@@ -368,15 +363,7 @@ class Operations:
             node=status.node,
             target=self._runtime.target,
             artifact_key=self._runtime.artifact_key,
-            next_start=(
-                "warm"
-                if mapped
-                else "loaded"
-                if artifact is not None
-                else "compiled"
-                if info is not None
-                else "fetch+compiled"
-            ),
+            next_start=self._next_start(module),
             forms=(
                 FormView("module", info is not None, current.spec.module_bytes, module, {}),
                 _wire_form(info, of("fetch_s")),
@@ -398,6 +385,21 @@ class Operations:
             holders=self._cluster.holders(module),
         )
 
+    def _next_start(self, module: Digest) -> str:
+        if self._activation.is_mapped(module):
+            return "warm"
+        if self._store.artifact(module, self._runtime.artifact_key) is not None:
+            return "loaded"
+        if self._activation.failing(module) is not None:
+            return "compile-failed"
+        if self._store.info(module) is not None:
+            return "compiled"
+        reachable = ("alive", "suspect")
+        holders = self._cluster.holders(module)
+        if any(holder.state in reachable and not holder.is_self for holder in holders):
+            return "fetch+compiled"
+        return "no-holder"
+
     def status(self) -> StatusView:
         return self._cluster.status()
 
@@ -406,6 +408,37 @@ class Operations:
 
     def metrics(self) -> bytes:
         return self._cluster.metrics()
+
+
+def _check_fit(info: ModuleInfo, request: DeployRequest) -> None:
+    """Refuses at deploy what every invocation would fail on. Raises ModuleRejected."""
+    policy = request.policy
+    entrypoint = request.entrypoint or ("" if request.abi == "export" else "_start")
+    if entrypoint and entrypoint not in info.exports:
+        raise ModuleRejected(
+            "missing-export",
+            f"the module does not export {entrypoint!r}, which abi {request.abi!r} calls",
+            exports=list(info.exports[:EXPORTS_SHOWN_MAX]),
+        )
+    if entrypoint and request.abi != "export" and entrypoint not in info.entry_points:
+        raise ModuleRejected(
+            "missing-export",
+            f"{entrypoint!r} is no function without parameters, so abi {request.abi!r} cannot "
+            "call it",
+            entry_points=list(info.entry_points[:EXPORTS_SHOWN_MAX]),
+        )
+    if info.memory_bytes_min > policy.memory_bytes:
+        raise ModuleRejected(
+            "limits",
+            f"the module declares {info.memory_bytes_min} bytes of memory, its policy grants "
+            f"{policy.memory_bytes} (policy.memory_bytes)",
+        )
+    if info.table_elements_min > policy.table_elements:
+        raise ModuleRejected(
+            "limits",
+            f"the module declares {info.table_elements_min} table elements, its policy grants "
+            f"{policy.table_elements} (policy.table_elements)",
+        )
 
 
 def _wire_form(info: BlobInfo | None, measured: dict[str, float]) -> FormView:

@@ -120,7 +120,7 @@ def _wat(api: Api, text: bytes) -> bytes:
 
 
 def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
-    from edged.runtime.sections import Malformed, summarize
+    from edged.runtime.sections import Malformed, entry_points, summarize
 
     engine = _engine(api, target)
     error = api.wasmtime_module_validate(engine, wasm, len(wasm))
@@ -133,6 +133,7 @@ def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
     if len(summary.imports) <= IMPORTS_MAX:
         _check_imports(api, engine, summary)
     names = [f"{item.module}.{item.name}" for item in summary.imports]
+    exports = [item.name for item in summary.exports]
     for name, value, most in (
         ("bytes of memory at start", summary.memory_bytes_min, MEMORY_BYTES_MIN_MAX),
         ("memories", summary.memories, MEMORIES_MAX),
@@ -140,11 +141,17 @@ def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
         ("tables", summary.tables, MEMORIES_MAX),
         ("exports", len(summary.exports), EXPORTS_MAX),
         ("imports", len(names), IMPORTS_MAX),
-        ("characters of names", sum(map(len, [*names, *summary.exports])), NAMES_CHARS_MAX),
+        ("characters of names", sum(map(len, [*names, *exports])), NAMES_CHARS_MAX),
     ):
         if value > most:
             raise Refused("limits", f"{value} {name}; at most {most}")
-    return {"imports": names, "exports": summary.exports}
+    return {
+        "imports": names,
+        "exports": exports,
+        "entry_points": entry_points(summary),
+        "memory_bytes_min": summary.memory_bytes_min,
+        "table_elements_min": summary.table_elements_min,
+    }
 
 
 def _check_imports(api: Api, engine: int, summary: Any) -> None:

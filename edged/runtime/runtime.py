@@ -125,6 +125,9 @@ class WasmtimeRuntime:
             size_bytes=len(wasm),
             imports=tuple(answer["imports"]),
             exports=tuple(answer["exports"]),
+            entry_points=tuple(answer["entry_points"]),
+            memory_bytes_min=answer["memory_bytes_min"],
+            table_elements_min=answer["table_elements_min"],
         )
 
     async def _check(

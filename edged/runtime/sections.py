@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-_TYPE, _IMPORT, _TABLE, _MEMORY, _EXPORT = 1, 2, 4, 5, 7
+_TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _EXPORT = 1, 2, 3, 4, 5, 7
 _KINDS: Final = ("func", "table", "memory", "global", "tag")
 _PAGE_BITS_DEFAULT: Final = 16
 _ABSTRACT_REFERENCES: Final = frozenset(range(0x69, 0x78))
@@ -28,11 +28,20 @@ class Import(NamedTuple):
     """Of a function; 0 for others."""
 
 
+class Export(NamedTuple):
+    name: str
+    kind: str
+    position: int
+    """Among the module's things of that kind, imports first."""
+
+
 class Summary(NamedTuple):
     types: list[tuple[tuple[str, ...], tuple[str, ...]] | None]
     """Function types by index; None for types that are no plain functions."""
     imports: list[Import]
-    exports: list[str]
+    functions: list[int]
+    """Type index of each function, imports first."""
+    exports: list[Export]
     memory_bytes_min: int
     """Of all memories together."""
     memories: int
@@ -98,7 +107,7 @@ def summarize(wasm: bytes) -> Summary:
     """Raises Malformed."""
     reader = _Reader(wasm)
     reader.take(8)
-    summary = Summary([], [], [], 0, 0, 0, 0)
+    summary = Summary([], [], [], [], 0, 0, 0, 0)
     while reader.at < len(wasm):
         section = reader.byte()
         body = _Reader(reader.take(reader.number()))
@@ -106,6 +115,11 @@ def summarize(wasm: bytes) -> Summary:
             summary.types.extend(_types(body))
         elif section == _IMPORT:
             summary.imports.extend(_import(body) for _ in range(body.number()))
+            summary.functions.extend(
+                item.type_index for item in summary.imports if item.kind == "func"
+            )
+        elif section == _FUNCTION:
+            summary.functions.extend(body.number() for _ in range(body.number()))
         elif section == _EXPORT:
             summary.exports.extend(_export(body) for _ in range(body.number()))
         elif section == _MEMORY:
@@ -153,11 +167,24 @@ def _import(body: _Reader) -> Import:
     return Import(module, name, _KINDS[kind], index)
 
 
-def _export(body: _Reader) -> str:
-    name = body.name()
-    body.byte()
-    body.number()
-    return name
+def _export(body: _Reader) -> Export:
+    name, kind, position = body.name(), body.byte(), body.number()
+    if kind >= len(_KINDS):
+        raise Malformed(f"export kind {kind}")
+    return Export(name, _KINDS[kind], position)
+
+
+def entry_points(summary: Summary) -> list[str]:
+    """Exported functions without parameters: what `raw` and `cgi` can call."""
+    found = []
+    for export in summary.exports:
+        if export.kind != "func" or export.position >= len(summary.functions):
+            continue
+        index = summary.functions[export.position]
+        signature = summary.types[index] if index < len(summary.types) else None
+        if signature is not None and not signature[0]:
+            found.append(export.name)
+    return found
 
 
 def _tables(body: _Reader) -> list[int]:

@@ -93,7 +93,6 @@ async def guests(tmp_path: Path) -> AsyncIterator[Listener]:
         activation=loaded,  # type: ignore[arg-type]
         journal=Journal(),
         limits=GatewaySection(),
-        metrics=metrics,
     )
     app = Gateway(functions, node_name="n1", metrics=metrics, log=log)
     async with trio.open_nursery() as nursery:

@@ -126,6 +126,8 @@ async def test_blob_comes_from_whoever_holds_it_and_503_names_what_nobody_does(
         assert missing.status_code == 503
         assert missing.headers["content-type"] == "application/problem+json"
         assert missing.json()["digest"] == lonely["module"]
+        explained = await c.ask("GET", "/v1/functions/lonely/explain")
+        assert explained["next_start"] == "no-holder"
         assert int(missing.headers["retry-after"]) > 0
         a = await cluster.start("a", gossip={"seeds": cluster.seeds()})
         assert (await cluster.knows(c, "/lonely")).content == b"only on a"
@@ -254,6 +256,16 @@ async def test_deploys_that_make_no_sense_change_nothing(tmp_path: Path) -> None
         for body, status in tries:
             answer = await a.control("PUT", "/v1/functions/f", json=body)
             assert answer.status_code == status, answer.text
+        hungry = '(module (memory 4000) (func (export "_start")) (func (export "f") (param i32)))'
+        stored = await a.ask("PUT", "/v1/modules", content=hungry.encode())
+        for body, word in (
+            ({}, "policy.memory_bytes"),
+            ({"entrypoint": "f"}, "without parameters"),
+        ):
+            request = {"module": stored["module"], **body}
+            answer = await a.control("PUT", "/v1/functions/f", json=request)
+            assert answer.status_code == 422
+            assert word in answer.json()["detail"]
         assert await a.ask("GET", "/v1/functions") == {"functions": []}
 
 
