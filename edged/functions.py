@@ -24,6 +24,7 @@ from .activation import Activation, Mapped
 from .config import GatewaySection
 from .errors import (
     ConcurrencyExceeded,
+    EdgedError,
     InvocationError,
     Overloaded,
 )
@@ -40,7 +41,7 @@ from .interfaces import (
 from .journal import CHARACTERS_MAX, Journal
 from .workers import Workers
 
-WARM = Phases()
+NOTHING = Phases()
 
 
 class FunctionService:
@@ -156,13 +157,13 @@ class _Admission:
     """One admitted request, as context manager and interfaces.Slot. A class, as a generator costs
     2 µs more per request."""
 
-    __slots__ = ("_function", "_phases", "_service", "_start")
+    __slots__ = ("_function", "_service", "phases", "start")
 
     def __init__(self, service: FunctionService, function: FunctionView) -> None:
         self._service = service
         self._function = function
-        self._start: StartType = "warm"
-        self._phases = WARM
+        self.start: StartType | None = None
+        self.phases = NOTHING
 
     async def __aenter__(self) -> Self:
         self._service.enter(self._function)
@@ -178,11 +179,16 @@ class _Admission:
 
     async def _ready(self) -> Mapped:
         mapped = self._service.mapped(self._function)
-        if mapped is None:
-            began_s = trio.current_time()
+        if mapped is not None:
+            self.start = self.start or "warm"
+            return mapped
+        began_s = trio.current_time()
+        try:
             mapped = await self._service.ready(self._function)
-            self._start = mapped.start
-            self._phases = waited_for(mapped.phases, trio.current_time() - began_s)
+        finally:
+            self.phases = Phases(queue_s=trio.current_time() - began_s)
+        self.start = mapped.start
+        self.phases = waited_for(mapped.phases, trio.current_time() - began_s)
         return mapped
 
     async def params(self, export: str) -> tuple[str, ...] | None:
@@ -192,12 +198,18 @@ class _Admission:
         # Nothing is awaited between finding the module mapped and its use being counted.
         mapped = await self._ready()
         began_s = trio.current_time()
-        result = await self._service.run(self._function, mapped, call, cancel)
+        try:
+            result = await self._service.run(self._function, mapped, call, cancel)
+        except EdgedError:
+            # How long it waited and how long it ran is not told apart.
+            self.phases = msgspec.structs.replace(self.phases, run_s=trio.current_time() - began_s)
+            raise
         guest_s = result.instantiate_s + result.run_s
-        phases = msgspec.structs.replace(
-            self._phases,
+        self.phases = msgspec.structs.replace(
+            self.phases,
             queue_s=max(trio.current_time() - began_s - guest_s, 0.0),
             instantiate_s=result.instantiate_s,
             run_s=result.run_s,
         )
-        return Outcome(result, self._start, phases)
+        assert self.start is not None
+        return Outcome(result, self.start, self.phases)

@@ -325,7 +325,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Slot(Protocol):
-    """One admitted request: it remembers what the request had to wait for."""
+    """One admitted request: it remembers what the request had to wait for, also if it fails."""
+
+    start: StartType | None
+    """None until the code is ready."""
+    phases: Phases
+    """What has happened so far."""
 
     async def params(self, export: str) -> tuple[str, ...] | None:
         """Parameter types of an export, making the function ready first; None: no such export.
@@ -539,6 +544,10 @@ class Operator(Protocol):
         ...
 
     def explain(self, name: str) -> ExplainView: ...
+
+    def state(self) -> NodeState:
+        """Cheap: what anyone may ask, as often as they like, without the token."""
+        ...
 
     def status(self) -> StatusView: ...
 

@@ -29,7 +29,7 @@ from edged.errors import (
     info_of,
 )
 from edged.http import EXTENSION, RETRY_AFTER_S, DirectExchange, problem_response
-from edged.interfaces import CancelFlag, Functions, FunctionView, NodeState, Outcome
+from edged.interfaces import CancelFlag, Functions, FunctionView, NodeState, Slot
 from edged.telemetry import Log, Metrics
 from protocol.ids import FUNCTION_NAME, VersionId
 
@@ -38,7 +38,8 @@ from .headers import NO_PHASES, accepted_request_id, server_timing
 
 MEBIBYTE: Final = 1024 * 1024
 ROUTES_MAX: Final = 4096
-"""Remembered versions and metric children; forgotten all at once, as they are cheap to make."""
+"""Remembered versions, forgotten all at once, as they are cheap to make; and children of the
+requests metric, of which the oldest goes: to Prometheus a series that comes back was reset."""
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -66,14 +67,14 @@ class _Route(NamedTuple):
 class _Request:
     """One request on its way through."""
 
-    __slots__ = ("function", "gone", "outcome", "request_id", "scope", "started_at")
+    __slots__ = ("function", "gone", "request_id", "scope", "slot", "started_at")
 
     def __init__(self, scope: dict[str, Any], request_id: bytes) -> None:
         self.scope = scope
         self.request_id = request_id
         self.started_at = trio.current_time()
         self.function: FunctionView | None = None
-        self.outcome: Outcome | None = None
+        self.slot: Slot | None = None
         self.gone = False
 
 
@@ -101,11 +102,6 @@ class Gateway:
         self._ids = itertools.count()
         self._id_prefix = os.urandom(6).hex().encode()
 
-    @property
-    def adapter_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """For HttpHooks: the adapter's own answers name the node too."""
-        return (self._node,)
-
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
@@ -125,12 +121,10 @@ class Gateway:
         if request.gone:
             self._count(request, 499)
             return
-        outcome = request.outcome
+        phases = request.slot.phases if request.slot else NO_PHASES
         total_s = trio.current_time() - request.started_at
         headers.append((b"x-request-id", request.request_id))
-        headers.append(
-            (b"server-timing", server_timing(outcome.phases if outcome else NO_PHASES, total_s))
-        )
+        headers.append((b"server-timing", server_timing(phases, total_s)))
         self._count(request, status)
         self._seconds.observe(total_s)
         self._log.debug(
@@ -265,9 +259,9 @@ class Gateway:
         with trio.CancelScope(deadline=trio.current_time() + timeout_s) as scope:
             exchange.on_disconnect(left)
             async with self._functions.admit(function) as slot:
+                request.slot = slot
                 call = await route.abi.invocation(http, function, slot)
                 outcome = await slot.invoke(call, cancel)
-            request.outcome = outcome
             status, headers, body = route.abi.response(http, function, outcome.result)
             return (
                 status,
@@ -301,19 +295,21 @@ class Gateway:
         extra = [self._node]
         if function is not None:
             extra.append((b"x-edged-version", function.version[:12].encode()))
-            if request.outcome is not None:
-                extra.append((b"x-edged-start", request.outcome.start.encode()))
+            if request.slot is not None and request.slot.start is not None:
+                extra.append((b"x-edged-start", request.slot.start.encode()))
         instance = f"urn:edged:request:{request.request_id.decode()}"
         return problem_response(error, extra_headers=extra, instance=instance)
 
     def _count(self, request: _Request, status: int) -> None:
         function = request.function.name if request.function else ""
-        start = request.outcome.start if request.outcome else ""
+        start = (request.slot.start if request.slot else None) or ""
         key = (function, status, start)
         counter = self._counters.get(key)
         if counter is None:
             if len(self._counters) >= ROUTES_MAX:
-                self._counters.clear()
+                oldest = next(iter(self._counters))
+                del self._counters[oldest]
+                self._metrics.requests.remove(*map(str, oldest))
             counter = self._metrics.requests.labels(function, str(status), start)
             self._counters[key] = counter
         counter.inc()

@@ -27,6 +27,7 @@ from edged.interfaces import (
     NodeState,
     Outcome,
     Phases,
+    StartType,
 )
 from edged.telemetry import Metrics, make_log
 from protocol.function import FunctionSpec, encode_spec, version_of
@@ -56,6 +57,9 @@ def spec(abi: str = "raw", **fields: object) -> FunctionSpec:
 class Slot:
     """interfaces.Slot of one request."""
 
+    start: StartType | None = None
+    phases = Phases()
+
     def __init__(self, behaviours: Behaviours, function: FunctionView) -> None:
         self._behaviours = behaviours
         self._function = function
@@ -64,7 +68,10 @@ class Slot:
         return self._behaviours.exports.get(export)
 
     async def invoke(self, call: Invocation, cancel: CancelFlag) -> Outcome:
-        return await self._behaviours.run(self._function, call, cancel)
+        self.start = "warm"
+        outcome = await self._behaviours.run(self._function, call, cancel)
+        self.phases = outcome.phases
+        return outcome
 
 
 class Behaviours:
@@ -138,7 +145,7 @@ async def gateway(
     log = make_log("n1", stream=stream, level="debug")
     app = Gateway(functions, node_name="n1", metrics=metrics, log=log, limits=limits, state=state)
     rejected: list[str] = []
-    hooks = HttpHooks(rejected=rejected.append, headers=app.adapter_headers)
+    hooks = HttpHooks(rejected=rejected.append, headers=((b"x-edged-node", b"n1"),))
     async with trio.open_nursery() as nursery:
 
         async def run(task_status: trio.TaskStatus[HttpServer]) -> None:
