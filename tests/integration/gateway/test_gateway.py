@@ -21,7 +21,7 @@ from edged.errors import (
     OutputLimitExceeded,
     Overloaded,
 )
-from edged.gateway import GatewayLimits
+from edged.gateway import GatewayLimits, app
 from edged.interfaces import Invocation, InvocationResult
 from protocol.function import Policy
 
@@ -248,7 +248,7 @@ async def test_errors_follow_the_table_and_leak_nothing(
         if isinstance(error, NoHolder):
             assert document["digest"] == "ab" * 32
         assert server.metrics.registry.get_sample_value("edged_errors_total", {"code": code}) == 1
-        labels = {"function": "bad", "status": str(status), "start": ""}
+        labels = {"function": "bad", "status": str(status), "start": "warm"}
         assert server.metrics.registry.get_sample_value("edged_requests_total", labels) == 1
 
 
@@ -281,7 +281,7 @@ async def test_a_client_that_leaves_stops_its_guest_and_frees_its_slot() -> None
         await server.until(lambda: functions.admitted["long"] == 0)
         assert functions.cancels[0].is_set()
         await server.empty()
-        labels = {"function": "long", "status": "499", "start": ""}
+        labels = {"function": "long", "status": "499", "start": "warm"}
         assert server.metrics.registry.get_sample_value("edged_requests_total", labels) == 1
 
 
@@ -294,6 +294,27 @@ async def test_the_drains_deadline_stops_guests() -> None:
         await server.until(lambda: bool(functions.cancels))
         assert await server.drain(0.1) == 1
         assert (await client.response()).status == 503
+
+
+async def test_the_requests_metric_has_a_bounded_number_of_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Statuses are the guests' to choose: each would be a series for ever."""
+    monkeypatch.setattr(app, "ROUTES_MAX", 3)
+    functions = Behaviours()
+    for number in range(5):
+        text = b"Status: %d\n\n" % (200 + number)
+        functions.add(f"f{number}", spec("cgi"), lambda call, text=text: result(text))
+    async with gateway(functions) as server:
+        for number in range(5):
+            assert (await server.exchange(request(b"/f%d" % number))).status == 200 + number
+        assert (await server.exchange(request(b"/f4"))).status == 204
+
+        def count(number: int) -> float | None:
+            labels = {"function": f"f{number}", "status": str(200 + number), "start": "warm"}
+            return server.metrics.registry.get_sample_value("edged_requests_total", labels)
+
+        assert [count(number) for number in range(5)] == [None, None, 1, 1, 2]
 
 
 async def test_health_follows_the_nodes_state() -> None:
