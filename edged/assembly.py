@@ -19,6 +19,7 @@ from protocol.events import (
     MemberLeft,
     MemberSuspect,
     MemberUp,
+    RecordsAccepted,
 )
 from protocol.gossip import Gossip, GossipConfig
 from protocol.ids import Digest, FunctionName
@@ -176,8 +177,8 @@ class Parts:
 
     def _recall(self) -> None:
         """Takes the catalog and the holdings from disk."""
-        refused = self.gossip.catalog.load(self._store.load_records(), wall_ms=wall_ms())
-        for key, error in refused:
+        loaded = self.gossip.catalog.load(self._store.load_records(), wall_ms=wall_ms())
+        for key, error in loaded.refused:
             self._log.error("record on disk refused", key=key, why=str(error))
         for blob in self._store.blobs():
             if blob.kind == "module" and blob.manifest is not None:
@@ -263,13 +264,22 @@ class Parts:
                 kind = type(event).__name__.removeprefix("Member").lower()
                 member = event.member
                 self._log.info(f"member {kind}", member=member.name, member_id=member.node_id)
+            case RecordsAccepted():
+                self._forget_removed(event)
             case IdentityClash():
                 self._log.error(
                     "another process runs under this node's identity; stop one of them",
                     generation=event.generation,
                 )
             case _:
-                pass  # records are durable already; views read the rest from the machine
+                pass  # views read it from the machine
+
+    def _forget_removed(self, event: RecordsAccepted) -> None:
+        """A function removed elsewhere leaves no log here."""
+        for key, _ in event.records:
+            kind, _, name = key.partition("/")
+            if kind == "a" and self.gossip.catalog.lookup(name) is None:
+                self.journal.forget(FunctionName(name))
 
     def _peers_holding(self, digest: Digest) -> list[Peer]:
         return self.views.peers_holding(digest)

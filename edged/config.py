@@ -6,6 +6,7 @@ relative to the file. Every default is one a fresh install can live with.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.errors import RemoteProtocolError
+from protocol.function import MOUNT_SOURCE
 from protocol.ids import parse_node_name
 
 from .errors import ConfigError
@@ -30,7 +32,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class NodeSection(Section, frozen=True):
     name: str
     """Unique in the cluster; 1 to 63 of a-z 0-9 . - _."""
-    region: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "local"
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")] = "local"
     data_dir: str = "data"
     """Owned by one running node; holds blobs, index and run.json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -40,7 +42,7 @@ class GatewaySection(Section, frozen=True):
     """The public HTTP side."""
 
     bind: str = "127.0.0.1:8080"
-    public_url: Annotated[str, Meta(max_length=128, pattern=r"^(https?://[\x21-\x7e]+)?$")] = ""
+    public_url: Annotated[str, Meta(max_length=128, pattern=r"^(https?://[\x21-\x7e]+)?\Z")] = ""
     """What members and operators are told; "" is http:// and the bound address."""
     header_bytes_max: Annotated[int, Meta(ge=1024, le=MEBIBYTE)] = 16 * 1024
     """Request line and headers together (nginx: 4 x 8 KiB, Node.js: 16 KiB)."""
@@ -173,6 +175,11 @@ def parse_config(data: dict[str, Any], *, base: Path) -> Config:
             f"{config.gateway.invocations_max}: raise it or lower the other; 0 means no pool"
         )
     for name, target in config.mounts.items():
+        if not re.match(MOUNT_SOURCE, name):
+            raise ConfigError(
+                f"mounts.{name!r}: no policy can name it; write 1 to 63 of a-z 0-9 - _, the first a "
+                "letter or digit"
+            )
         if not config.path(target).is_dir():
             raise ConfigError(f"mounts.{name} = {target!r}: not a directory on this machine")
     return config

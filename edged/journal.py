@@ -93,6 +93,11 @@ class Journal:
         if ring is not None:
             ring.close()
 
+    def end_followers(self) -> None:
+        """The node is stopping: nobody is to wait for lines that do not come."""
+        for name in list(self._rings):
+            self.forget(name)
+
     def _ring(self, name: FunctionName) -> _Ring:
         ring = self._rings.get(name)
         if ring is None:

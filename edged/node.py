@@ -142,6 +142,7 @@ class Node:
     async def _drain(self, parts: Parts, gateway: HttpServer | None, control: HttpServer) -> None:
         self._state = "draining"
         self._log.info("draining", running=parts.functions.running)
+        parts.journal.end_followers()
         cut = 0
         if gateway is not None:
             cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)

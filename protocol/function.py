@@ -22,6 +22,9 @@ MODULE_BYTES_MAX: Final = 256 * 1024 * 1024
 MEBIBYTE: Final = 1024 * 1024
 GUEST_TMP: Final = "/tmp"  # noqa: S108 - a path in the sandbox, never on the host
 
+MOUNT_SOURCE: Final = r"^[a-z0-9][a-z0-9_-]{0,62}\Z"
+"""Names of an operator's allow-list."""
+
 _Method = Annotated[str, Meta(pattern=r"^[A-Z]{1,16}\Z")]
 _EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\Z", max_length=128)]
 _Text = Annotated[str, Meta(max_length=8192)]
@@ -31,7 +34,7 @@ _GuestPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/-]*\Z", max_length=128
 class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A read-only directory: `source` names an entry of the node operator's allow-list."""
 
-    source: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}\Z")]
+    source: Annotated[str, Meta(pattern=MOUNT_SOURCE)]
     guest_path: _GuestPath
 
 
