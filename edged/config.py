@@ -177,8 +177,8 @@ def parse_config(data: dict[str, Any], *, base: Path) -> Config:
     for name, target in config.mounts.items():
         if not re.match(MOUNT_SOURCE, name):
             raise ConfigError(
-                f"mounts.{name!r}: no policy can name it; write 1 to 63 of a-z 0-9 - _, the first a "
-                "letter or digit"
+                f"mounts.{name!r}: no policy can name it; write 1 to 63 of a-z 0-9 - _, the first "
+                "a letter or digit"
             )
         if not config.path(target).is_dir():
             raise ConfigError(f"mounts.{name} = {target!r}: not a directory on this machine")
