@@ -3,7 +3,8 @@
 Per key the greatest (hlc, signer, digest of value) wins, so merging commutes, associates and is
 idempotent. Nothing enters unverified. A tombstone is a record with an empty value; it is kept
 TOMBSTONE_MS and stands outside the state digest, so nodes that purged it and nodes that did not
-still agree. Only the owner (Gossip) merges; everyone else reads or prepares.
+still agree, and outside the bounds of live records: a removal always has room. Only the owner
+(Gossip) merges; everyone else reads or prepares.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from .authoring import Author, FunctionState
 from .clock import HybridClock, hlc_wall_ms
 from .errors import RemoteProtocolError
 from .function import FunctionSpec, decode_spec, version_of
@@ -24,19 +26,23 @@ from .records import (
     Record,
     Verified,
     decode_record,
-    encode_alias,
+    encode_record,
     record_key,
-    sign_record,
     verify_record,
 )
 
 RECORDS_MAX: Final = 16_384
 NAMES_MAX: Final = 4_096
 BYTES_MAX: Final = 64 * 1024 * 1024
-VERSIONS_KEPT: Final = 64
-"""Live versions per function; a deploy above it removes the oldest that is not current."""
+"""All three of live records."""
+TOMBSTONES_MAX: Final = 8_192
+"""Above it the one known longest is given up. With RECORDS_MAX live ones and all members a sync
+request stays below SYNC_BYTES_MAX."""
 TOMBSTONE_MS: Final = 48 * 3600 * 1000
 """A node that stays away longer than this may bring a removed function back."""
+CURABLE: Final = frozenset({"catalog-full", "signature", "spec"})
+"""Why a record on disk may be refused today and hold tomorrow: there was no room, the trust
+directory was another cluster's, a later edged wrote it."""
 
 ITEM: Final = Struct(">QQI")
 """One record in a sync summary: key hash, hlc, low bits of the entry hash (for equal hlc)."""
@@ -56,9 +62,16 @@ class VersionRow(NamedTuple):
     spec: FunctionSpec
     record: Record
     current: bool
+    deployed: int
+    """Timestamp; a rollback keeps it."""
+
+    @property
+    def deployed_ms(self) -> int:
+        return hlc_wall_ms(self.deployed)
 
     @property
     def signer_name(self) -> str:
+        """Who deployed it, or rolled back to it, last."""
         return self.record.credential.name
 
 
@@ -69,14 +82,12 @@ class Entry(NamedTuple):
     """64 bits over key and order."""
 
 
-class _Function:
-    """Alias and live versions of one name."""
+class Loaded(NamedTuple):
+    """What a catalog made of the records on disk."""
 
-    __slots__ = ("alias", "versions")
-
-    def __init__(self) -> None:
-        self.alias: Verified | None = None
-        self.versions: dict[VersionId, Verified] = {}
+    refused: tuple[tuple[str, RemoteProtocolError], ...]
+    drop: tuple[str, ...]
+    """Keys to drop from disk: expired tombstones, and what can never be valid."""
 
 
 def key_hash(key: str) -> int:
@@ -98,16 +109,17 @@ class Catalog:
         self, anchor: TrustAnchor, private_key: Ed25519PrivateKey, credential: Credential
     ) -> None:
         self._anchor = anchor
-        self._private_key = private_key
-        self._credential = credential
         self._clock = HybridClock()
+        self._author = Author(anchor, private_key, credential, self._clock)
         self._entries: dict[str, Entry] = {}
         self._keys: dict[int, str] = {}
-        self._names: dict[FunctionName, _Function] = {}
+        self._names: dict[FunctionName, FunctionState] = {}
         self._current: dict[str, Current] = {}
         self._tombstones: dict[str, None] = {}
+        self._given_up: list[str] = []
         self._digest = 0
         self._bytes = 0
+        """Of live records."""
 
     # ------------------------------------------------------------ reading
     def __len__(self) -> int:
@@ -122,18 +134,18 @@ class Catalog:
         return tuple((FunctionName(name), self._current[name]) for name in sorted(self._current))
 
     def versions(self, name: str) -> tuple[VersionRow, ...]:
-        """Live versions, newest first; () for an unknown or removed function."""
+        """Live versions, latest deployed first; () for an unknown or removed function."""
         function = self._names.get(FunctionName(name))
-        if function is None or function.alias is None or function.alias.record.tombstone:
+        if function is None or function.alias is None:
             return ()
         current = self._current.get(name)
         now = current.version if current is not None else None
-        rows = [
-            VersionRow(version, verified.spec, verified.record, version == now)
-            for version, verified in function.versions.items()
-            if verified.spec is not None
-        ]
-        return tuple(sorted(rows, key=lambda row: _order_of(row.record), reverse=True))
+        rows = ((version, function.versions[version]) for version in function.history())
+        return tuple(
+            VersionRow(version, row.spec, row.record, version == now, row.deployed)
+            for version, row in rows
+            if row.spec is not None
+        )
 
     def spec(self, name: str, version: str) -> FunctionSpec | None:
         """Of any live version."""
@@ -155,66 +167,55 @@ class Catalog:
         return entry.order[0] if entry else -1
 
     # ------------------------------------------------------------ preparing: moves only the clock
-    def _sign(
-        self, kind: str, name: FunctionName, version: str, wall_ms: int, value: bytes
-    ) -> Record:
-        self._anchor.check(self._credential, role="control", wall_s=wall_ms / 1000)
-        return sign_record(
-            self._private_key,
-            self._credential,
-            kind="version" if kind == "version" else "alias",
-            name=name,
-            version=version,
-            hlc=self._clock.tick(wall_ms),
-            value=value,
-        )
-
-    def prepare_version(self, name: str, spec_bytes: bytes, *, wall_ms: int) -> list[Record]:
-        """The record of a version, and tombstones of the oldest above VERSIONS_KEPT; [] if the
-        version is there already.
+    def prepare_deploy(self, name: str, spec_bytes: bytes, *, wall_ms: int) -> list[Record]:
+        """Makes a spec the current version of `name` and the latest deployed, known before or not.
+        [] if it is current already.
 
         Raises RemoteProtocolError: "function-name", "spec", "credential-role" (this node may not
-        deploy), "catalog-full"."""
-        parsed = parse_function_name(name)
+        deploy), "credential-expired", "record-future" (its clock was too far ahead once; its own
+        records say so), "catalog-full"."""
+        parsed, state = self._state(name)
+        decode_spec(spec_bytes)
+        records = self._author.deploy(parsed, state, spec_bytes, wall_ms=wall_ms)
+        return self._with_room(parsed, records)
+
+    def prepare_version(self, name: str, spec_bytes: bytes, *, wall_ms: int) -> list[Record]:
+        """The first half of a deploy, for an alias prepared right after it; [] if the version is
+        here. Raises as prepare_deploy."""
+        parsed, state = self._state(name)
         decode_spec(spec_bytes)
         version = version_of(spec_bytes)
-        function = self._names.get(parsed, _Function())
-        if version in function.versions:
+        if version in state.versions:
             return []
-        record = self._sign("version", parsed, version, wall_ms, spec_bytes)
-        self._check_room(record_key(record), parsed, len(spec_bytes))
-        current = self._current.get(name)
-        spare = [row for row in function.versions if not current or row != current.version]
-        spare.sort(key=lambda row: _order_of(function.versions[row].record))
-        excess = max(0, len(function.versions) + 1 - VERSIONS_KEPT)
-        dropped = [self._sign("version", parsed, old, wall_ms, b"") for old in spare[:excess]]
-        return [record, *dropped]
+        records = self._author.trim(parsed, state, version, wall_ms=wall_ms)
+        records.append(self._author.version(parsed, spec_bytes, wall_ms=wall_ms))
+        return self._with_room(parsed, records)
 
     def prepare_alias(self, name: str, version: VersionId, *, wall_ms: int) -> list[Record]:
-        """Makes `version`, here already or prepared just before, the current one; [] if it is.
-
-        Raises as prepare_version."""
-        parsed = parse_function_name(name)
-        current = self._current.get(parsed)
-        if current is not None and current.version == version:
-            return []
-        record = self._sign("alias", parsed, "", wall_ms, encode_alias(version))
-        self._check_room(record_key(record), parsed, len(record.value))
-        return [record]
+        """Makes `version`, deployed before, the current one; it keeps its place in history. [] if
+        it is current already. Raises as prepare_deploy."""
+        parsed, state = self._state(name)
+        if version in state.versions:
+            records = self._author.point(parsed, state, version, wall_ms=wall_ms)
+        else:
+            records = [self._author.alias(parsed, version, wall_ms=wall_ms)]
+        return self._with_room(parsed, records)
 
     def prepare_remove(self, name: str, *, wall_ms: int) -> list[Record]:
-        """Tombstones of the alias and of every known version; [] for an unknown function.
+        """Tombstones of every live record of `name`; [] only if there is none. What `lookup` says
+        does not matter: an alias whose version is not here is removed as well.
 
-        Raises RemoteProtocolError: "function-name", "credential-role"."""
+        Raises RemoteProtocolError: "function-name", "credential-role", "credential-expired",
+        "record-future"."""
+        parsed, state = self._state(name)
+        return self._author.remove(parsed, state, wall_ms=wall_ms)
+
+    def _state(self, name: str) -> tuple[FunctionName, FunctionState]:
         parsed = parse_function_name(name)
-        function = self._names.get(parsed)
-        if function is None:
-            return []
-        records = []
-        if function.alias is not None and not function.alias.record.tombstone:
-            records.append(self._sign("alias", parsed, "", wall_ms, b""))
-        ordered = sorted(function.versions)
-        records += [self._sign("version", parsed, version, wall_ms, b"") for version in ordered]
+        return parsed, self._names.get(parsed) or FunctionState()
+
+    def _with_room(self, name: FunctionName, records: list[Record]) -> list[Record]:
+        self._check_room(name, records)
         return records
 
     # ------------------------------------------------------------ merging
@@ -230,7 +231,7 @@ class Catalog:
         if known is None and record.tombstone and self._obsolete(record, wall_ms):
             return None
         verified = verify_record(record, self._anchor, wall_ms=wall_ms)
-        self._check_room(verified.key, verified.name, len(verified.encoded))
+        self._check_room(verified.name, [record])
         return verified
 
     def merge(self, verified: Verified) -> bool:
@@ -244,12 +245,16 @@ class Catalog:
             self._forget(known)
         self._entries[verified.key] = entry
         self._keys[key_hash(verified.key)] = verified.key
-        self._bytes += len(verified.encoded)
         if verified.record.tombstone:
             self._tombstones[verified.key] = None
         else:
+            self._bytes += len(verified.encoded)
             self._digest ^= entry.digest
         self._index(verified)
+        if len(self._tombstones) > TOMBSTONES_MAX:
+            oldest = next(iter(self._tombstones))
+            self._drop(oldest)
+            self._given_up.append(oldest)
         return True
 
     def apply(self, records: Iterable[Record]) -> list[Verified]:
@@ -257,80 +262,102 @@ class Catalog:
         verified = [verify_record(record, self._anchor, wall_ms=None) for record in records]
         return [row for row in verified if self.merge(row)]
 
-    def load(
-        self, encoded_records: Iterable[tuple[str, bytes]], *, wall_ms: int
-    ) -> tuple[tuple[str, RemoteProtocolError], ...]:
-        """Records from this node's disk, verified again; those refused, with the reason. One bad
-        record stops nothing. Expired tombstones are dropped."""
+    def load(self, encoded_records: Iterable[tuple[str, bytes]], *, wall_ms: int) -> Loaded:
+        """Records from this node's disk, verified again. One bad record stops nothing; expired
+        tombstones are left out before they can take room."""
         refused: list[tuple[str, RemoteProtocolError]] = []
+        drop: list[str] = []
         for key, encoded in encoded_records:
             try:
-                verified = self._reverify(key, encoded)
+                record = decode_record(encoded)
+                if record.tombstone and self._obsolete(record, wall_ms):
+                    drop.append(key)
+                    continue
+                self.merge(self._reverify(key, record))
             except RemoteProtocolError as error:
                 refused.append((key, error))
-            else:
-                self.merge(verified)
-        self.purge(wall_ms)
-        return tuple(refused)
+                if error.code not in CURABLE:
+                    drop.append(key)
+        drop += self._take_given_up()
+        return Loaded(tuple(refused), tuple(drop))
 
-    def _reverify(self, key: str, encoded: bytes) -> Verified:
-        verified = verify_record(decode_record(encoded), self._anchor, wall_ms=None)
-        if verified.key != key:
+    def _reverify(self, key: str, record: Record) -> Verified:
+        if record_key(record) != key:
             raise RemoteProtocolError("record", f"stored under {key!r}")
-        self._check_room(verified.key, verified.name, len(encoded))
+        verified = verify_record(record, self._anchor, wall_ms=None)
+        self._check_room(verified.name, [record])
         return verified
 
     def purge(self, wall_ms: int) -> list[str]:
-        """Drops tombstones older than TOMBSTONE_MS; their keys."""
+        """Drops tombstones older than TOMBSTONE_MS. Their keys, with those given up since the last
+        time; a key may have come back by now."""
         old = [
             key
             for key in self._tombstones
             if self._obsolete(self._entries[key].verified.record, wall_ms)
         ]
         for key in old:
-            entry = self._entries.pop(key)
-            self._forget(entry)
-            self._keys.pop(key_hash(key), None)
-            function = self._names.get(entry.verified.name)
-            if function is not None and function.alias is entry.verified:
-                function.alias = None
-            self._drop_if_empty(entry.verified.name)
-        return old
+            self._drop(key)
+        return self._take_given_up() + old
+
+    def _take_given_up(self) -> list[str]:
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
+    def _drop(self, key: str) -> None:
+        """Of a tombstone."""
+        del self._tombstones[key]
+        del self._entries[key]
+        self._keys.pop(key_hash(key), None)
 
     @staticmethod
     def _obsolete(record: Record, wall_ms: int) -> bool:
         return wall_ms - hlc_wall_ms(record.hlc) > TOMBSTONE_MS
 
-    def _check_room(self, key: str, name: FunctionName, size_bytes: int) -> None:
-        if self._bytes + size_bytes > BYTES_MAX:
+    def _check_room(self, name: FunctionName, records: Iterable[Record]) -> None:
+        """That live ones among `records`, all of one name, fit once all have been merged."""
+        count, size_bytes, coming = len(self._entries) - len(self._tombstones), self._bytes, False
+        for record in records:
+            known = self._entries.get(record_key(record))
+            if known is not None and not known.verified.record.tombstone:
+                count -= 1
+                size_bytes -= len(known.verified.encoded)
+            if not record.tombstone:
+                count += 1
+                size_bytes += len(encode_record(record))
+                coming = True
+        if not coming:
+            return
+        if size_bytes > BYTES_MAX:
             raise RemoteProtocolError("catalog-full", f"{BYTES_MAX} bytes of records")
-        if key not in self._entries and len(self._entries) >= RECORDS_MAX:
+        if count > RECORDS_MAX:
             raise RemoteProtocolError("catalog-full", f"{RECORDS_MAX} records")
         if name not in self._names and len(self._names) >= NAMES_MAX:
             raise RemoteProtocolError("catalog-full", f"{NAMES_MAX} function names")
 
     def _forget(self, entry: Entry) -> None:
-        self._bytes -= len(entry.verified.encoded)
         if entry.verified.record.tombstone:
             self._tombstones.pop(entry.verified.key, None)
         else:
+            self._bytes -= len(entry.verified.encoded)
             self._digest ^= entry.digest
 
     def _index(self, verified: Verified) -> None:
-        function = self._names.setdefault(verified.name, _Function())
+        function = self._names.setdefault(verified.name, FunctionState())
+        live = not verified.record.tombstone
         if verified.record.kind == "alias":
-            function.alias = verified
-        elif verified.record.tombstone:
-            function.versions.pop(VersionId(verified.record.version), None)
-        else:
+            function.alias = verified if live else None
+        elif live:
             function.versions[VersionId(verified.record.version)] = verified
+        else:
+            function.versions.pop(VersionId(verified.record.version), None)
         self._refresh(verified.name, function)
         self._drop_if_empty(verified.name)
 
-    def _refresh(self, name: FunctionName, function: _Function) -> None:
+    def _refresh(self, name: FunctionName, function: FunctionState) -> None:
         """Resolves the name anew. While the version an alias names is still on its way, the name
         keeps its former meaning: a deploy must not make a function vanish for a moment."""
-        target = function.alias.target if function.alias is not None else None
+        target = function.target
         if target is None:
             self._current.pop(name, None)
             return

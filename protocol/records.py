@@ -25,14 +25,18 @@ RECORD_BYTES_MAX: Final = 20 * 1024
 """A spec is at most 16 KiB; credential, signature and names need under 1 KiB."""
 
 
+RecordKind = Literal["version", "alias"]
+Hlc = Annotated[int, Meta(ge=0, le=HLC_MAX)]
+
+
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """kind "version": `value` is the encoded FunctionSpec that `version` is the digest of.
+    """kind "version": `value` is the encoded Version, whose spec `version` is the digest of.
     kind "alias": `version` is "" and `value` the encoded Alias. An empty value is a tombstone."""
 
-    kind: Literal["version", "alias"]
+    kind: RecordKind
     name: str
     version: str
-    hlc: Annotated[int, Meta(ge=0, le=HLC_MAX)]
+    hlc: Hlc
     value: bytes
     credential: Credential
     signature: bytes
@@ -50,6 +54,15 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         return hlc_wall_ms(self.hlc)
 
 
+class Version(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A version of a function."""
+
+    deployed: Hlc
+    """When it was deployed last; signing it anew, as a rollback does, keeps it. Orders history."""
+    spec: bytes
+    """The encoded FunctionSpec."""
+
+
 class Alias(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Which version a name means now."""
 
@@ -65,12 +78,16 @@ class Verified(msgspec.Struct, frozen=True):
     """Canonical; what is persisted and sent on."""
     name: FunctionName
     spec: FunctionSpec | None
+    """Of a live version, with the next two."""
+    spec_bytes: bytes
+    deployed: int
     target: VersionId | None
     """Of a live alias."""
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
+_version_decoder = msgspec.msgpack.Decoder(Version)
 _alias_decoder = msgspec.msgpack.Decoder(Alias)
 
 
@@ -89,7 +106,7 @@ def sign_record(
     private_key: Ed25519PrivateKey,
     credential: Credential,
     *,
-    kind: Literal["version", "alias"],
+    kind: RecordKind,
     name: FunctionName,
     version: str,
     hlc: int,
@@ -101,6 +118,10 @@ def sign_record(
 
 def encode_record(record: Record) -> bytes:
     return _encoder.encode(record)
+
+
+def encode_version(spec_bytes: bytes, deployed: int) -> bytes:
+    return _encoder.encode(Version(deployed, spec_bytes))
 
 
 def encode_alias(version: VersionId) -> bytes:
@@ -122,6 +143,18 @@ def decode_record(data: bytes) -> Record:
         raise RemoteProtocolError("record", str(error)) from error
 
 
+def _decode_version(record: Record) -> Version:
+    try:
+        version = _version_decoder.decode(record.value)
+    except msgspec.MsgspecError as error:
+        raise RemoteProtocolError("record", f"version: {error}") from error
+    if version_of(version.spec) != record.version:
+        raise RemoteProtocolError("record", "version is not the digest of the spec")
+    if version.deployed > record.hlc:
+        raise RemoteProtocolError("record", "signed before it was deployed")
+    return version
+
+
 def _decode_alias(value: bytes) -> VersionId:
     try:
         return parse_version(_alias_decoder.decode(value).version)
@@ -139,13 +172,14 @@ def verify_record(record: Record, anchor: TrustAnchor, *, wall_ms: int | None) -
     "record-future", "signature", "node-name", "credential-expired", "credential-role"."""
     name = parse_function_name(record.name)
     spec: FunctionSpec | None = None
+    spec_bytes, deployed = b"", 0
     target: VersionId | None = None
     if record.kind == "version":
         parse_version(record.version)
         if not record.tombstone:
-            if version_of(record.value) != record.version:
-                raise RemoteProtocolError("record", "version is not the digest of the spec")
-            spec = decode_spec(record.value)
+            content = _decode_version(record)
+            spec_bytes, deployed = content.spec, content.deployed
+            spec = decode_spec(spec_bytes)
     else:
         if record.version:
             raise RemoteProtocolError("record", "an alias' key has no version")
@@ -156,4 +190,6 @@ def verify_record(record: Record, anchor: TrustAnchor, *, wall_ms: int | None) -
     anchor.check(record.credential, role="control", wall_s=record.wall_ms / 1000)
     payload = _payload(record.kind, record.name, record.version, record.hlc, record.value)
     verify(record.credential.public_key, "record", payload, record.signature)
-    return Verified(record, record_key(record), encode_record(record), name, spec, target)
+    return Verified(
+        record, record_key(record), encode_record(record), name, spec, spec_bytes, deployed, target
+    )

@@ -17,7 +17,7 @@ from protocol.identity import ROLES, Credential, Role, TrustAnchor, issue_creden
 from protocol.ids import FunctionName, NodeId, VersionId, digest_of
 from protocol.member import Address, Metadata
 from protocol.presets import LAN, Knobs
-from protocol.records import Record, encode_alias, sign_record
+from protocol.records import Record, encode_alias, encode_version, sign_record
 from protocol.seal import Keyring
 
 WALL_MS = 1_800_000_000_000
@@ -57,7 +57,13 @@ def spec_bytes(text: str = "", *, args_bytes: int = 0) -> bytes:
 
 
 def version_record(
-    name: str, spec: bytes, *, hlc: int = WALL_MS << 16, by: str = "n0", tombstone: bool = False
+    name: str,
+    spec: bytes,
+    *,
+    hlc: int = WALL_MS << 16,
+    by: str = "n0",
+    tombstone: bool = False,
+    deployed: int | None = None,
 ) -> Record:
     return sign_record(
         key_of(by),
@@ -66,7 +72,7 @@ def version_record(
         name=FunctionName(name),
         version=version_of(spec),
         hlc=hlc,
-        value=b"" if tombstone else spec,
+        value=b"" if tombstone else encode_version(spec, hlc if deployed is None else deployed),
     )
 
 

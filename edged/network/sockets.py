@@ -66,7 +66,7 @@ class GossipSockets:
         for _ in range(SEND_TRIES):
             try:
                 self.udp.sendto(data, address)
-            except (ValueError, OverflowError):  # not even an address: names and ports of peers
+            except (ValueError, TypeError, OverflowError):  # not even an address
                 return "send-address"
             except OSError as error:
                 reason = f"send-{errno.errorcode.get(error.errno or 0, 'other').lower()}"

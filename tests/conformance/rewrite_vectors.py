@@ -48,7 +48,7 @@ from protocol.messages import (  # noqa: E402
     SyncPush,
     SyncRequest,
 )
-from protocol.records import encode_record, sign_record  # noqa: E402
+from protocol.records import encode_record, encode_version, sign_record  # noqa: E402
 from protocol.seal import Keyring, Seal, key_id, sender_key  # noqa: E402
 
 A, B = bytes.fromhex(node_id("n0")), bytes.fromhex(node_id("n1"))
@@ -144,6 +144,7 @@ def record_file() -> Case:
     record = version_record("hello", SPEC)
     good = {
         f"v/hello/{version}": record,
+        f"v/rolled-back/{version}": version_record("rolled-back", SPEC, deployed=1),
         "a/hello": alias_record("hello", version),
         "a/gone": alias_record("gone", None),
     }
@@ -160,7 +161,9 @@ def record_file() -> Case:
     bad = [
         ("signature", replace(record, hlc=record.hlc + 1)),
         ("signature", replace(record, name="other")),
-        ("record", replace(record, value=spec_bytes("another"))),
+        ("record", replace(record, value=SPEC)),
+        ("record", replace(record, value=encode_version(spec_bytes("another"), record.hlc))),
+        ("record", replace(record, value=encode_version(SPEC, record.hlc + 1))),
         ("record-future", alias_record("hello", None, hlc=(WALL_MS + SKEW_MS_MAX + 1) << 16)),
         ("credential-role", serve),
         ("function-name", replace(record, name="Hello")),

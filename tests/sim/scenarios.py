@@ -153,6 +153,7 @@ def mixed(sim: Simulation, seconds: float) -> dict[str, float]:
     sim.run(60)
     sim.run_until(sim.converged, limit_s=1, what="agreement lasts")
     sim.check_no_false_deaths()
+    sim.check_aliases_mean_something()
     return {"healed_s": healed_s, "functions": float(len(sim.catalog_of(sim.nodes[0])))}
 
 
@@ -166,6 +167,8 @@ def _deed(sim: Simulation) -> None:
         sim.deploy(node, f"f{sim.rng.randrange(8)}", args=sim.rng.choice([0, 0, 0, 3000]))
     elif die < 0.4:
         sim.remove(node, f"f{sim.rng.randrange(8)}")
+    elif die < 0.5:
+        sim.roll_back(node, f"f{sim.rng.randrange(8)}")
     elif die < 0.75:
         digest = digest_of(b"%d" % sim.rng.randrange(20))
         sim.hold(node, digest, digest not in node.held)

@@ -35,7 +35,7 @@ from protocol.identity import ROLES, TrustAnchor, issue_credential, public_bytes
 from protocol.ids import Digest, NodeId, digest_of
 from protocol.member import Address, Metadata
 from protocol.presets import LAN, Knobs
-from protocol.records import Record, encoded_records
+from protocol.records import Record, decode_record, encoded_records
 from protocol.seal import Keyring
 
 WALL_START_MS = 1_800_000_000_000
@@ -160,8 +160,8 @@ class Simulation:
             now=self.now,
             wall_ms=self.wall_ms(node),
         )
-        refused = gossip.catalog.load(node.records.items(), wall_ms=self.wall_ms(node))
-        assert not refused, refused
+        loaded = gossip.catalog.load(node.records.items(), wall_ms=self.wall_ms(node))
+        assert not loaded.refused, loaded.refused
         for digest in node.held:
             gossip.holdings.set_local(digest, True)
         node.gossip = gossip
@@ -210,15 +210,22 @@ class Simulation:
         module = digest_of(self.rng.randbytes(16))
         texts = tuple("x" * min(8000, args - at) for at in range(0, args, 8000))
         spec = encode_spec(FunctionSpec("raw", module, 100, module, args=texts))
-        wall_ms = self.wall_ms(node)
-        records = catalog.prepare_version(name, spec, wall_ms=wall_ms)
-        records += catalog.prepare_alias(name, version_of(spec), wall_ms=wall_ms)
-        self._publish(node, records)
+        self._publish(node, catalog.prepare_deploy(name, spec, wall_ms=self.wall_ms(node)))
         return version_of(spec)
 
     def remove(self, node: Node, name: str) -> None:
         assert node.gossip is not None
         self._publish(node, node.gossip.catalog.prepare_remove(name, wall_ms=self.wall_ms(node)))
+
+    def roll_back(self, node: Node, name: str) -> None:
+        """To the version deployed before the current one, if there is one."""
+        assert node.gossip is not None
+        catalog = node.gossip.catalog
+        rows = catalog.versions(name)
+        at = next((i for i, row in enumerate(rows) if row.current), len(rows))
+        if at + 1 < len(rows):
+            version = rows[at + 1].version
+            self._publish(node, catalog.prepare_alias(name, version, wall_ms=self.wall_ms(node)))
 
     def _publish(self, node: Node, records: list[Record]) -> None:
         assert node.gossip is not None
@@ -460,6 +467,16 @@ class Simulation:
     def check_no_false_deaths(self) -> None:
         if self.false_deaths:
             self.fail("healthy nodes were declared down:\n" + "\n".join(self.false_deaths))
+
+    def check_aliases_mean_something(self) -> None:
+        """Once all agree: whatever is deployed can be called."""
+        for node in self.up():
+            assert node.gossip is not None
+            for key, encoded in node.records.items():
+                record = decode_record(encoded)
+                live = record.kind == "alias" and not record.tombstone
+                if live and node.gossip.catalog.lookup(record.name) is None:
+                    self.fail(f"{node.name}: {key} lives, and its version does not")
 
     def describe(self) -> str:
         lines = []

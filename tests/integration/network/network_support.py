@@ -18,7 +18,7 @@ from edged.network.sockets import GossipSockets, bind_gossip
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
 from protocol.events import Event, RecordsAccepted
-from protocol.function import FunctionSpec, encode_spec, version_of
+from protocol.function import FunctionSpec, encode_spec
 from protocol.gossip import Gossip, GossipConfig
 from protocol.ids import Digest, NodeId, digest_of
 from protocol.manifest import Manifest, build_manifest, segment_bytes_for
@@ -194,9 +194,7 @@ class GossipNode:
 
     def deploy(self, name: str, spec: FunctionSpec) -> None:
         catalog = self.gossip.catalog
-        self.publish(catalog.prepare_version(name, encode_spec(spec), wall_ms=wall_ms()))
-        version = version_of(encode_spec(spec))
-        self.publish(catalog.prepare_alias(name, version, wall_ms=wall_ms()))
+        self.publish(catalog.prepare_deploy(name, encode_spec(spec), wall_ms=wall_ms()))
 
     def publish(self, records: Sequence[Record]) -> None:
         self.gossip.publish(records, trio.current_time())

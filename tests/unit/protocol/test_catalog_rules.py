@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from protocol_support import (
@@ -17,7 +19,8 @@ from protocol_support import (
 )
 
 from protocol import catalog as catalog_module
-from protocol.catalog import TOMBSTONE_MS, VERSIONS_KEPT, Catalog
+from protocol.authoring import VERSIONS_KEPT
+from protocol.catalog import TOMBSTONE_MS, Catalog
 from protocol.clock import SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
 from protocol.errors import RemoteProtocolError
 from protocol.function import version_of
@@ -27,6 +30,7 @@ from protocol.records import (
     Record,
     decode_record,
     encode_record,
+    encode_version,
     encoded_records,
     record_key,
     sign_record,
@@ -39,10 +43,35 @@ OTHER = spec_bytes("two")
 
 
 def deploy(catalog: Catalog, name: str, spec: bytes, *, wall_ms: int = WALL_MS) -> list[Record]:
-    records = catalog.prepare_version(name, spec, wall_ms=wall_ms)
-    records += catalog.prepare_alias(name, version_of(spec), wall_ms=wall_ms)
+    records = catalog.prepare_deploy(name, spec, wall_ms=wall_ms)
     catalog.apply(records)
     return records
+
+
+def roll_back(catalog: Catalog, name: str, spec: bytes, *, wall_ms: int) -> list[Record]:
+    records = catalog.prepare_alias(name, version_of(spec), wall_ms=wall_ms)
+    catalog.apply(records)
+    return records
+
+
+def remove(catalog: Catalog, name: str, *, wall_ms: int = WALL_MS) -> list[Record]:
+    records = catalog.prepare_remove(name, wall_ms=wall_ms)
+    catalog.apply(records)
+    return records
+
+
+def exchange(*catalogs: Catalog, wall_ms: int = WALL_MS) -> None:
+    """Each hears all that the others know."""
+    known = [record for one in catalogs for record in one.compare(b"")[0]]
+    for catalog in catalogs:
+        for encoded in known:
+            verified = catalog.check(encoded, wall_ms=wall_ms)
+            if verified is not None:
+                catalog.merge(verified)
+
+
+def history(catalog: Catalog, name: str) -> list[tuple[VersionId, bool]]:
+    return [(row.version, row.current) for row in catalog.versions(name)]
 
 
 def feed(catalog: Catalog, record: Record, *, wall_ms: int = WALL_MS) -> bool:
@@ -86,6 +115,9 @@ def test_a_record_says_what_it_signs() -> None:
         ({"name": "Bad"}, "function-name"),
         ({"hlc": (WALL_MS << 16) + 1}, "signature"),
         ({"value": OTHER}, "record"),
+        ({"value": encode_version(OTHER, 0)}, "record"),
+        ({"value": encode_version(SPEC, (WALL_MS << 16) + 1)}, "record"),
+        ({"value": encode_version(SPEC, 1)}, "signature"),
         ({"value": b""}, "signature"),
         ({"version": "x"}, "version"),
         ({"signature": bytes(64)}, "signature"),
@@ -114,7 +146,7 @@ def test_only_control_identities_may_speak() -> None:
     assert code_of(record) == "credential-role"
     serve = make_catalog("n5", roles=("serve",))
     with pytest.raises(RemoteProtocolError, match="credential-role"):
-        serve.prepare_version("hello", SPEC, wall_ms=WALL_MS)
+        serve.prepare_deploy("hello", SPEC, wall_ms=WALL_MS)
 
 
 def test_a_credential_is_judged_at_the_records_time() -> None:
@@ -176,13 +208,13 @@ def test_deploy_look_up_roll_back_remove() -> None:
 
 def test_preparing_changes_nothing() -> None:
     catalog = make_catalog()
-    catalog.prepare_version("hello", SPEC, wall_ms=WALL_MS)
+    catalog.prepare_deploy("hello", SPEC, wall_ms=WALL_MS)
     catalog.prepare_alias("hello", VERSION, wall_ms=WALL_MS)
     assert len(catalog) == catalog.state_digest() == 0
     with pytest.raises(RemoteProtocolError, match="function-name"):
-        catalog.prepare_version("No", SPEC, wall_ms=WALL_MS)
+        catalog.prepare_deploy("No", SPEC, wall_ms=WALL_MS)
     with pytest.raises(RemoteProtocolError, match="spec"):
-        catalog.prepare_version("no", b"junk", wall_ms=WALL_MS)
+        catalog.prepare_deploy("no", b"junk", wall_ms=WALL_MS)
 
 
 def test_the_later_word_wins_in_any_order() -> None:
@@ -256,19 +288,56 @@ def test_loading_verifies_each_and_stops_at_none() -> None:
     bad = [
         ("v/x/y", stored[0][1]),
         ("a/hello", b"junk"),
-        ("a/x", encode_record(msgspec.structs.replace(records[1], signature=bytes(64)))),
+        ("a/x", stored[1][1]),
+        ("a/hello", encode_record(msgspec.structs.replace(records[1], signature=bytes(64)))),
     ]
     catalog = make_catalog("n1")
-    # A node whose clock starts in 1970 still knows what it knew.
-    refused = catalog.load([*bad, *stored], wall_ms=0)
-    assert [(key, error.code) for key, error in refused] == [
+    # A node whose clock starts in 1970 still knows what it knew, and says nothing yet.
+    loaded = catalog.load([*bad, *stored], wall_ms=0)
+    assert [(key, error.code) for key, error in loaded.refused] == [
         ("v/x/y", "record"),
         ("a/hello", "record"),
-        ("a/x", "signature"),
+        ("a/x", "record"),
+        ("a/hello", "signature"),
     ]
+    assert loaded.drop == ("v/x/y", "a/hello", "a/x"), "another trust directory may cure the last"
     assert catalog.lookup("hello") is not None
-    later = catalog.prepare_alias("hello", version_of(OTHER), wall_ms=0)
+    with pytest.raises(RemoteProtocolError, match="record-future"):
+        catalog.prepare_deploy("hello", OTHER, wall_ms=0)
+    later = catalog.prepare_deploy("hello", OTHER, wall_ms=WALL_MS)
     assert later[0].hlc > records[1].hlc, "its next word still wins"
+
+
+def test_expired_tombstones_on_disk_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_catalog()
+    gone = deploy(source, "gone", OTHER)
+    stored = encoded_records(remove(source, "gone"))
+    later_ms = WALL_MS + TOMBSTONE_MS + 10
+    live = encoded_records(deploy(source, "hello", SPEC, wall_ms=later_ms))
+    monkeypatch.setattr(catalog_module, "RECORDS_MAX", 2)
+    monkeypatch.setattr(catalog_module, "NAMES_MAX", 1)
+    catalog = make_catalog("n1")
+    loaded = catalog.load([*stored, *live], wall_ms=later_ms)
+    assert loaded.refused == ()
+    assert set(loaded.drop) == {record_key(record) for record in gone}
+    assert catalog.lookup("hello") is not None
+    assert len(catalog) == 2
+    assert catalog.purge(later_ms) == [], "told once"
+
+
+def test_a_clock_that_was_ahead_signs_nothing_that_peers_refuse() -> None:
+    ahead, peer = make_catalog(), make_catalog("n1")
+    wrong_ms = WALL_MS + 2 * SKEW_MS_MAX
+    deploy(ahead, "hello", SPEC, wall_ms=wrong_ms)
+    for prepare in (
+        lambda: ahead.prepare_deploy("hello", OTHER, wall_ms=WALL_MS),
+        lambda: ahead.prepare_remove("hello", wall_ms=WALL_MS),
+    ):
+        with pytest.raises(RemoteProtocolError, match="record-future"):
+            prepare()
+    in_time_ms = wrong_ms - SKEW_MS_MAX + 1
+    for record in deploy(ahead, "hello", OTHER, wall_ms=in_time_ms):
+        assert feed(peer, record, wall_ms=in_time_ms)
 
 
 def test_the_catalog_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,29 +345,174 @@ def test_the_catalog_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     deploy(catalog, "hello", SPEC)
     monkeypatch.setattr(catalog_module, "RECORDS_MAX", 2)
     with pytest.raises(RemoteProtocolError, match="catalog-full"):
-        catalog.prepare_version("hello", OTHER, wall_ms=WALL_MS)
+        catalog.prepare_deploy("hello", OTHER, wall_ms=WALL_MS)
     with pytest.raises(RemoteProtocolError, match="catalog-full"):
         feed(catalog, version_record("hello", OTHER))
-    assert feed(catalog, alias_record("hello", None, hlc=(WALL_MS + 1) << 16)), (
-        "known keys may move"
-    )
+    again = alias_record("hello", version_of(OTHER), hlc=(WALL_MS + 1) << 16)
+    assert feed(catalog, again), "known keys may move"
     monkeypatch.setattr(catalog_module, "RECORDS_MAX", 99)
     monkeypatch.setattr(catalog_module, "NAMES_MAX", 1)
     with pytest.raises(RemoteProtocolError, match="names"):
         catalog.prepare_alias("more", VERSION, wall_ms=WALL_MS)
     monkeypatch.setattr(catalog_module, "BYTES_MAX", 10)
     with pytest.raises(RemoteProtocolError, match="bytes"):
-        catalog.prepare_version("hello", OTHER, wall_ms=WALL_MS)
+        catalog.prepare_deploy("hello", OTHER, wall_ms=WALL_MS)
+
+
+def test_a_removal_always_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, other = make_catalog(), make_catalog("n1")
+    deploy(catalog, "hello", SPEC)
+    deploy(other, "else", OTHER)
+    for bound in ("RECORDS_MAX", "NAMES_MAX", "BYTES_MAX"):
+        monkeypatch.setattr(catalog_module, bound, 1)
+    for record in remove(other, "else", wall_ms=WALL_MS + 1):
+        assert feed(catalog, record), "of what is not known here as well"
+    assert len(remove(catalog, "hello")) == 2
+    assert catalog.lookup("hello") is None
+
+
+def test_what_replaces_a_record_takes_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = make_catalog()
+    deploy(catalog, "hello", SPEC)
+    deploy(catalog, "hello", OTHER, wall_ms=WALL_MS + 1)
+    size_bytes = sum(len(record) for record in catalog.compare(b"")[0])
+    monkeypatch.setattr(catalog_module, "BYTES_MAX", size_bytes)
+    again = version_record("hello", SPEC, hlc=(WALL_MS + 2) << 16)
+    assert feed(catalog, again)
+    assert len(roll_back(catalog, "hello", SPEC, wall_ms=WALL_MS + 3)) == 2
+    remove(catalog, "hello", wall_ms=WALL_MS + 4)
+    assert deploy(catalog, "hello", SPEC, wall_ms=WALL_MS + 5), "tombstones take none of it"
+
+
+def test_tombstones_are_bounded_by_giving_up_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_module, "TOMBSTONES_MAX", 3)
+    catalog = make_catalog()
+    for name in ("a", "b"):
+        deploy(catalog, name, SPEC)
+        remove(catalog, name)
+    assert len(catalog) == 3
+    assert catalog.purge(WALL_MS) == [f"v/a/{VERSION}"]
+    assert catalog.purge(WALL_MS) == []
+    assert catalog.encoded("a/a") is not None
 
 
 def test_a_function_keeps_its_latest_versions() -> None:
     catalog = make_catalog()
-    for number in range(VERSIONS_KEPT + 2):
+    for number in range(VERSIONS_KEPT):
         deploy(catalog, "hello", spec_bytes(str(number)), wall_ms=WALL_MS + number)
+    roll_back(catalog, "hello", spec_bytes("1"), wall_ms=WALL_MS + 100)
+    for number in range(2):
+        deploy(catalog, "hello", spec_bytes(f"new {number}"), wall_ms=WALL_MS + 101 + number)
     rows = catalog.versions("hello")
     assert len(rows) == VERSIONS_KEPT
-    assert version_of(spec_bytes("0")) not in {row.version for row in rows}
+    dropped = {version_of(spec_bytes(text)) for text in ("0", "1")}
+    assert not dropped & {row.version for row in rows}, "a rollback makes nothing younger"
     assert rows[0].current
+    third = version_of(spec_bytes("2"))
+    deploy(catalog, "hello", spec_bytes("2"), wall_ms=WALL_MS + 200)
+    assert len(catalog.versions("hello")) == VERSIONS_KEPT, "known before: nothing is trimmed"
+    assert history(catalog, "hello")[0] == (third, True), "deployed again is deployed last"
+
+
+def test_the_current_version_is_not_trimmed() -> None:
+    catalog = make_catalog()
+    for number in range(VERSIONS_KEPT):
+        deploy(catalog, "hello", spec_bytes(str(number)), wall_ms=WALL_MS + number)
+    roll_back(catalog, "hello", spec_bytes("0"), wall_ms=WALL_MS + 100)
+    deploy(catalog, "hello", spec_bytes("new"), wall_ms=WALL_MS + 101)
+    assert catalog.spec("hello", version_of(spec_bytes("0"))) is not None
+    assert catalog.spec("hello", version_of(spec_bytes("1"))) is None
+
+
+def test_a_rollback_goes_back_in_history_and_stays_there() -> None:
+    catalog = make_catalog()
+    one, two, three = (version_of(spec) for spec in (SPEC, OTHER, spec_bytes("three")))
+    for number, spec in enumerate((SPEC, OTHER, spec_bytes("three"))):
+        deploy(catalog, "hello", spec, wall_ms=WALL_MS + number)
+    deployed_ms = [row.deployed_ms for row in catalog.versions("hello")]
+    assert deployed_ms == [WALL_MS + 2, WALL_MS + 1, WALL_MS]
+    roll_back(catalog, "hello", OTHER, wall_ms=WALL_MS + 10)
+    assert history(catalog, "hello") == [(three, False), (two, True), (one, False)]
+    roll_back(catalog, "hello", SPEC, wall_ms=WALL_MS + 11)
+    assert history(catalog, "hello") == [(three, False), (two, False), (one, True)]
+    assert [row.deployed_ms for row in catalog.versions("hello")] == deployed_ms
+    deploy(catalog, "hello", OTHER, wall_ms=WALL_MS + 12)
+    assert history(catalog, "hello") == [(two, True), (three, False), (one, False)]
+    for records in (
+        roll_back(catalog, "hello", OTHER, wall_ms=WALL_MS + 13),
+        deploy(catalog, "hello", OTHER, wall_ms=WALL_MS + 13),
+    ):
+        assert records == [], "current already"
+
+
+@pytest.mark.parametrize("act", [deploy, roll_back])
+def test_an_acknowledged_change_survives_a_removal_it_did_not_know_of(
+    act: Callable[..., list[Record]],
+) -> None:
+    one, two = make_catalog(), make_catalog("n1")
+    deploy(one, "f", SPEC)
+    deploy(one, "f", OTHER, wall_ms=WALL_MS + 1)
+    exchange(one, two)
+    remove(one, "f", wall_ms=WALL_MS + 1000)
+    assert act(two, "f", SPEC, wall_ms=WALL_MS + 2000)
+    exchange(one, two)
+    for catalog in (one, two):
+        assert catalog.lookup("f").version == VERSION  # type: ignore[union-attr]
+        assert history(catalog, "f") == [(VERSION, True)]
+
+
+def test_a_removal_that_came_later_is_whole() -> None:
+    one, two = make_catalog(), make_catalog("n1")
+    deploy(one, "f", SPEC)
+    deploy(one, "f", OTHER, wall_ms=WALL_MS + 1)
+    exchange(one, two)
+    roll_back(two, "f", SPEC, wall_ms=WALL_MS + 1000)
+    remove(one, "f", wall_ms=WALL_MS + 2000)
+    exchange(one, two)
+    assert one.functions() == two.functions() == ()
+
+
+def test_an_acknowledged_rollback_survives_trimming_elsewhere() -> None:
+    one, two = make_catalog(), make_catalog("n1")
+    for number in range(VERSIONS_KEPT):
+        deploy(one, "f", spec_bytes(str(number)), wall_ms=WALL_MS + number)
+    exchange(one, two)
+    deploy(one, "f", spec_bytes("new"), wall_ms=WALL_MS + 1000)
+    roll_back(two, "f", spec_bytes("0"), wall_ms=WALL_MS + 2000)
+    exchange(one, two)
+    for catalog in (one, two):
+        assert catalog.lookup("f").version == version_of(spec_bytes("0"))  # type: ignore[union-attr]
+
+
+def test_a_deploy_of_what_the_name_still_means_is_no_repetition() -> None:
+    """The alias names a version on its way: the name's former meaning has to be said again."""
+    catalog = make_catalog()
+    deploy(catalog, "f", SPEC)
+    feed(catalog, alias_record("f", version_of(OTHER), hlc=(WALL_MS + 1) << 16))
+    assert len(deploy(catalog, "f", SPEC, wall_ms=WALL_MS + 2)) == 2
+    feed(catalog, version_record("f", OTHER, hlc=(WALL_MS + 1) << 16))
+    assert catalog.lookup("f").version == VERSION  # type: ignore[union-attr]
+
+
+def test_whatever_lives_can_be_removed() -> None:
+    catalog = make_catalog()
+    feed(catalog, alias_record("f", VERSION))
+    assert catalog.lookup("f") is None, "its version is not here"
+    assert [record_key(record) for record in remove(catalog, "f")] == ["a/f"]
+    feed(catalog, version_record("f", SPEC, hlc=(WALL_MS + 1) << 16))
+    assert catalog.versions("f") == ()
+    assert [record_key(record) for record in remove(catalog, "f")] == [f"v/f/{VERSION}"]
+    assert remove(catalog, "f") == []
+
+
+def test_a_version_and_its_alias_may_be_prepared_one_after_the_other() -> None:
+    catalog = make_catalog()
+    for spec, count in ((SPEC, 2), (OTHER, 2), (SPEC, 2), (SPEC, 0)):
+        records = catalog.prepare_version("f", spec, wall_ms=WALL_MS)
+        records += catalog.prepare_alias("f", version_of(spec), wall_ms=WALL_MS)
+        catalog.apply(records)
+        assert len(records) == count
+        assert catalog.lookup("f").version == version_of(spec)  # type: ignore[union-attr]
 
 
 def test_digest_and_delta() -> None:

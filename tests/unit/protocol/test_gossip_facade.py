@@ -43,9 +43,7 @@ SPEC = spec_bytes("one")
 
 def deploy(wire: Wire, index: int, name: str, spec: bytes) -> None:
     catalog = wire[index].catalog
-    records = catalog.prepare_version(name, spec, wall_ms=wire.wall_ms)
-    records += catalog.prepare_alias(name, version_of(spec), wall_ms=wire.wall_ms)
-    wire[index].publish(records, wire.now)
+    wire[index].publish(catalog.prepare_deploy(name, spec, wall_ms=wire.wall_ms), wire.now)
 
 
 def refusal(machine: Gossip, data: bytes) -> str:
@@ -123,10 +121,7 @@ def test_syncs_larger_than_a_payload_take_rounds(monkeypatch: pytest.MonkeyPatch
     for machine, names in ((one, "a"), (two, "b")):
         for number in range(30):
             spec = spec_bytes(f"{names}{number}", args_bytes=2500)
-            records = machine.catalog.prepare_version(f"{names}{number}", spec, wall_ms=WALL_MS)
-            records += machine.catalog.prepare_alias(
-                f"{names}{number}", version_of(spec), wall_ms=WALL_MS
-            )
+            records = machine.catalog.prepare_deploy(f"{names}{number}", spec, wall_ms=WALL_MS)
             machine.publish(records, 0.0)
     two.join([address_of(0)], 0.0)
     wire.run(3)
