@@ -229,6 +229,10 @@ class Activation:
             self._log.error("module is corrupt on disk; fetching it again", module=spec.module)
         except BlobNotFound:
             pass
+        if await self._store.rebuild(spec.module, spec.manifest) is not None:
+            self._log.info("module rebuilt from its wire form", module=spec.module)
+            self._on_held(spec.module)
+            return None
         started = trio.current_time()
 
         def progress(done: int, of: int) -> None:

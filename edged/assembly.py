@@ -159,10 +159,13 @@ class Parts:
         self._store = store
         self._runtime = runtime
         self._trust = trust
+        self._persisting = trio.Lock()
+        """Held by whoever writes records to disk: Operations and the gossip driver."""
         self.journal = Journal()
         self.gossip = make_gossip(config, trust, runtime, sockets, generation)
         self._recall()
         self._wire_peers(sockets)
+        store.on_lost = self._on_lost
         self._wire_functions(config)
         self._wire_operator(config, state)
         limits = GatewayLimits(ready_timeout_s=config.gateway.ready_timeout_s + READY_MARGIN_S)
@@ -194,6 +197,7 @@ class Parts:
             metrics=metrics,
             log=log,
             on_event=self._on_event,
+            persisting=self._persisting,
         )
         self.exchange = ExchangeService(
             trust=trust, store=store, holders=self._peers_holding, metrics=metrics, log=log
@@ -253,6 +257,7 @@ class Parts:
                 status=self.views.status,
                 metrics=self.views.render_metrics,
                 wall_ms=wall_ms,
+                persisting=self._persisting,
             ),
             mounts=frozenset(config.mounts),
             state=state,
@@ -285,7 +290,12 @@ class Parts:
         return self.views.peers_holding(digest)
 
     def _on_held(self, digest: Digest) -> None:
-        self.gossip.announce(digest, held=True, now=trio.current_time())
+        if not self.gossip.announce(digest, held=True, now=trio.current_time()):
+            self._log.error("too many blobs to announce all; peers cannot find this", blob=digest)
+        self.gossip_service.notify()
+
+    def _on_lost(self, digest: Digest) -> None:
+        self.gossip.announce(digest, held=False, now=trio.current_time())
         self.gossip_service.notify()
 
     def _publish(self, records: Sequence[Record]) -> None:

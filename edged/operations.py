@@ -77,6 +77,7 @@ class ClusterAccess:
         status: Callable[[], StatusView],
         metrics: Callable[[], bytes],
         wall_ms: Callable[[], int],
+        persisting: trio.Lock,
     ) -> None:
         self.catalog = catalog
         self.publish = publish
@@ -86,6 +87,7 @@ class ClusterAccess:
         self.status = status
         self.metrics = metrics
         self.wall_ms = wall_ms
+        self.persisting = persisting
 
 
 class Operations:
@@ -110,8 +112,9 @@ class Operations:
         self._mounts = mounts
         self._state = state
         self._infos: OrderedDict[Digest, ModuleInfo] = OrderedDict()
-        # Two deploys of one name must not read the same "current" and both move it.
-        self._writing = trio.Lock()
+        # Two deploys of one name must not read the same "current" and both move it, and what peers
+        # say must not be written over what was acknowledged here: one lock with the gossip driver.
+        self._writing = cluster.persisting
 
     # ------------------------------------------------------------ modules
     async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:

@@ -163,3 +163,41 @@ async def test_only_holder_with_a_damaged_wire_form_makes_it_again(tmp_path: Pat
             wire.chmod(0o644)
             wire.write_bytes(data)
         assert (await cluster.knows(b, "/f")).content == b"whole"
+
+
+async def test_sole_holder_rebuilds_a_flipped_module_and_says_meanwhile_that_it_lacks_it(
+    tmp_path: Path,
+) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        deployed = await a.deploy("f", says("rebuilt"))
+        await mapped(a, "f")
+        await cluster.stop("a")
+        artifacts(a)[0].unlink()
+        (module,) = (a.config.data_dir / "blobs").rglob(f"{deployed['module']}.module")
+        data = bytearray(module.read_bytes())
+        data[len(data) // 2] ^= 1
+        module.chmod(0o644)
+        module.write_bytes(data)
+        a = await cluster.start("a", gossip={"seeds": cluster.seeds()})
+        assert deployed["module"] in (await a.ask("GET", "/v1/status"))["repair"]["corrupt"]
+        assert (await a.get("/f")).content == b"rebuilt"
+        assert "rebuilt from its wire form" in a.log.getvalue()
+        assert (await cluster.knows(b, "/f")).content == b"rebuilt"
+
+
+async def test_a_lost_blob_is_no_longer_announced(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        deployed = await a.deploy("f", says("gone"))
+        while not (await b.ask("GET", "/v1/functions/f"))["holders"]:
+            await trio.sleep(0.02)
+        for path in a.config.data_dir.rglob(f"{deployed['module']}*"):
+            path.unlink()
+        assert (await b.get("/f")).status_code == 503
+        while (await b.ask("GET", "/v1/functions/f"))["holders"]:
+            await trio.sleep(0.02)
