@@ -143,7 +143,7 @@ class RequestTimeout(EdgedError):
 
 
 class LengthRequired(EdgedError):
-    """A body without a length where one is needed."""
+    """A request that needs a body came without one, and without saying how long it is."""
 
 
 class PayloadTooLarge(EdgedError):
@@ -206,7 +206,7 @@ class ErrorInfo(NamedTuple):
     code: str
     """Stable: the last part of the problem's type URN, and the metric label."""
     retryable: bool
-    """Whether the same request may succeed later on this node; sends Retry-After with 503/429."""
+    """Whether the same request may succeed later on this node; its answer says Retry-After."""
     level: Literal["debug", "info", "warning", "error"]
     title: str
     """Of the problem document: the same for every occurrence (RFC 9457 §3.1.3)."""

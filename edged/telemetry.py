@@ -6,7 +6,7 @@ Logs are JSON lines on stderr (structlog); metrics live in the node's own promet
 from __future__ import annotations
 
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -78,8 +78,3 @@ class Metrics:
     def render(self) -> bytes:
         """Prometheus text format 0.0.4."""
         return generate_latest(self.registry)
-
-
-def log_extra(**values: Any) -> dict[str, Any]:
-    """Values for a log line without those that are None."""
-    return {key: value for key, value in values.items() if value is not None}

@@ -73,7 +73,7 @@ class Api:
         ]
 
     async def health(self, _request: Request) -> Response:
-        state = self._operator.status().state
+        state = self._operator.state()
         if state == "draining":
             raise Draining("the node is shutting down", state=state)
         if state != "ready":

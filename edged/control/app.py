@@ -21,7 +21,7 @@ from edged.interfaces import Operator
 from edged.telemetry import Log, Metrics
 
 from .api import HEALTH_PATH, Api
-from .responses import plain_problem, problem_response
+from .responses import error_response, plain_problem
 
 
 def make_control_app(operator: Operator, *, token: str, log: Log, metrics: Metrics) -> ASGIApp:
@@ -56,7 +56,7 @@ class _Errors:
         getattr(self._log, info.level)(
             "control.error", code=info.code, detail=str(error), path=request.url.path, **private
         )
-        return problem_response(error)
+        return error_response(error)
 
     async def bug(self, request: Request, error: Exception) -> Response:
         """One request's bug must not end the node, which serves others meanwhile."""
@@ -64,7 +64,7 @@ class _Errors:
             self._metrics.errors.labels("internal").inc()
             self._log.error("control.bug", path=request.url.path, exc_info=error)
         # After the answer's head, Starlette drops this one.
-        return problem_response(EdgedError("internal error; the node's log says more"))
+        return error_response(EdgedError("internal error; the node's log says more"))
 
     async def of_http(self, request: Request, error: Exception) -> Response:
         """What Starlette's router refuses: unknown paths and methods."""
@@ -73,7 +73,7 @@ class _Errors:
         if error.status_code == 405:
             given = (error.headers or {}).get("Allow", "")
             allow = sorted(part.strip() for part in given.split(","))
-            return problem_response(MethodNotAllowed(f"{what}: not allowed here", allow=allow))
+            return error_response(MethodNotAllowed(f"{what}: not allowed here", allow=allow))
         return plain_problem(error.status_code, f"{what}: {error.detail}")
 
 

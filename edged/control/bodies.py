@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from edged.errors import BadRequest, Overloaded, PayloadTooLarge
+from edged.errors import BadRequest, LengthRequired, Overloaded, PayloadTooLarge
 from protocol.errors import RemoteProtocolError
 from protocol.function import MODULE_BYTES_MAX
 from protocol.ids import Digest, parse_digest
@@ -34,10 +34,6 @@ class UploadBudget:
     def __init__(self, limit_bytes: int = UPLOADS_BYTES_MAX) -> None:
         self._limit_bytes = limit_bytes
         self._used_bytes = 0
-
-    @property
-    def used_bytes(self) -> int:
-        return self._used_bytes
 
     def take(self, size_bytes: int) -> None:
         """Raises Overloaded; then nothing was taken."""
@@ -81,8 +77,10 @@ def declared_length(request: Request, *, limit_bytes: int) -> int | None:
     return int(text)
 
 
-async def read_body(request: Request, *, limit_bytes: int, share: Share | None = None) -> bytes:
-    """The whole body.
+async def read_body(
+    request: Request, *, limit_bytes: int, needed: bool = True, share: Share | None = None
+) -> bytes:
+    """The whole body; where one is `needed`, a request without any is LengthRequired.
 
     Raises BadRequest (cut off, or not as long as declared), PayloadTooLarge, Overloaded."""
     declared = declared_length(request, limit_bytes=limit_bytes)
@@ -104,6 +102,8 @@ async def read_body(request: Request, *, limit_bytes: int, share: Share | None =
             chunks.append(chunk)
         if not message.get("more_body", False):
             break
+    if not received and needed and declared is None and "transfer-encoding" not in request.headers:
+        raise LengthRequired("this needs a body; send Content-Length, or chunks")
     if declared is not None and received != declared:
         raise BadRequest(f"the body has {received} bytes, not the declared {declared}")
     return b"".join(chunks)
@@ -112,8 +112,8 @@ async def read_body(request: Request, *, limit_bytes: int, share: Share | None =
 async def read_json(request: Request, kind: type[T], *, empty: T | None = None) -> T:
     """The body as a struct; `empty` stands for a body of no bytes.
 
-    Raises BadRequest naming the key that is wrong or unknown, PayloadTooLarge."""
-    body = await read_body(request, limit_bytes=JSON_BYTES_MAX)
+    Raises BadRequest naming the key that is wrong or unknown, LengthRequired, PayloadTooLarge."""
+    body = await read_body(request, limit_bytes=JSON_BYTES_MAX, needed=empty is None)
     if not body and empty is not None:
         return empty
     try:

@@ -8,10 +8,8 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from edged.errors import EdgedError, MethodNotAllowed, Unauthorized, info_of, problem_of
-
-RETRY_AFTER_S: Final = 1
-"""A guess that suits what is retryable here: drains and full queues pass in about a second."""
+from edged.errors import EdgedError, Unauthorized
+from edged.http import problem_response
 
 COMMON: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -27,24 +25,17 @@ def json_response(
     )
 
 
-def problem_response(error: EdgedError) -> Response:
-    info = info_of(error)
-    headers = dict(COMMON)
-    if info.retryable:
-        headers["retry-after"] = str(RETRY_AFTER_S)
+def error_response(error: EdgedError) -> Response:
+    extra = [(b"x-content-type-options", b"nosniff")]
     if isinstance(error, Unauthorized):
         # RFC 6750 §3: no error code when no credentials came at all.
-        given = error.extra.get("given", False)
-        headers["www-authenticate"] = 'Bearer realm="edged control"' + (
-            ', error="invalid_token"' if given else ""
-        )
-    if isinstance(error, MethodNotAllowed):
-        headers["allow"] = ", ".join(error.extra.get("allow", ()))
+        invalid = b', error="invalid_token"' if error.extra.get("given", False) else b""
+        extra.append((b"www-authenticate", b'Bearer realm="edged control"' + invalid))
+    status, headers, body = problem_response(error, extra_headers=extra)
     return Response(
-        msgspec.json.encode(problem_of(error)),
-        status_code=info.status,
-        media_type="application/problem+json",
-        headers=headers,
+        body,
+        status_code=status,
+        headers={name.decode("ascii"): value.decode("ascii") for name, value in headers},
     )
 
 

@@ -1,4 +1,4 @@
-"""A function's log as NDJSON that goes on until the client leaves or the node ends it.
+"""A function's log as NDJSON that goes on until the client leaves or the function is removed.
 
 One line is one LogLine. Blank lines come when nothing else did for a while: they let both ends
 notice that the other is gone, and readers skip them.
@@ -45,7 +45,8 @@ class LogStream:
         await writer.finish()
 
     async def _copy(self, writer: _Writer) -> None:
-        """Ends with the lines: on removal of the function, and when the node drains."""
+        """Ends with the lines, which end on removal of the function. A drain cuts them off at its
+        deadline, as it does any answer that goes on."""
         try:
             async for line in self._lines:
                 await writer.write(ndjson([line]))

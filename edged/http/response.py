@@ -141,7 +141,9 @@ class Encoder:
 def problem_response(
     error: EdgedError, *, extra_headers: Iterable[tuple[bytes, bytes]] = (), instance: str = ""
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body that tell a client of `error` (RFC 9457). `private` stays out."""
+    """Status, headers and body that tell a client of `error` (RFC 9457). `private` stays out.
+
+    What is retryable says when (RFC 9110 §10.2.3 allows Retry-After with any status)."""
     info = info_of(error)
     document = problem_of(error)
     if instance:
@@ -151,7 +153,7 @@ def problem_response(
         (b"cache-control", b"no-store"),
         *extra_headers,
     ]
-    if info.retryable and info.status in (429, 503):
+    if info.retryable:
         headers.append((b"retry-after", RETRY_AFTER_S))
     allow = error.extra.get("allow")
     if info.status == 405 and allow:

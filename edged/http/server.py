@@ -12,6 +12,7 @@ at the deadline what still runs is cancelled and told so with a 503.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,9 @@ from .connection import Connection
 from .limits import HttpHooks, HttpLimits, HttpStatistics
 from .response import Encoder
 from .watch import HangupWatcher
+
+_RETURNED: Final = (trio.ClosedResourceError, trio.BrokenResourceError)
+"""From hypercorn's lifespan when the application's handler is over: ASGI then goes on without."""
 
 AsgiApp = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Any]], Any]
 
@@ -257,9 +261,11 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
+            with contextlib.suppress(*_RETURNED):
+                await lifespan.wait_for_startup()
             await server.run(sockets, task_status)
-            await lifespan.wait_for_shutdown()
+            with contextlib.suppress(*_RETURNED):
+                await lifespan.wait_for_shutdown()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failed, others = group.split((LifespanFailureError, LifespanTimeoutError))

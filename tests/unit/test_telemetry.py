@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from edged.telemetry import LEVELS, Metrics, log_extra, make_log
+from edged.telemetry import LEVELS, Metrics, make_log
 
 
 def test_log_lines_are_json_bound_to_the_node() -> None:
@@ -88,7 +88,3 @@ def test_two_nodes_in_one_process() -> None:
     assert "edged_invocations_running" not in {family.name for family in REGISTRY.collect()}, (
         "the process-wide registry stays empty"
     )
-
-
-def test_log_extra_drops_what_did_not_happen() -> None:
-    assert log_extra(fetch_s=None, load_s=0.0, name="") == {"load_s": 0.0, "name": ""}

@@ -257,6 +257,23 @@ async def test_cancelling_instead_of_draining_ends_everything() -> None:
     assert server.statistics().connections == 0
 
 
+@pytest.mark.parametrize("handler", ["returns", "raises", "returns once started", "dies started"])
+async def test_an_application_without_lifespan_support_is_served(handler: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await answer(send, b"served")
+            return
+        if handler.endswith("started"):
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+        if handler in {"raises", "dies started"}:
+            raise KeyError("what is a lifespan")
+
+    async with listening(app) as listener:
+        assert (await listener.exchange(GET)).body == b"served"
+        assert await listener.drain() == 0
+
+
 async def test_an_application_that_cannot_start_says_so() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "lifespan"

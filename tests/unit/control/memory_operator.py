@@ -26,6 +26,7 @@ from edged.interfaces import (
     LogLine,
     MemberView,
     ModuleStored,
+    NodeState,
     RepairReport,
     StatusView,
     VersionView,
@@ -53,7 +54,8 @@ class MemoryOperator:
     def __init__(self, *, node: str = "n1", gateway_url: str = "http://127.0.0.1:1") -> None:
         self.node = node
         self.gateway_url = gateway_url
-        self.state = "ready"
+        self.node_state = "ready"
+        self.status_calls = 0
         self.modules: dict[Digest, int] = {}
         self.table: dict[str, _Function] = {}
         self.counters = Metrics()
@@ -229,13 +231,17 @@ class MemoryOperator:
             self._holders(),
         )
 
+    def state(self) -> NodeState:
+        return self.node_state
+
     def status(self) -> StatusView:
+        self.status_calls += 1
         return StatusView(
             node=self.node,
             node_id=NODE_ID,
             edged="0.1.0",
             region="local",
-            state=self.state,
+            state=self.node_state,
             uptime_s=12.5,
             gateway_url=self.gateway_url,
             gossip_address="127.0.0.1:7946",

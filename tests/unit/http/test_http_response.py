@@ -11,6 +11,7 @@ from edged.errors import (
     GuestTrap,
     MethodNotAllowed,
     Overloaded,
+    PeerError,
 )
 from edged.http.response import BadResponse, Encoder, problem_response
 
@@ -131,11 +132,12 @@ def test_problems() -> None:
     [
         (Overloaded("x"), True),
         (ConcurrencyExceeded("x"), True),
-        (DiskFull("x"), False),
+        (DiskFull("x"), True),
+        (PeerError("x"), True),
         (EdgedError("x"), False),
     ],
 )
-def test_retry_after_goes_with_429_and_503(error: EdgedError, retry: bool) -> None:
+def test_retry_after_goes_with_what_is_retryable(error: EdgedError, retry: bool) -> None:
     _, headers, _ = problem_response(error)
     assert any(name == b"retry-after" for name, _ in headers) == retry
 
