@@ -40,6 +40,8 @@ POOL_TABLE_ELEMENTS: Final = 100_000
 """The default policy's; functions that are granted more run on demand."""
 LOADS_MAX: Final = 4
 CHECKS_MAX: Final = 2
+TEXT_LEAD_BYTES_MAX: Final = 64 * 1024
+"""Comments and space before a text module's first word; a licence is 35 KB at most (GPL 3)."""
 MAGIC: Final = b"\0asm"
 _MODULE_LAYER: Final = b"\x01\x00\x00\x00"
 _NO_COMPONENTS: Final = "WebAssembly components are not supported; core modules are"
@@ -69,6 +71,7 @@ class WasmtimeRuntime:
         self._on_demand: Engine | None = None
         self._on_demand_lock = threading.Lock()
         self.artifact_key = self._engine.key
+        self._hash_limiter = trio.CapacityLimiter(CHECKS_MAX)
         self._load_limiter = trio.CapacityLimiter(LOADS_MAX)
         self._compilers = Workers(
             library, config.target, timeout_s=config.compile_timeout_s,
@@ -121,7 +124,7 @@ class WasmtimeRuntime:
         _check_layer(wasm)
         answer, _ = await self._check("validate", wasm)
         return ModuleInfo(
-            digest=digest_of(wasm),
+            digest=await trio.to_thread.run_sync(digest_of, wasm, limiter=self._hash_limiter),
             size_bytes=len(wasm),
             imports=tuple(answer["imports"]),
             exports=tuple(answer["exports"]),
@@ -218,8 +221,9 @@ def _check_layer(wasm: bytes) -> None:
 
 
 def _check_text(data: bytes) -> None:
-    """Lets through only what can be WebAssembly text: "(module" or a "(" field after comments."""
-    at = 0
+    """Lets through only what can be WebAssembly text: "(module" after comments, of which only so
+    many are skipped: this runs in the event loop."""
+    data, at = data[:TEXT_LEAD_BYTES_MAX], 0
     while True:
         while data[at : at + 1] and data[at : at + 1] in _TEXT_SPACE:
             at += 1

@@ -303,7 +303,7 @@ async def test_the_requests_metric_has_a_bounded_number_of_children(
     monkeypatch.setattr(app, "ROUTES_MAX", 3)
     functions = Behaviours()
     for number in range(5):
-        text = b"Status: %d\n\n" % (200 + number)
+        text = b"Content-Type: text/plain\nStatus: %d\n\n" % (200 + number)
         functions.add(f"f{number}", spec("cgi"), lambda call, text=text: result(text))
     async with gateway(functions) as server:
         for number in range(5):

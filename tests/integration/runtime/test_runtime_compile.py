@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import trio
 from edged.config import RuntimeSection
 from edged.errors import ArtifactRefused, CompileFailed, ConfigError, ModuleRejected
 from edged.interfaces import CancelFlag, Invocation
+from edged.runtime import runtime as runtime_module
 from edged.runtime.compile import Workers
 from edged.runtime.ffi import library_path
 from edged.runtime.runtime import open_runtime
 from edged.telemetry import make_log
 from protocol.function import Policy
-from protocol.ids import digest_of
+from protocol.ids import Digest, digest_of
 
 ROOT = Path(__file__).parents[3]
 HELLO = (ROOT / "tests/fixtures/wat/hello.wat").read_bytes()
@@ -53,6 +55,30 @@ async def hello_wasm(lab) -> bytes:
     wasm = await lab.runtime.parse(HELLO)
     assert wasm[:4] == b"\0asm"
     return wasm
+
+
+async def test_validate_hashes_beside_the_event_loop(lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 MiB take 150 ms, in which no request would be answered."""
+    threads: list[int] = []
+
+    def watched(data: bytes) -> Digest:
+        threads.append(threading.get_ident())
+        return digest_of(data)
+
+    wasm = await hello_wasm(lab)
+    monkeypatch.setattr(runtime_module, "digest_of", watched)
+    assert (await lab.runtime.validate(wasm)).digest == digest_of(wasm)
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
+async def test_a_text_behind_too_many_comments_is_refused(lab) -> None:
+    for fill in (b" ", b";;\n", b"(;;)"):
+        near = fill * (30_000 // len(fill)) + b"(module)"
+        assert (await lab.runtime.parse(near)).startswith(b"\0asm")
+        with pytest.raises(ModuleRejected) as caught:
+            await lab.runtime.parse(fill * (70_000 // len(fill)) + b"(module)")
+        assert caught.value.reason == "bad-magic"
 
 
 async def test_text_becomes_binary_and_binary_stays(lab):

@@ -6,7 +6,7 @@ import pytest
 from abi_support import Exports, function, request, result
 
 from edged.errors import BadRequest
-from edged.gateway.abi.raw import KEYS_MAX, Raw, query_env
+from edged.gateway.abi.raw import JUDGED_BYTES, KEYS_MAX, Raw, query_env
 from protocol.function import Policy
 
 
@@ -82,6 +82,14 @@ def test_bad_queries_are_named(query: bytes, says: str) -> None:
         ("é".encode(), b"text/plain; charset=utf-8"),
         (b"\xff", b"application/octet-stream"),
         (b"a\x00b", b"text/plain; charset=utf-8"),
+        (b"\xc3", b"application/octet-stream"),
+        ("é".encode() + b"\xff" * JUDGED_BYTES, b"application/octet-stream"),
+        # A character across the bound is no fault, and behind it nothing is judged.
+        (b"a" * (JUDGED_BYTES - 1) + "é".encode(), b"text/plain; charset=utf-8"),
+        (b"a" * (JUDGED_BYTES - 3) + "🙂".encode(), b"text/plain; charset=utf-8"),
+        (b"a" * (JUDGED_BYTES - 1) + b"\xc3", b"application/octet-stream"),
+        (b"a" * (JUDGED_BYTES - 2) + b"\xff\xc3more", b"application/octet-stream"),
+        ("é".encode() * JUDGED_BYTES + b"\xff", b"text/plain; charset=utf-8"),
     ],
 )
 def test_stdout_is_the_body(stdout: bytes, kind: bytes) -> None:
