@@ -28,6 +28,7 @@ from .errors import (
     CompileFailed,
     EdgedError,
     NotReady,
+    Overloaded,
     info_of,
 )
 from .interfaces import (
@@ -82,6 +83,7 @@ class Activation:
         anchor: TrustAnchor,
         on_held: Callable[[Digest], None],
         loaded_bytes_max: int,
+        loaded_max: int,
         compiles_max: int,
         metrics: Metrics,
         log: Log,
@@ -94,6 +96,7 @@ class Activation:
         self._anchor = anchor
         self._on_held = on_held
         self._loaded_bytes_max = loaded_bytes_max
+        self._loaded_max = loaded_max
         self._compile_limiter = trio.CapacityLimiter(compiles_max)
         self._metrics = metrics
         self._log = log
@@ -166,6 +169,10 @@ class Activation:
             self._log.warning(
                 "activation failed", module=spec.module, error=str(error), private=error.private
             )
+        except OSError as error:
+            # Out of descriptors, processes or memory: a reason to fail here, none to end the node.
+            flight.error = Overloaded("the node lacks a resource; try again", private=str(error))
+            self._log.error("activation failed", module=spec.module, error=str(error))
         except trio.Cancelled:
             flight.error = NotReady("the node is stopping")
             raise
@@ -184,7 +191,7 @@ class Activation:
             fetch_s = await self._have_module(spec)
             compile_from = trio.current_time()
             try:
-                row = await self._compile(digest)
+                row = await self._compile_checked(digest)
             except EdgedError as error:
                 self._failed(digest, error)
                 raise
@@ -209,7 +216,10 @@ class Activation:
         self._mapped[digest] = mapped
         self._mapped_bytes += mapped.size_bytes
         for other, candidate in list(self._mapped.items()):
-            if self._mapped_bytes <= self._loaded_bytes_max:
+            if (
+                self._mapped_bytes <= self._loaded_bytes_max
+                and len(self._mapped) <= self._loaded_max
+            ):
                 return
             if candidate.users == 0 and other != digest:
                 self.unmap(other)
@@ -270,6 +280,22 @@ class Activation:
             raise ArtifactRefused("built by another node")
         if not await self._store.verify(row.digest):
             raise ArtifactRefused("its bytes do not hash to its digest")
+
+    async def _compile_checked(self, module: Digest) -> ArtifactRow:
+        """Two modules that differ in custom sections have one artifact, so what was just compiled
+        may be on disk already, and damaged: then the copy is quarantined, and compiling again
+        writes a good one."""
+        for last in (False, True):
+            row = await self._compile(module)
+            try:
+                await self._check_artifact(module, row)
+            except (ArtifactRefused, BlobNotFound):
+                await self._store.delete_artifact(module, row.key)
+                if last:
+                    raise
+            else:
+                return row
+        raise AssertionError("the last try returns or raises")
 
     async def _compile(self, module: Digest) -> ArtifactRow:
         output = self._store.temp_path()

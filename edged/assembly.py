@@ -221,6 +221,7 @@ class Parts:
             anchor=trust.anchor,
             on_held=self._on_held,
             loaded_bytes_max=config.runtime.loaded_bytes_max,
+            loaded_max=config.runtime.loaded_max,
             compiles_max=config.runtime.compiles_max,
             metrics=self._metrics,
             log=self._log,
@@ -295,8 +296,9 @@ class Parts:
         self.gossip_service.notify()
 
     def _on_lost(self, digest: Digest) -> None:
-        self.gossip.announce(digest, held=False, now=trio.current_time())
-        self.gossip_service.notify()
+        if self._store.info(digest) is None:  # else only its wire form, which is made again
+            self.gossip.announce(digest, held=False, now=trio.current_time())
+            self.gossip_service.notify()
 
     def _publish(self, records: Sequence[Record]) -> None:
         self.gossip.publish(records, trio.current_time())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import secrets
 import signal
 import time
@@ -205,9 +206,18 @@ def write_run_file(path: Path, addresses: Addresses) -> None:
     write_file(path, msgspec.json.encode(document), secret=False)
 
 
+def _raise_descriptor_limit() -> None:
+    """Connections, mapped modules and compiles take descriptors; the usual soft limit of 1,024 is
+    for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def run_node(config: Config) -> None:
     """Runs a node until SIGTERM or SIGINT, then stops it gracefully; a second signal stops it at
     once."""
+    _raise_descriptor_limit()
     node = Node(config)
     async with trio.open_nursery() as nursery:
 

@@ -67,8 +67,10 @@ _DROPPED: Final = frozenset(
         b"x-request-id",
     )
 )
+# Possessive, and blanks are stripped afterwards: quantifiers that overlap made 6,000 spaces before a
+# control character cost minutes of the event loop.
 _FIELD: Final = re.compile(
-    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\Z"
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}+):([\t\x20-\x7e\x80-\xff]*+)\Z"
 )
 _STATUS: Final = re.compile(rb"([2-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\Z")
 _BLANK: Final = re.compile(rb"\n\r?\n")
@@ -194,7 +196,7 @@ def parse_block(block: bytes, body: bytes, result: InvocationResult) -> HttpResp
         if match is None:
             raise malformed("a line of the header block is not 'name: value'", result)
         name = match.group(1).lower()
-        value = match.group(2)
+        value = match.group(2).strip(b" \t")
         if name in (b"content-type", b"location", b"status") and name in names:
             raise malformed(f"more than one {name.decode()} in the header block", result)
         names.add(name)

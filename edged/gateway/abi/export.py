@@ -29,7 +29,7 @@ TEXT_BYTES_MAX: Final = 128
 _EXPORT: Final = re.compile(rb"/([^/]{1,256})/?\Z")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}\Z")
 _FLOAT: Final = re.compile(
-    r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,4})?|inf|nan)\Z", re.IGNORECASE
+    r"[+-]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[+-]?[0-9]{1,4})?|inf|nan)\Z", re.IGNORECASE
 )
 _BITS: Final = {"i32": 32, "i64": 64}
 

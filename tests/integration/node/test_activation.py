@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import msgspec
+import pytest
 import trio
 
+from edged.activation import Activation
 from edged.store import open_store
 from edged.telemetry import make_log
 from edged.trust import load_trust
@@ -201,3 +204,57 @@ async def test_a_lost_blob_is_no_longer_announced(tmp_path: Path) -> None:
         assert (await b.get("/f")).status_code == 503
         while (await b.ask("GET", "/v1/functions/f"))["holders"]:
             await trio.sleep(0.02)
+
+
+async def test_damaged_artifact_shared_with_another_module_is_never_mapped(tmp_path: Path) -> None:
+    """Modules that differ in a custom section have one artifact: the second deploy finds the copy
+    that the first one left, with a bit flipped that the index cannot see."""
+    plain = (
+        '(module (func (export "seven") (result i32)'
+        " (i32.add (i32.const 7) (i32.const 1997024411))))"
+    )
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        stored = await a.ask("PUT", "/v1/modules", content=plain.encode())
+        (path,) = (a.config.data_dir / "blobs").rglob(f"{stored['module']}.module")
+        binary = path.read_bytes()
+        await a.deploy("first", binary, abi="export")
+        assert (await a.get("/first/seven")).text == "1997024418\n"
+        (artifact,) = artifacts(a)
+        stat = artifact.stat()
+        at = artifact.read_bytes().index((1997024418).to_bytes(4, "little"))
+        artifact.chmod(0o644)
+        with artifact.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([0xE0]))
+        artifact.chmod(0o444)
+        os.utime(artifact, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        await a.deploy("second", binary + b"\x00\x0b\x04notesecond", abi="export")
+        answer = await a.get("/second/seven")
+        assert answer.text == "1997024418\n"
+
+
+async def test_number_of_mapped_modules_is_bounded(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a", runtime={"loaded_max": 2})
+        for index in range(4):
+            await a.deploy(f"f{index}", says(str(index)))
+            assert (await a.get(f"/f{index}")).text == str(index)
+        states = [row["state"] for row in (await a.ask("GET", "/v1/functions"))["functions"]]
+        assert states.count("mapped") == 2
+
+
+async def test_a_system_without_resources_fails_the_request_not_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+
+        async def exhausted(*_: object) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Activation, "_compile", exhausted)
+            await a.deploy("f", says("later"))
+            assert (await a.get("/f")).status_code == 503
+        assert (await a.get("/f")).content == b"later"

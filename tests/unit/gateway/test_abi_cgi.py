@@ -186,3 +186,11 @@ def test_malformed_outputs(stdout: bytes) -> None:
         Cgi().response(request(), function(), result(stdout))
     assert "stdout began" in caught.value.private
     assert "stdout began" not in str(caught.value)
+
+
+def test_a_line_made_to_be_slow_is_refused_as_fast_as_any() -> None:
+    """Overlapping quantifiers took minutes for this; the run's time limit is the assertion."""
+    with pytest.raises(MalformedGuestOutput):
+        Cgi().response(
+            request(), function(abi="cgi"), result(b"content-type:" + b" " * 32_000 + b"\x01\n\n")
+        )

@@ -120,3 +120,8 @@ def test_results(
 def test_one_value_is_json_for_who_accepts_that(accept: bytes, body: bytes) -> None:
     asked = request(headers=[(b"host", b"a"), (b"accept", accept)])
     assert Export().response(asked, function(), result(values=(math.nan,))).body == body
+
+
+async def test_a_number_made_to_be_slow_is_refused_as_fast_as_any() -> None:
+    with pytest.raises(BadRequest):
+        await call(b"/f", b"x=" + b"1" * 100_000 + b"x")
