@@ -45,6 +45,13 @@ class RecordsAccepted(msgspec.Struct, frozen=True):
     records: tuple[tuple[str, bytes], ...]
 
 
+class RecordsPurged(msgspec.Struct, frozen=True):
+    """Tombstones the catalog has forgotten: keys to be dropped from disk, unless
+    `catalog.encoded(key)` says that one is back by then."""
+
+    keys: tuple[str, ...]
+
+
 class HoldingsChanged(msgspec.Struct, frozen=True):
     """A peer's holdings are not what they were; ask `holdings.holders`."""
 
@@ -72,6 +79,7 @@ Event = (
     | MemberDown
     | MemberLeft
     | RecordsAccepted
+    | RecordsPurged
     | HoldingsChanged
     | SyncWanted
     | IdentityClash

@@ -28,6 +28,7 @@ from .events import (
     MemberLeft,
     MemberUp,
     RecordsAccepted,
+    RecordsPurged,
     SyncWanted,
 )
 from .holdings import Holdings
@@ -388,9 +389,10 @@ class Gossip:
         decoded = decode_sync(answer, SyncAnswer)
         _check_peer(decoded.sender, peer)
         push = self._sync.push(decoded)
+        cut = decoded.more or (push is not None and push.more)
         rows = (MemberRow("alive", decoded.sender), *decoded.members)
         self._absorb_bulk(rows, decoded.records, decoded.holdings, peer, now, wall_ms)
-        if decoded.more or (push is not None and push.more):
+        if self._policy.proceeds(peer, answer if cut else b""):
             self._timers.set(("resync", peer), now + RESYNC_S)
         return encode_sync(push) if push is not None else None
 
@@ -438,7 +440,8 @@ class Gossip:
         self._timers.set(("house", 0), now + HOUSEKEEPING_S)
         self._membership.reap(now)
         self.holdings.retain({peer.node_id for peer in self._table.peers()})
-        self.catalog.purge(wall_ms)
+        if purged := self.catalog.purge(wall_ms):
+            self._events.append(RecordsPurged(tuple(purged)))
 
     def _absorb(self) -> None:
         """Member events reach holdings before anything else does: sets follow their owners."""

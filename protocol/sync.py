@@ -20,6 +20,8 @@ from .ids import NODE_ID_BYTES, NodeId
 from .member import MemberState
 from .messages import (
     SYNC_BYTES_MAX,
+    SYNC_ITEMS_MAX,
+    SYNC_RECORDS_MAX,
     HoldingsFull,
     MemberRow,
     SyncAnswer,
@@ -43,11 +45,13 @@ class _Budget:
         self._left = size_bytes
         self.more = False
 
-    def fill(self, items: Iterable[tuple[T, int]]) -> tuple[T, ...]:
+    def fill(
+        self, items: Iterable[tuple[T, int]], items_max: int = SYNC_ITEMS_MAX
+    ) -> tuple[T, ...]:
         """Items from the first on while they fit; `more` is set by the first that does not."""
         taken: list[T] = []
         for item, size_bytes in items:
-            if size_bytes > self._left:
+            if size_bytes > self._left or len(taken) == items_max:
                 self.more = True
                 break
             self._left -= size_bytes
@@ -111,7 +115,7 @@ class Sync:
         return SyncAnswer(
             sender=self._own.alive_message(),
             members=budget.fill(_row(peer) for peer in rows),
-            records=budget.fill(_sized(record) for record in records),
+            records=budget.fill((_sized(record) for record in records), SYNC_RECORDS_MAX),
             holdings=budget.fill(_full(full) for full in sets),
             want_members=want_members,
             want_records=want_records,
@@ -131,7 +135,7 @@ class Sync:
         budget = _Budget(SYNC_BYTES_MAX - _HEADROOM)
         push = SyncPush(
             members=budget.fill(_row(peer) for peer in peers if peer is not None),
-            records=budget.fill(_sized(record) for record in records),
+            records=budget.fill((_sized(record) for record in records), SYNC_RECORDS_MAX),
             holdings=budget.fill(_full(full) for full in fulls if full is not None),
             more=budget.more,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from .ids import NodeId
+from .ids import Digest, NodeId, digest_of
 from .presets import Knobs
 
 PER_INTERVAL_MAX: Final = 4
@@ -20,6 +20,7 @@ class SyncPolicy:
         self._quiet_s = knobs.sync_quiet_s
         self._interval_s = knobs.sync_interval_s
         self._at_s: dict[NodeId, float] = {}
+        self._cut: dict[NodeId, Digest] = {}
         self._recent: deque[float] = deque(maxlen=PER_INTERVAL_MAX)
         self._changed_at_s = now
         self._mismatch_since_s: float | None = None
@@ -55,3 +56,15 @@ class SyncPolicy:
                 node: at for node, at in self._at_s.items() if now - at < self._interval_s
             }
         return True
+
+    def proceeds(self, peer: NodeId, answer: bytes) -> bool:
+        """Whether a sync with `peer` goes on at once: its answer was cut (b"": it was not) and is
+        not the very one before. Then somebody refuses what the other sends first; the rest waits
+        for the next ordinary sync instead of going round in circles."""
+        before = self._cut.pop(peer, None)
+        if not answer:
+            return False
+        if len(self._cut) >= _REMEMBERED_MAX:
+            self._cut.pop(next(iter(self._cut)))
+        self._cut[peer] = digest_of(answer)
+        return self._cut[peer] != before

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event, RecordsAccepted, SyncWanted
+from protocol.events import Event, RecordsAccepted, RecordsPurged, SyncWanted
 from protocol.gossip import Gossip
 from protocol.ids import NodeId
 from protocol.member import Member
@@ -36,7 +36,9 @@ BATCH: Final = 64
 """Datagrams taken in one go before timers and transmits get their turn."""
 EVENTS_MAX: Final = 4096
 SYNCS_MAX: Final = 4
-"""At once, and one per peer; the machine asks again for those refused."""
+"""At once, and one per peer; those wanted meanwhile follow when one ends."""
+WISHES_MAX: Final = 64
+"""Peers whose sync waits; the machine asks again for those refused, but later."""
 DIAL_TIMEOUT_S: Final = 3.0
 SYNC_TIMEOUT_S: Final = 30.0
 LEAVE_S: Final = 0.5
@@ -48,6 +50,11 @@ OnEvent = Callable[[Event], Awaitable[None]]
 class SaveRecords(Protocol):
     async def __call__(self, records: Sequence[tuple[str, bytes]], /) -> None:
         """Durable when it returns. Raises StoreError."""
+
+
+class DropRecords(Protocol):
+    async def __call__(self, keys: Sequence[str], /) -> None:
+        """Gone from disk when it returns; absent ones are fine. Raises StoreError."""
 
 
 def _wall_ms() -> int:
@@ -68,10 +75,12 @@ class GossipService:
         log: Log,
         on_event: OnEvent | None = None,
         persisting: trio.Lock | None = None,
+        drop_records: DropRecords | None = None,
         wall_ms: Callable[[], int] = _wall_ms,
     ) -> None:
         """`on_event` gets every event but SyncWanted, in order; it may take its time. Nobody but
-        the holder of `persisting` writes records to disk."""
+        the holder of `persisting` writes records to disk, or drops them from it. Without
+        `drop_records` what the catalog forgets stays there until the next start."""
         self._gossip = gossip
         self._sockets = sockets
         self._trust = trust
@@ -80,6 +89,7 @@ class GossipService:
         self._log = log
         self._on_event = on_event
         self._persisting = persisting or trio.Lock()
+        self._drop_records = drop_records
         self._wall_ms = wall_ms
         self._names = Names()
         self._waiting = trio.CancelScope()
@@ -87,6 +97,7 @@ class GossipService:
         self._ended = trio.Event()
         self._ended.set()
         self._syncing: dict[NodeId, None] = {}
+        self._wished: dict[NodeId, None] = {}
         self._out = metrics.datagrams.labels(direction="out")
         self._out_bytes = metrics.datagram_bytes.labels(direction="out")
         self._in = metrics.datagrams.labels(direction="in")
@@ -181,6 +192,8 @@ class GossipService:
         async for event in events:
             if isinstance(event, RecordsAccepted):
                 await self._persist(event)
+            elif isinstance(event, RecordsPurged):
+                await self._forget(event)
             if self._on_event is not None:
                 await self._on_event(event)
 
@@ -199,13 +212,38 @@ class GossipService:
                 self._log.error("records not saved", keys=keys, reason=str(error))
                 self._metrics.errors.labels(code="records-not-saved").inc()
 
+    async def _forget(self, event: RecordsPurged) -> None:
+        if self._drop_records is None:
+            return
+        async with self._persisting:
+            keys = [key for key in event.keys if self._gossip.catalog.encoded(key) is None]
+            try:
+                if keys:
+                    await self._drop_records(keys)
+            except StoreError as error:
+                # They expired: the next start refuses and drops them.
+                self._log.error("records not dropped", keys=keys[:8], reason=str(error))
+                self._metrics.errors.labels(code="records-not-dropped").inc()
+
     # ------------------------------------------------------------ syncs
     def _start_sync(self, helpers: trio.Nursery, peer: Member) -> None:
         if peer.node_id not in self._syncing and len(self._syncing) < SYNCS_MAX:
             self._syncing[peer.node_id] = None
-            helpers.start_soon(self._sync, peer)
+            helpers.start_soon(self._sync, helpers, peer)
+        elif len(self._wished) < WISHES_MAX:
+            self._wished[peer.node_id] = None
 
-    async def _sync(self, peer: Member) -> None:
+    def _end_sync(self, helpers: trio.Nursery, ended: NodeId) -> None:
+        """The round after a cut one is wanted before that one is over, and by nobody again."""
+        del self._syncing[ended]
+        for node_id in [one for one in self._wished if one not in self._syncing]:
+            del self._wished[node_id]
+            peer = self._gossip.member(node_id)
+            if peer is not None and peer.reachable:
+                self._start_sync(helpers, peer)
+                return
+
+    async def _sync(self, helpers: trio.Nursery, peer: Member) -> None:
         try:
             with trio.fail_after(SYNC_TIMEOUT_S):
                 await self._sync_with(peer)
@@ -214,7 +252,7 @@ class GossipService:
             reason = str(error) or "no answer in time"
             self._log.info("sync failed", peer=peer.name, reason=reason, private=private)
         finally:
-            del self._syncing[peer.node_id]
+            self._end_sync(helpers, peer.node_id)
 
     async def _sync_with(self, peer: Member) -> None:
         """Raises PeerError, RemoteProtocolError."""

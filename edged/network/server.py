@@ -84,6 +84,8 @@ class StreamServer:
         self._per_peer: Counter[NodeId] = Counter()
         self._waiting: dict[trio.CancelScope, None] = {}
         self._stop = trio.Event()
+        self._ended = trio.Event()
+        self._ended.set()
 
     async def run(
         self,
@@ -92,20 +94,32 @@ class StreamServer:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Owns the listeners: they are closed when it ends."""
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                serve = partial(trio.serve_listeners, handler_nursery=connections)
-                await accepting.start(serve, self._serve, listeners)
-                task_status.started()
-                await self._stop.wait()
-                accepting.cancel_scope.cancel()
-            connections.cancel_scope.deadline = trio.current_time() + self._limits.drain_timeout_s
-            for scope in self._waiting:
-                scope.cancel()
+        self._ended = trio.Event()
+        try:
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    serve = partial(trio.serve_listeners, handler_nursery=connections)
+                    await accepting.start(serve, self._serve, listeners)
+                    task_status.started()
+                    await self._stop.wait()
+                    accepting.cancel_scope.cancel()
+                limit_s = trio.current_time() + self._limits.drain_timeout_s
+                connections.cancel_scope.deadline = limit_s
+                for scope in self._waiting:
+                    scope.cancel()
+        finally:
+            self._ended.set()
 
     def stop(self) -> None:
         """Accept nothing more, finish the replies under way, then `run` returns."""
         self._stop.set()
+
+    async def drained(self) -> bool:
+        """After `stop`: waits until `run` has ended, for drain_timeout_s at most. Whether it has;
+        if not, the last connections are being cut."""
+        with trio.move_on_after(self._limits.drain_timeout_s):
+            await self._ended.wait()
+        return self._ended.is_set()
 
     async def _serve(self, transport: trio.SocketStream) -> None:
         limits = self._limits

@@ -27,6 +27,7 @@ from protocol.events import (
     MemberUp,
     MemberUpdated,
     RecordsAccepted,
+    RecordsPurged,
     SyncWanted,
 )
 from protocol.function import FunctionSpec, encode_spec, version_of
@@ -383,6 +384,10 @@ class Simulation:
                 for key, _ in records:
                     node.heard_at_s[key] = self.now
                 self._note(kind, node, b"".join(key.encode() for key, _ in records))
+            case RecordsPurged(keys=keys):
+                for key in keys:
+                    if gossip.catalog.encoded(key) is None:
+                        node.records.pop(key, None)
             case MemberDown(member=member):
                 self._note(kind, node, member.name.encode())
                 self._judge_death(node, self._by_id[member.node_id], member.generation)

@@ -23,7 +23,7 @@ from protocol.gossip import Gossip, GossipConfig
 from protocol.ids import Digest, NodeId, digest_of
 from protocol.manifest import Manifest, build_manifest, segment_bytes_for
 from protocol.member import Metadata
-from protocol.presets import LOCAL
+from protocol.presets import LOCAL, Knobs
 from protocol.records import Record, encoded_records
 from protocol.seal import Keyring
 
@@ -122,12 +122,20 @@ async def serving(
 class GossipNode:
     """A gossip machine with its service, its stream server and a dict for a disk."""
 
-    def __init__(self, trust: Trust, sockets: GossipSockets, log: Log, generation: int = 1) -> None:
+    def __init__(
+        self,
+        trust: Trust,
+        sockets: GossipSockets,
+        log: Log,
+        generation: int = 1,
+        knobs: Knobs = LOCAL,
+    ) -> None:
         self.trust = trust
         self.sockets = sockets
         self.metrics = Metrics()
         self.saved: dict[str, bytes] = {}
         self.fail_saves = False
+        self.pushes_take_s = 0.0
         self.persisting = trio.Lock()
         self.events: list[Event] = []
         host, port = sockets.address
@@ -138,7 +146,7 @@ class GossipNode:
                     name=trust.name, gossip_address=sockets.address, stream_address=sockets.address
                 ),
                 generation=generation,
-                knobs=LOCAL,
+                knobs=knobs,
             ),
             Keyring(trust.keyring_keys),
             trust.anchor,
@@ -157,11 +165,12 @@ class GossipNode:
             log=log,
             on_event=self.on_event,
             persisting=self.persisting,
+            drop_records=self.drop,
         )
         self.server = StreamServer(
             trust=trust,
             source=MemorySource(),
-            sync=self.service,
+            sync=self,
             metrics=self.metrics,
             log=log,
         )
@@ -172,6 +181,18 @@ class GossipNode:
         if self.fail_saves:
             raise DiskFull("no space")
         self.saved.update(records)
+
+    async def drop(self, keys: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.fail_saves:
+            raise DiskFull("no space")
+        for key in keys:
+            del self.saved[key]
+
+    async def answer_sync(self, peer: NodeId, round_: int, body: bytes) -> bytes:
+        if round_ == 1:
+            await trio.sleep(self.pushes_take_s)
+        return await self.service.answer_sync(peer, round_, body)
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, RecordsAccepted) and not self.fail_saves:
@@ -228,12 +249,14 @@ async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
 
 
 @asynccontextmanager
-async def gossiping(log: Log, *trusts: Trust) -> AsyncIterator[list[GossipNode]]:
+async def gossiping(
+    log: Log, *trusts: Trust, knobs: Knobs = LOCAL
+) -> AsyncIterator[list[GossipNode]]:
     """Nodes that run and have not joined each other."""
     async with trio.open_nursery() as nursery:
         nodes = []
         for trust in trusts:
-            node = GossipNode(trust, await bind_gossip("127.0.0.1", 0), log)
+            node = GossipNode(trust, await bind_gossip("127.0.0.1", 0), log, knobs=knobs)
             await nursery.start(node.run)
             nodes.append(node)
         yield nodes

@@ -14,13 +14,18 @@ import trio
 from network_support import GossipNode, MakeTrust, gossiping, until, wall_ms
 
 from edged.errors import ConfigError, PeerError
+from edged.network.gossip import SYNCS_MAX, WISHES_MAX
 from edged.network.sockets import NAME_TTL_S, NAMES_MAX, GossipSockets, Names, bind_gossip
 from edged.network.streams import dial
 from edged.telemetry import Log
 from edged.trust import create_ca
-from protocol.events import MemberDown, MemberLeft, MemberUp, RecordsAccepted
-from protocol.function import FunctionSpec, Policy
-from protocol.ids import digest_of
+from protocol.catalog import TOMBSTONE_MS, Catalog
+from protocol.events import MemberDown, MemberLeft, MemberUp, RecordsAccepted, RecordsPurged
+from protocol.function import FunctionSpec, Policy, encode_spec
+from protocol.gossip import RESYNC_S
+from protocol.ids import NodeId, digest_of
+from protocol.messages import SYNC_RECORDS_MAX
+from protocol.presets import LOCAL
 from protocol.records import encoded_records
 from protocol.seal import DATAGRAM_BYTES_MAX, Keyring, Seal
 from protocol.streams import ErrorReply, Sync
@@ -235,6 +240,81 @@ async def test_a_late_save_of_a_peers_record_spares_newer_own_ones(
         own = dict(encoded_records(removal))
         assert {key: b.saved[key] for key in own} == own
         assert {key.split("/")[1] for key in b.saved} == {"f", "h"}
+
+
+async def test_what_the_catalog_forgets_leaves_the_disk(
+    make_trust: MakeTrust, log: Log, log_text: io.StringIO
+) -> None:
+    async with gossiping(log, make_trust("a")) as (a,):
+        catalog = a.gossip.catalog
+        old_ms = wall_ms() - TOMBSTONE_MS - 1000
+        for name in ("gone", "back", "stays"):
+            await a.commit(catalog.prepare_deploy(name, encode_spec(SMALL), wall_ms=old_ms))
+            if name != "stays":
+                await a.commit(catalog.prepare_remove(name, wall_ms=old_ms))
+        stale = {key for key in a.saved if "/stays" not in key}
+        assert len(stale) == 4
+        async with a.persisting:
+            keep_house(a)
+            await until(lambda: all(catalog.encoded(key) is None for key in stale))
+            await a.commit(catalog.prepare_deploy("back", encode_spec(SMALL), wall_ms=wall_ms()))
+        await until(lambda: {key.split("/")[1] for key in a.saved} == {"back", "stays"})
+        assert len(a.saved) == 4
+        await until(lambda: any(isinstance(event, RecordsPurged) for event in a.events))
+
+        a.fail_saves = True
+        a.publish(catalog.prepare_remove("back", wall_ms=wall_ms()))
+        a.gossip.catalog.purge(wall_ms() + TOMBSTONE_MS)
+        a.gossip._events.append(RecordsPurged(("a/back",)))
+        a.service.notify()
+        await until(lambda: "records not dropped" in log_text.getvalue())
+        assert "a/back" in a.saved
+
+
+def keep_house(node: GossipNode) -> None:
+    node.gossip._timers.set(("house", 0), 0.0)
+    node.service.notify()
+
+
+async def test_a_sync_in_pieces_goes_on_however_slow_the_peer(
+    make_trust: MakeTrust, log: Log
+) -> None:
+    """The next piece is wanted while the last is still on its way; nothing else would ask again."""
+    a, b = make_trust("a"), make_trust("b")
+    source = Catalog(b.anchor, b.private_key, b.credential)
+    stored: dict[str, bytes] = {}
+    for number in range(SYNC_RECORDS_MAX):
+        records = source.prepare_deploy(f"f{number}", encode_spec(SMALL), wall_ms=wall_ms())
+        stored.update(encoded_records(records))
+    knobs = msgspec.structs.replace(LOCAL, sync_quiet_s=3600.0, sync_interval_s=3600.0)
+    async with gossiping(log, a, b, knobs=knobs) as nodes:
+        slow, full = nodes
+        slow.pushes_take_s = 4 * RESYNC_S
+        assert full.gossip.catalog.load(stored.items(), wall_ms=wall_ms()) == ((), ())
+        full.service.join([slow.seed])
+        await until(lambda: len(slow.gossip.catalog) == len(stored))
+
+
+async def test_syncs_that_wait_are_bounded_and_forget_the_dead(
+    make_trust: MakeTrust, log: Log
+) -> None:
+    trusts = [make_trust(name) for name in "ab"]
+    async with gossiping(log, *trusts) as nodes, trio.open_nursery() as helpers:
+        a, _ = nodes
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        (b_member,) = (member for member in a.gossip.members() if member.name == "b")
+        a.service._syncing.update({NodeId(f"{n:032x}"): None for n in range(SYNCS_MAX)})
+        strangers = [NodeId(f"{n:032x}") for n in range(100, 101 + WISHES_MAX)]
+        for node_id in strangers[: WISHES_MAX - 1]:
+            a.service._start_sync(helpers, msgspec.structs.replace(b_member, node_id=node_id))
+        a.service._start_sync(helpers, b_member)
+        a.service._start_sync(helpers, msgspec.structs.replace(b_member, node_id=strangers[-1]))
+        assert len(a.service._wished) == WISHES_MAX
+        a.service._end_sync(helpers, NodeId(f"{0:032x}"))
+        assert b_member.node_id in a.service._syncing, "strangers are passed over"
+        assert a.service._wished == {}
+        helpers.cancel_scope.cancel()
 
 
 async def test_seeds_may_be_names_unknown_or_this_node_itself(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from network_support import MakeTrust, MemorySource, serving
+from network_support import EchoSync, MakeTrust, MemorySource, serving
 
 from edged.errors import PeerError
-from edged.network.server import StreamLimits
+from edged.network.server import StreamLimits, StreamServer
 from edged.network.streams import Connection, dial
-from edged.telemetry import Log
+from edged.telemetry import Log, Metrics
 from edged.trust import Trust, create_ca, issue_node, load_trust
 from protocol.ids import digest_of
 from protocol.manifest import decode_manifest, manifest_digest
@@ -365,6 +365,8 @@ async def test_a_stopping_server_finishes_the_reply_under_way(
             assert await busy.receive() is None
             await idle.aclose()
             await busy.aclose()
+            assert await served.server.drained()
+            assert served.server._open == 0
 
 
 async def test_a_drain_has_an_end(make_trust: MakeTrust, log: Log) -> None:
@@ -377,5 +379,16 @@ async def test_a_drain_has_an_end(make_trust: MakeTrust, log: Log) -> None:
             await busy.send(GetSegment(1, digest_of(DATA), 0))
             await source.asked.wait()
             served.server.stop()
+            await served.server.drained()
             assert await hears_nothing(busy)
             await busy.aclose()
+            assert await served.server.drained()
+
+
+async def test_nobody_waits_for_a_server_that_does_not_run(make_trust: MakeTrust, log: Log) -> None:
+    server = StreamServer(
+        trust=make_trust("a"), source=MemorySource(), sync=EchoSync(), metrics=Metrics(), log=log
+    )
+    server.stop()
+    with trio.fail_after(1):
+        assert await server.drained()

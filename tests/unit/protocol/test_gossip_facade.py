@@ -21,17 +21,20 @@ from protocol_support import (
 from test_membership_wire import Insider, events
 
 from protocol import sync as sync_module
+from protocol.catalog import TOMBSTONE_MS
 from protocol.clock import SKEW_MS_MAX
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.events import HoldingsChanged, RecordsAccepted, SyncWanted
+from protocol.events import HoldingsChanged, RecordsAccepted, RecordsPurged, SyncWanted
 from protocol.function import version_of
-from protocol.gossip import Gossip, GossipConfig
+from protocol.gossip import HOUSEKEEPING_S, RESYNC_S, Gossip, GossipConfig
 from protocol.ids import digest_of
 from protocol.messages import (
+    SYNC_RECORDS_MAX,
     HoldingsUpdate,
     RecordHint,
     RecordUpdate,
     SyncAnswer,
+    SyncPush,
     SyncRequest,
 )
 from protocol.records import encode_record, record_key
@@ -127,6 +130,63 @@ def test_syncs_larger_than_a_payload_take_rounds(monkeypatch: pytest.MonkeyPatch
     wire.run(3)
     assert len(one.catalog.functions()) == len(two.catalog.functions()) == 60
     assert len([e for _, e in wire.events if isinstance(e, SyncWanted)]) > 2
+
+
+def test_a_round_brings_no_more_records_than_can_be_checked_at_once() -> None:
+    wire = Wire(2)
+    one, two = wire[0], wire[1]
+    for machine, letter in ((one, "a"), (two, "b")):
+        for number in range(200):
+            deploy_quietly(machine, f"{letter}{number}")
+    sizes = []
+    request = two.sync_begin(0.0)
+    answer = one.sync_answer(request, two.node_id, 0.0, WALL_MS)
+    decoded = msgspec.msgpack.decode(answer, type=SyncAnswer)
+    push = two.sync_finish(answer, one.node_id, 0.0, WALL_MS)
+    assert push is not None
+    for payload in (decoded, msgspec.msgpack.decode(push, type=SyncPush)):
+        assert payload.more
+        sizes.append(len(payload.records))
+    assert sizes == [SYNC_RECORDS_MAX] * 2
+    one.sync_accept(push, two.node_id, 0.0, WALL_MS)
+    wire.run(3)
+    assert len(one.catalog) == len(two.catalog) == 800
+    crowded = msgspec.structs.replace(decoded, records=(b"x",) * (SYNC_RECORDS_MAX + 1))
+    with pytest.raises(RemoteProtocolError, match="sync"):
+        two.sync_finish(msgspec.msgpack.encode(crowded), one.node_id, 0.0, WALL_MS)
+
+
+def deploy_quietly(machine: Gossip, name: str) -> None:
+    machine.catalog.apply(machine.catalog.prepare_deploy(name, SPEC, wall_ms=WALL_MS))
+
+
+def test_a_cut_sync_does_not_go_round_in_circles() -> None:
+    one, two = make_gossip(0), make_gossip(1)
+    for number in range(SYNC_RECORDS_MAX):
+        deploy_quietly(one, f"f{number}")
+    behind_ms = WALL_MS - 2 * SKEW_MS_MAX
+    wanted, now = [], 0.0
+    for _ in range(4):
+        answer = one.sync_answer(two.sync_begin(now), two.node_id, now, WALL_MS)
+        two.sync_finish(answer, one.node_id, now, behind_ms)
+        events(two)
+        two.on_timer(now + RESYNC_S, behind_ms)
+        wanted.append(sum(isinstance(event, SyncWanted) for event in events(two)))
+        now += RESYNC_S
+    assert wanted == [1, 1, 0, 0], "the first answer told of a member too"
+    assert len(two.catalog) == 0
+
+
+def test_what_the_catalog_forgets_is_told() -> None:
+    machine = make_gossip(0)
+    deploy_quietly(machine, "f")
+    machine.publish(machine.catalog.prepare_remove("f", wall_ms=WALL_MS), 0.0)
+    machine.on_timer(HOUSEKEEPING_S, WALL_MS)
+    later_ms = WALL_MS + TOMBSTONE_MS + 1000
+    machine.on_timer(2 * HOUSEKEEPING_S, later_ms)
+    machine.on_timer(3 * HOUSEKEEPING_S, later_ms)
+    (purged,) = (event for event in events(machine) if isinstance(event, RecordsPurged))
+    assert set(purged.keys) == {"a/f", f"v/f/{version_of(SPEC)}"}
 
 
 def test_hostile_datagrams_are_refused_and_change_nothing() -> None:

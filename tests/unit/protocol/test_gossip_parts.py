@@ -295,6 +295,18 @@ def test_syncs_are_asked_for_when_quiet_and_rarely() -> None:
     assert len(policy._at_s) < 1100
 
 
+def test_a_cut_sync_goes_on_while_it_gets_on() -> None:
+    policy = SyncPolicy(LAN, 0.0)
+    said = [policy.proceeds(NODES[0], answer) for answer in (b"", b"a", b"b", b"b", b"b", b"c")]
+    assert said == [False, True, True, False, False, True]
+    assert policy.proceeds(NODES[1], b"c"), "each peer for itself"
+    assert not policy.proceeds(NODES[1], b"")
+    assert policy.proceeds(NODES[1], b"c")
+    for number in range(1100):
+        assert policy.proceeds(f"{number}", b"x")  # type: ignore[arg-type]
+    assert len(policy._cut) <= 1024
+
+
 def test_payload_limits() -> None:
     one = encode_message(Nack(1))
     assert decode_packet(join_messages([one, one])) == (Nack(1), Nack(1))
