@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import EXIT_FAILED, EdgedCommand, print_json, target_options
+from .common import EXIT_FAILED, EdgedCommand, NodeProblem, print_json, target_options
+
+if TYPE_CHECKING:
+    from .client import Client
 
 
 @click.command(cls=EdgedCommand)
@@ -24,12 +28,18 @@ def rollback(name: str, version: str | None, as_json: bool, **where: Any) -> Non
     from .target import find_target
 
     target = find_target(**where)
-    data = target.control().call(
-        "POST",
-        function_path(name, "/rollback"),
-        body=json.dumps({"version": version}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
+    client = target.control()
+    try:
+        data = client.call(
+            "POST",
+            function_path(name, "/rollback"),
+            body=json.dumps({"version": version}).encode(),
+            headers=[("Content-Type", "application/json")],
+        )
+    except NodeProblem as problem:
+        if problem.status in (400, 404) and version and _exists(client, name):
+            problem.hint = f"edged versions {name} lists them"
+        raise
     if as_json:
         print_json(msgspec.Raw(data))
         return
@@ -38,23 +48,40 @@ def rollback(name: str, version: str | None, as_json: bool, **where: Any) -> Non
     click.echo(f"{done.name} is at version {(done.version or '')[:12]}{before}")
 
 
+def _exists(client: Client, name: str) -> bool:
+    from .show import function_path
+
+    try:
+        client.call("GET", function_path(name))
+    except NodeProblem as problem:
+        return bool(problem.status != 404)
+    return True
+
+
 @click.command(cls=EdgedCommand)
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed with --json away from a terminal.")
 @target_options
 def remove(name: str, yes: bool, as_json: bool, **where: Any) -> None:
     """Remove a function from the whole cluster."""
     import msgspec
 
+    from edged.errors import ConfigError
+
     from .show import function_path
     from .target import find_target
 
+    if as_json and not yes and not sys.stdin.isatty():
+        raise ConfigError("--json away from a terminal cannot ask: add --yes")
     target = find_target(**where)
-    question = f"Remove function {name!r} from every node of the cluster of {target.name}?"
-    if not yes and not click.confirm(question, err=True):
-        click.echo("nothing removed", err=True)
-        raise SystemExit(EXIT_FAILED)
-    data = target.control().call("DELETE", function_path(name))
+    client = target.control()
+    if not yes:
+        client.call("GET", function_path(name))  # no question about what is not there
+        question = f"Remove function {name!r} from every node of the cluster of {target.name}?"
+        if not click.confirm(question, err=True):
+            click.echo("nothing removed", err=True)
+            raise SystemExit(EXIT_FAILED)
+    data = client.call("DELETE", function_path(name))
     if as_json:
         print_json(msgspec.Raw(data))
     else:

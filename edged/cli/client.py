@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -25,6 +25,8 @@ ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 LINE_BYTES_MAX: Final = 1024 * 1024
 
 Body = bytes | Iterable[bytes] | None
+Headers = Iterable[tuple[str, str]]
+"""In order, repeated names too."""
 
 
 def parse_url(url: str, *, what: str) -> SplitResult:
@@ -92,24 +94,27 @@ class Client:
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
+            place = "" if self.name.rstrip("/") == self.url else f" at {self.url}"
             raise Unreachable(
-                f"{self.name} does not answer at {self.url}: {_reason(error)}", url=self.url
+                f"{self.name} does not answer{place}: {_reason(error)}", url=self.url
             ) from error
 
     @contextmanager
     def open(
-        self, method: str, path: str, *, body: Body = None, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, *, body: Body = None, headers: Headers = ()
     ) -> Iterator[Answer]:
-        """One exchange on its own connection. Raises Unreachable; HTTP statuses are not judged."""
+        """One exchange on its own connection. Raises Unreachable; HTTP statuses are not judged.
+
+        A body that is not bytes needs a Content-Length among `headers`."""
         secure = self._parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._timeout_s)
-        own = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        own = [("Authorization", f"Bearer {self._token}")] if self._token else []
         target = self._parts.path.rstrip("/") + path
         try:
             with self.translated():
                 try:
-                    connection.request(method, target, body, own | dict(headers or {}))
+                    _send(connection, method, target, body, [*own, *headers])
                 except (BrokenPipeError, ConnectionResetError):
                     # Refused before the whole body was sent: the answer may be there already.
                     if connection.sock is None:
@@ -119,9 +124,7 @@ class Client:
         finally:
             connection.close()
 
-    def call(
-        self, method: str, path: str, *, body: Body = None, headers: Mapping[str, str] | None = None
-    ) -> bytes:
+    def call(self, method: str, path: str, *, body: Body = None, headers: Headers = ()) -> bytes:
         """The body of a 2xx answer. Raises NodeProblem, Unreachable."""
         with self.open(method, path, body=body, headers=headers) as answer:
             data = answer.read(ANSWER_BYTES_MAX)
@@ -152,6 +155,31 @@ class Client:
                 "detail": f"HTTP status {answer.status}; {self.url} is no edged control API?",
             }
         raise NodeProblem(problem, node=self.name)
+
+
+def _send(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    body: Body,
+    headers: list[tuple[str, str]],
+) -> None:
+    """As HTTPConnection.request, which would drop repeated headers."""
+    given = {name.lower() for name, _ in headers}
+    connection.putrequest(
+        method,
+        target,
+        skip_host="host" in given,
+        skip_accept_encoding="accept-encoding" in given,
+    )
+    if not given & {"content-length", "transfer-encoding"}:
+        if isinstance(body, bytes):
+            connection.putheader("Content-Length", str(len(body)))
+        elif body is None and method.upper() in ("POST", "PUT", "PATCH"):
+            connection.putheader("Content-Length", "0")  # RFC 9110 §8.6
+    for name, value in headers:
+        connection.putheader(name, value)
+    connection.endheaders(body)
 
 
 def _reason(error: Exception) -> str:

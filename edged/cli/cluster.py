@@ -41,8 +41,8 @@ def _existing(boss: Supervisor, name: str | None) -> str:
 
     states = boss.home.load_all()
     running = [state for state in states if boss.running_nodes(boss.load(state.name))]
-    for state in (*running, *states):
-        return check_cluster_name(state.name)
+    for found in (*(state.name for state in (*running, *states)), *boss.home.damaged()):
+        return check_cluster_name(found)
     raise ClusterNotFound("there is no local cluster: edged cluster up makes one")
 
 
@@ -122,9 +122,15 @@ def issue(
     """Write the trust directory of NODE, signed by the CA in DIRECTORY.
 
     Issuing again renews: the node keeps its key and identity."""
+    from edged.errors import ConfigError
     from edged.trust import NODE_DAYS, issue_node
     from protocol.identity import ROLES
 
+    before = _issued_to(Path(out))
+    if before not in (None, node):
+        raise ConfigError(
+            f"--out {out} holds the key of node {before!r}: give {node!r} a directory of its own"
+        )
     node_id = issue_node(
         Path(directory), Path(out), name=node, roles=roles or ROLES, days=days or NODE_DAYS
     )
@@ -132,7 +138,24 @@ def issue(
         print_json({"node": node, "node_id": node_id, "directory": out})
     else:
         click.echo(f"issued {node} ({node_id}) in {out}")
-        click.echo(f'next: copy it to the node, set [trust] directory = "{out}" in its node.toml')
+        click.echo("next: copy it beside the node's node.toml as `trust`, then edged run node.toml")
+
+
+def _issued_to(trust_directory: Path) -> str | None:
+    """The node whose key and credential are there already; None where there is no whole pair."""
+    import base64
+
+    import msgspec
+
+    from protocol.identity import Credential
+
+    try:
+        encoded = (trust_directory / "credential").read_bytes()
+        if not (trust_directory / "node.key").exists():
+            return None
+        return msgspec.msgpack.decode(base64.b64decode(encoded), type=Credential).name
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return None
 
 
 # ---------------------------------------------------------------- life
@@ -296,12 +319,13 @@ def restart(node: str, name: str | None, timeout_s: float, as_json: bool) -> Non
 @json_option
 def list_(as_json: bool) -> None:
     """List the local clusters, newest first."""
-    from .render import ago, table
+    from .render import NONE, ago, table
     from .target import supervisor
 
     boss = supervisor()
     states = [boss.load(state.name) for state in boss.home.load_all()]
-    rows = [
+    damaged = boss.home.damaged()
+    rows: list[dict[str, Any]] = [
         {
             "name": state.name,
             "nodes": len(state.nodes),
@@ -311,14 +335,32 @@ def list_(as_json: bool) -> None:
         }
         for state in states
     ]
+    rows += [
+        {
+            "name": name,
+            "nodes": None,
+            "running": boss.strays(name),
+            "created_at_s": None,
+            "directory": str(boss.home.directory(name)),
+        }
+        for name in damaged
+    ]
     if as_json:
         print_json({"clusters": rows})
         return
     table(
         ("name", "nodes", "running", "made", "directory"),
         (
-            (r["name"], r["nodes"], r["running"], ago(state.created_at_s), r["directory"])
-            for r, state in zip(rows, states, strict=True)
+            (
+                r["name"],
+                "damaged" if r["nodes"] is None else r["nodes"],
+                r["running"],
+                NONE if r["created_at_s"] is None else ago(r["created_at_s"]),
+                r["directory"],
+            )
+            for r in rows
         ),
         empty="no local clusters: edged cluster up makes one",
     )
+    if damaged:
+        click.echo("hint: edged cluster down NAME ends and removes a damaged one", err=True)

@@ -23,6 +23,8 @@ EXIT_NOT_FOUND: Final = 4
 EXIT_CLIENT_ERROR: Final = 5
 EXIT_SERVER_ERROR: Final = 6
 
+PROBLEM_PREFIX: Final = "urn:edged:error:"
+
 TABLE_WIDTH_MAX: Final = 400
 """Tables are as wide as they need, also on narrower terminals, which wrap whole lines: a URL that
 was folded inside its cell could not be copied."""
@@ -38,6 +40,8 @@ class NodeProblem(Exception):
         self.problem = problem | {"node": node}
         self.status = problem.get("status", 500)
         self.node = node
+        self.hint = ""
+        """What to do next, where the command knows better than the kind of problem tells."""
 
 
 class EdgedCommand(click.Command):
@@ -50,7 +54,7 @@ class EdgedCommand(click.Command):
         try:
             return super().invoke(ctx)
         except NodeProblem as error:
-            hint = _hint(error)
+            hint = error.hint or hint_for(str(error.problem.get("type", "")))
             self._fail(ctx, error.problem, f"node {error.node}: {error}", hint, _exit_of(error))
         except EdgedError as error:
             code = _exit_of_local(error)
@@ -77,10 +81,14 @@ class EdgedCommand(click.Command):
         if ctx.params.get("as_json"):
             click.echo(json.dumps(problem, ensure_ascii=False), err=True)
         else:
-            click.echo(click.style("error: ", fg="red", bold=True) + clean(text), err=True)
-            if hint:
-                click.echo(click.style("hint: ", fg="cyan") + hint, err=True)
+            print_error(text, hint)
         ctx.exit(code)
+
+
+def print_error(text: str, hint: str) -> None:
+    click.echo(click.style("error: ", fg="red", bold=True) + clean(text), err=True)
+    if hint:
+        click.echo(click.style("hint: ", fg="cyan") + clean(hint), err=True)
 
 
 def _exit_of(error: NodeProblem) -> int:
@@ -99,15 +107,15 @@ def _exit_of_local(error: Exception) -> int:
     return EXIT_FAILED
 
 
-def _hint(error: NodeProblem) -> str:
-    kind = str(error.problem.get("type", "")).rpartition(":")[2]
+def hint_for(problem_type: str) -> str:
     return {
-        "unauthorized": "give the node's control token: --token-file FILE or EDGED_TOKEN",
+        "unauthorized": "give the node's control token: --token-file FILE, EDGED_TOKEN"
+        " or EDGED_TOKEN_FILE",
         "function-not-found": "edged functions lists what is deployed",
         "disk-full": "free some disk on the node, or lower store.min_free_bytes",
         "draining": "the node is shutting down; choose another with --node",
         "overloaded": "try again in a moment, or choose another node with --node",
-    }.get(kind, "")
+    }.get(problem_type.removeprefix(PROBLEM_PREFIX), "")
 
 
 def clean(text: str) -> str:
@@ -141,9 +149,9 @@ def target_options(function: F) -> F:
             click.option(
                 "--token-file",
                 metavar="FILE",
-                envvar="EDGED_TOKEN_FILE",
                 type=click.Path(),
-                help="Holds that node's control token; or set EDGED_TOKEN to the token.",
+                help="Holds that node's control token; else EDGED_TOKEN (the token itself),"
+                " else EDGED_TOKEN_FILE.",
             ),
         )
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .function_file import Plan
 
 CHUNK_BYTES: Final = 64 * 1024
+URLS_SHOWN: Final = 8
 
 
 class Size(click.ParamType[int]):
@@ -46,14 +47,15 @@ class Size(click.ParamType[int]):
 @click.option("--abi", type=click.Choice(["raw", "cgi", "export"]), help="Default: raw.")
 @click.option("--arg", "args", multiple=True, help="An argument after argv[0]; repeatable.")
 @click.option("--entrypoint", metavar="EXPORT", help="Function to call instead of _start.")
-@click.option("--method", "methods", multiple=True, help="An allowed HTTP method; repeatable.")
+@click.option("--method", "methods", multiple=True, help="An allowed method, e.g. GET; repeatable.")
 @click.option("--env", multiple=True, metavar="K=V", help="Repeatable.")
 @click.option(
     "--mount",
     "mounts",
     multiple=True,
-    metavar="SOURCE:/PATH",
-    help="A read-only directory of the node's allow-list; repeatable.",
+    metavar="SOURCE[:/PATH]",
+    help="A read-only directory of the node's allow-list, seen at /PATH or else at /SOURCE;"
+    " repeatable.",
 )
 @click.option("--timeout-ms", type=int, help="Wall time of one invocation.")
 @click.option("--memory", "memory_bytes", type=Size(), help="Linear memory, e.g. 64MiB.")
@@ -113,11 +115,30 @@ def deploy(
         stored.module, plan.abi, plan.args, plan.entrypoint, plan.methods, plan.policy
     )
     deployed = _deploy(client, plan.name, msgspec.json.encode(request))
-    url = f"{target.gateway().url}/{plan.name}"
+    urls = [f"{target.gateway().url}/{path}" for path in _paths(plan, stored.exports)]
     if as_json:
-        print_json({"module": stored, "function": deployed, "url": url, "node": target.name})
+        print_json(
+            {
+                "module": stored,
+                "function": deployed,
+                "url": urls[0],
+                "urls": urls,
+                "node": target.name,
+            }
+        )
     else:
-        _tell(stored, deployed, url, target.name)
+        _tell(stored, deployed, urls, target.name)
+
+
+def _paths(plan: Plan, exports: Iterable[str]) -> list[str]:
+    """What a gateway answers: of the export ABI without an entrypoint, /{function}/{export}."""
+    from urllib.parse import quote
+
+    if plan.abi != "export" or plan.entrypoint:
+        return [plan.name]
+    # Conventional names of what is not for callers: memories, tables, the runtime's own.
+    own = [name for name in exports if name != "memory" and not name.startswith("_")]
+    return [f"{plan.name}/{quote(name, safe='')}" for name in own] or [plan.name]
 
 
 def _read(plan: Plan) -> bytes:
@@ -144,11 +165,11 @@ def _upload(client: Client, label: str, data: bytes) -> ModuleStored:
     from edged.interfaces import ModuleStored
     from protocol.ids import digest_of
 
-    headers = {
-        "Edged-Digest": digest_of(data),
-        "Content-Length": str(len(data)),
-        "Content-Type": "application/octet-stream",
-    }
+    headers = [
+        ("Edged-Digest", digest_of(data)),
+        ("Content-Length", str(len(data))),
+        ("Content-Type", "application/octet-stream"),
+    ]
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -173,13 +194,13 @@ def _deploy(client: Client, name: str, body: bytes) -> Deployed:
 
     from edged.interfaces import Deployed
 
-    headers = {"Content-Type": "application/json"}
+    headers = [("Content-Type", "application/json")]
     with progress_console().status("deploying"):
         answer = client.call("PUT", f"/v1/functions/{name}", body=body, headers=headers)
     return msgspec.json.decode(answer, type=Deployed)
 
 
-def _tell(stored: ModuleStored, deployed: Deployed, url: str, node: str) -> None:
+def _tell(stored: ModuleStored, deployed: Deployed, urls: list[str], node: str) -> None:
     from .render import size
 
     what = "deployed" if deployed.created else "unchanged:"
@@ -188,4 +209,7 @@ def _tell(stored: ModuleStored, deployed: Deployed, url: str, node: str) -> None
     click.echo(f"           {size(stored.size_bytes)}, {size(stored.wire_bytes)} on the wire")
     if deployed.created and deployed.previous:
         click.echo(f"  before   {deployed.previous[:12]}  (edged rollback {deployed.name})")
-    click.echo(f"  invoke   {url}")
+    for url in urls[:URLS_SHOWN]:
+        click.echo(f"  invoke   {clean(url)}")
+    if len(urls) > URLS_SHOWN:
+        click.echo(f"           and {len(urls) - URLS_SHOWN} more exports (--json lists them)")

@@ -9,7 +9,7 @@ methods = ["GET", "POST"]    # [] is the ABI's default
 
 [policy]                     # every key of protocol.function.Policy
 timeout_ms = 500
-memory_bytes = 67108864
+memory_bytes = "64MiB"       # sizes are bytes, or text with a binary suffix
 tmp_bytes = 0
 env = { GREETING = "hello" }
 mounts = [{ source = "assets", guest_path = "/assets" }]
@@ -19,19 +19,37 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from edged.errors import ConfigError
+from edged.validation import explain
 from protocol.errors import RemoteProtocolError
-from protocol.function import Abi, Mount, Policy
-from protocol.ids import FunctionName, parse_function_name
+from protocol.function import Abi, FunctionSpec, Mount, Policy, check_spec
+from protocol.ids import FunctionName, digest_of, parse_function_name
 
 _SIZE: Final = re.compile(r"(\d{1,15})\s*([KMG]?)(?:iB|B)?\Z", re.IGNORECASE)
 _UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+FLAGS: Final = {
+    "args": "--arg",
+    "entrypoint": "--entrypoint",
+    "methods": "--method",
+    "policy.timeout_ms": "--timeout-ms",
+    "policy.memory_bytes": "--memory",
+    "policy.table_elements": "--table-elements",
+    "policy.tmp_bytes": "--tmp-bytes",
+    "policy.body_bytes": "--body-bytes",
+    "policy.stdout_bytes": "--stdout-bytes",
+    "policy.stderr_bytes": "--stderr-bytes",
+    "policy.concurrency": "--concurrency",
+    "policy.env": "--env",
+    "policy.mounts": "--mount",
+}
+"""By the key that each sets."""
 
 
 class FunctionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,13 +81,62 @@ def load_function_file(path: Path) -> tuple[FunctionFile, Path]:
     Raises ConfigError: unreadable, not TOML, unknown or wrong keys."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        return msgspec.convert(data, FunctionFile), path.parent
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    except msgspec.ValidationError as error:
+    try:
+        _read_sizes(data.get("policy"))
+        try:
+            source = msgspec.convert(data, FunctionFile)
+        except msgspec.ValidationError as error:
+            raise ConfigError(explain(error, data, FunctionFile)) from error
+        _check(source, msgspec.to_builtins(source.policy), name=str)
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return source, path.parent
+
+
+def _read_sizes(policy: object) -> None:
+    """Sizes written as text become numbers, in place. Raises ConfigError."""
+    if not isinstance(policy, dict):
+        return
+    for key, value in policy.items():
+        if key.endswith("_bytes") and isinstance(value, str):
+            try:
+                policy[key] = parse_size(value)
+            except ConfigError as error:
+                raise ConfigError(f"policy.{key} = {error}") from error
+
+
+def _check(file: FunctionFile, policy: dict[str, Any], *, name: Callable[[str], str]) -> Plan:
+    """`file` under `policy` by the rules of function specs, so that nothing is uploaded in vain;
+    the plan's name and file are not looked at. Raises ConfigError with `name`'s name of the key."""
+    nothing = digest_of(b"")
+    data = {
+        "abi": file.abi,
+        "module": nothing,
+        "module_bytes": 8,
+        "manifest": nothing,
+        "args": list(file.args),
+        "entrypoint": file.entrypoint,
+        "methods": [method.upper() for method in file.methods],
+        "policy": policy,
+    }
+    try:
+        spec = msgspec.convert(data, FunctionSpec)
+        check_spec(spec)
+    except msgspec.ValidationError as error:
+        raise ConfigError(explain(error, data, FunctionSpec, name=name)) from error
+    except RemoteProtocolError as error:
+        raise ConfigError(error.detail) from error
+    return Plan(
+        FunctionName(""), Path(), spec.abi, spec.args, spec.entrypoint, spec.methods, spec.policy
+    )
+
+
+def _flag(key: str) -> str:
+    return next((flag for path, flag in FLAGS.items() if key.startswith(path)), key)
 
 
 def make_plan(
@@ -91,10 +158,8 @@ def make_plan(
     policy_data["env"] |= dict(parse_pair(item, what="--env") for item in env)
     given = [msgspec.to_builtins(parse_mount(item)) for item in mounts]
     policy_data["mounts"] = [*policy_data["mounts"], *given]
-    try:
-        checked = msgspec.convert(policy_data, Policy)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"policy: {error}") from error
+    # What a file says has been checked under the file's own names: what is wrong now is a flag.
+    checked = _check(merged, policy_data, name=_flag)
     if not file and not merged.module:
         raise ConfigError("give FILE (.wasm or .wat), or module = … in the --config file")
     path = Path(file) if file else base / merged.module
@@ -102,7 +167,7 @@ def make_plan(
         name = parse_function_name(merged.name or path.stem)
     except RemoteProtocolError as error:
         raise ConfigError(f"--name {error.detail}") from error
-    return Plan(name, path, merged.abi, merged.args, merged.entrypoint, merged.methods, checked)
+    return msgspec.structs.replace(checked, name=name, file=path)
 
 
 def parse_pair(text: str, *, what: str) -> tuple[str, str]:
@@ -116,12 +181,13 @@ def parse_pair(text: str, *, what: str) -> tuple[str, str]:
 def parse_mount(text: str) -> Mount:
     """ "assets:/assets" and "assets" (at /assets). Raises ConfigError."""
     source, colon, guest_path = text.partition(":")
+    data = {"source": source, "guest_path": guest_path if colon else f"/{source}"}
     try:
-        return msgspec.convert(
-            {"source": source, "guest_path": guest_path if colon else f"/{source}"}, Mount
-        )
+        return msgspec.convert(data, Mount)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"--mount {text!r}: write SOURCE:/guest/path ({error})") from error
+        raise ConfigError(
+            f"--mount {text!r}: write SOURCE:/guest/path ({explain(error, data, Mount)})"
+        ) from error
 
 
 def parse_size(text: str) -> int:

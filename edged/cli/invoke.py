@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -12,9 +13,13 @@ import click
 
 from .common import (
     EXIT_CLIENT_ERROR,
+    EXIT_NOT_FOUND,
     EXIT_SERVER_ERROR,
+    PROBLEM_PREFIX,
     EdgedCommand,
     clean,
+    hint_for,
+    print_error,
     print_json,
     target_options,
 )
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from .client import Answer
 
 CHUNK_BYTES: Final = 64 * 1024
+PROBLEM_BYTES_MAX: Final = 64 * 1024
+NOT_FOUND: Final = PROBLEM_PREFIX + "function-not-found"
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
 """RFC 3986's pchar, "/", and "%": what is escaped already stays as it is."""
 
@@ -53,7 +60,9 @@ def invoke(
 ) -> None:
     """Invoke function NAME through a node's gateway and print the answer's body as it is.
 
-    Leaves with 0 for an answer below 400, 5 for 4xx, 6 for 5xx."""
+    Leaves with 0 for an answer below 400, 4 where there is no such function, 5 for any other 4xx,
+    6 for 5xx. On a terminal a problem (RFC 9457) is told on stderr; elsewhere the body is printed
+    as it is."""
     from .client import Client
     from .target import find_target
 
@@ -68,14 +77,42 @@ def invoke(
     started_at = time.perf_counter()
     verb = method or ("GET" if body is None else "POST")
     with _usage_errors(), client.open(verb, target, body=body, headers=parsed) as answer:
+        head, problem = _problem(answer)
         if as_json:
-            _print_document(answer, started_at)
+            _print_document(answer, head, started_at)
+        elif problem and sys.stdout.isatty() and not include:
+            _print_problem(problem, name, where["node"])
         else:
-            _print_raw(answer, include=include)
-            if verbose:
-                _print_times(answer, client.name, time.perf_counter() - started_at)
+            _print_raw(answer, head, include=include)
+        if verbose and not as_json:
+            _print_times(answer, client.name, time.perf_counter() - started_at)
+    if problem.get("type") == NOT_FOUND:
+        raise SystemExit(EXIT_NOT_FOUND)
     if answer.status >= 400:
         raise SystemExit(EXIT_CLIENT_ERROR if answer.status < 500 else EXIT_SERVER_ERROR)
+
+
+def _problem(answer: Answer) -> tuple[bytes, dict[str, Any]]:
+    """(what of the body was read, the problem document it is or nothing)."""
+    kind = (answer.header("content-type") or "").partition(";")[0].strip().lower()
+    if answer.status < 400 or kind != "application/problem+json":
+        return b"", {}
+    head = answer.read(PROBLEM_BYTES_MAX)
+    try:
+        document = json.loads(head)
+    except (ValueError, RecursionError):
+        return head, {}
+    return head, document if isinstance(document, dict) else {}
+
+
+def _print_problem(problem: dict[str, Any], name: str, node: str | None) -> None:
+    kind = str(problem.get("type", ""))
+    code = f" {kind.removeprefix(PROBLEM_PREFIX)}" if kind.startswith(PROBLEM_PREFIX) else ""
+    text = problem.get("detail") or problem.get("title") or "no details"
+    status = problem.get("status", "")
+    logs = f"edged logs {name}" + (f" --node {node}" if node else "")
+    failed = isinstance(status, int) and status >= 500
+    print_error(f"{status}{code}: {text}", hint_for(kind) or (logs if failed else ""))
 
 
 class _usage_errors:  # noqa: N801 - used as a statement
@@ -118,29 +155,35 @@ def _body(data: str | None) -> bytes | None:
         raise ConfigError(f"-d {data}: cannot be read: {error.strerror}") from error
 
 
-def _headers(lines: tuple[str, ...]) -> dict[str, str]:
-    """Raises ConfigError. One value per name: of a repeated one the last wins."""
+def _headers(lines: tuple[str, ...]) -> list[tuple[str, str]]:
+    """All of them in their order, repeated names too. Raises ConfigError."""
     from edged.errors import ConfigError
 
-    parsed: dict[str, str] = {}
+    parsed: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
             raise ConfigError(f"-H {line!r}: write 'Name: value'")
-        parsed[name.strip()] = value.strip()
+        parsed.append((name.strip(), value.strip()))
     return parsed
 
 
-def _print_raw(answer: Answer, *, include: bool) -> None:
+def _print_raw(answer: Answer, head: bytes, *, include: bool) -> None:
+    """On a terminal a newline ends it, as the prompt is to start on a line of its own."""
     out = sys.stdout.buffer
+    last = b"\n"
     if include:
         out.write(f"HTTP/1.1 {answer.status} {answer.reason}\r\n".encode("latin-1"))
         for name, value in answer.headers():
             out.write(f"{name}: {value}\r\n".encode("latin-1"))
         out.write(b"\r\n")
-    while chunk := answer.read_some(CHUNK_BYTES):
+    chunk = head
+    while chunk := chunk or answer.read_some(CHUNK_BYTES):
         out.write(chunk)
         out.flush()
+        last, chunk = chunk[-1:], b""
+    if last != b"\n" and sys.stdout.isatty():
+        out.write(b"\n")
     out.flush()
 
 
@@ -169,12 +212,12 @@ def _timings(answer: Answer) -> dict[str, float]:
     return found
 
 
-def _print_document(answer: Answer, started_at: float) -> None:
+def _print_document(answer: Answer, head: bytes, started_at: float) -> None:
     import base64
 
     from .client import ANSWER_BYTES_MAX
 
-    data = answer.read(ANSWER_BYTES_MAX)
+    data = head + answer.read(ANSWER_BYTES_MAX)
     try:
         body = {"body": data.decode("utf-8")}
     except UnicodeDecodeError:

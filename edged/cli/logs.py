@@ -16,7 +16,10 @@ from .common import EdgedCommand, clean, target_options
 @click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
 @target_options
 def logs(name: str, tail: int, follow: bool, as_json: bool, **where: Any) -> None:
-    """Print a function's log on one node; with --json, one JSON document per line."""
+    """Print a function's log on one node; with --json, one JSON document per line.
+
+    A node keeps the last 1,000 lines of a function. --follow ends by itself when the function is
+    removed or the node drains."""
     import msgspec
 
     from edged.interfaces import LogLine

@@ -34,7 +34,10 @@ Exit codes:
   6  invoke: the function answered 5xx
 
 Commands talk to the newest running local cluster. --cluster and --node choose another node;
---control URL with --token-file, or EDGED_CONTROL and EDGED_TOKEN, name any node.
+--control URL or EDGED_CONTROL names any node, with its token: --token-file FILE, or EDGED_TOKEN
+(the token itself), or EDGED_TOKEN_FILE; the first that is given counts. EDGED_STATE is where local
+clusters are kept.
+
 With --json, results go to stdout and problems to stderr, each as one JSON document."""
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import click
+
 from .common import clean, console
 
 NONE: Final = "–"
@@ -86,7 +88,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
     if drawn.row_count:
         console().print(drawn)
     else:
-        console().print(empty)
+        click.echo(empty)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:

@@ -150,7 +150,7 @@ def _show_versions(data: bytes) -> None:
         (
             (
                 "*" if v.current else "",
-                v.version,
+                short(v.version),
                 v.abi,
                 short(v.module),
                 size(v.module_bytes),
@@ -248,22 +248,20 @@ def members(as_json: bool, **where: Any) -> None:
 def _show_members(data: bytes) -> None:
     from edged.interfaces import MemberView
 
-    from .render import milliseconds, short, table
+    from .render import milliseconds, table
 
     rows = _decode(data, dict[str, list[MemberView]])["members"]
     table(
-        ("name", "state", "region", "target", "rtt", "gossip", "gateway", "incarnation", "id"),
+        ("name", "state", "region", "target", "rtt", "gossip", "gateway"),
         (
             (
                 m.name + (" *" if m.is_self else ""),
                 m.state,
                 m.region,
-                m.target,
+                m.target.partition("-")[0],  # of a triple, the machine; --json has it all
                 milliseconds(m.rtt_ms),
                 m.gossip_address,
                 m.gateway_url,
-                m.incarnation,
-                short(m.node_id),
             )
             for m in rows
         ),

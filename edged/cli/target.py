@@ -1,6 +1,7 @@
 """Which node a command talks to.
 
---control URL (or EDGED_CONTROL) names any node; its token comes from --token-file or EDGED_TOKEN.
+--control URL (or EDGED_CONTROL) names any node; its token comes from --token-file, EDGED_TOKEN or
+the file EDGED_TOKEN_FILE, the first of these that is given.
 Otherwise a node of a local cluster: --node of --cluster, where the default cluster is the newest
 one that runs and the default node the first of it that runs.
 """
@@ -94,13 +95,23 @@ def _first_running(boss: Supervisor, state: ClusterState) -> NodeState:
 
 
 def _token(token_file: str | None) -> str:
-    if token_file:
+    token = "" if token_file else os.environ.get("EDGED_TOKEN", "").strip()
+    source = "EDGED_TOKEN"
+    if not token:
+        source = "--token-file" if token_file else "EDGED_TOKEN_FILE"
+        path = token_file or os.environ.get("EDGED_TOKEN_FILE", "")
+        if not path:
+            raise ConfigError(
+                "no control token: give --token-file FILE, or set EDGED_TOKEN (the token itself)"
+                " or EDGED_TOKEN_FILE"
+            )
         try:
-            token = Path(token_file).read_text(encoding="ascii").strip()
+            token = Path(path).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--token-file {token_file}: cannot be read: {error}") from error
-    else:
-        token = os.environ.get("EDGED_TOKEN", "").strip()
+            raise ConfigError(f"{source} {path}: cannot be read: {error}") from error
     if not token or not token.isascii() or not token.isprintable():
-        raise ConfigError("no control token: give --token-file FILE or set EDGED_TOKEN")
+        raise ConfigError(
+            f"{source} holds no control token: one line of printable ASCII; --token-file FILE"
+            " names another"
+        )
     return token

@@ -10,11 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from edged.errors import ConfigError
+from edged.validation import explain
 from protocol.errors import RemoteProtocolError
 from protocol.ids import parse_node_name
 
 from .state import Target
 
+FLAGS: Final = "flags"
 NODES_MAX: Final = 100
 """Three ports each; 50 processes took 1.2 GB (PSS) where this was measured."""
 SUPERVISED: Final = {
@@ -58,7 +60,7 @@ def spec_of(count: int, *, pulley: int = 0, regions: tuple[str, ...] = ()) -> Cl
         }
         for index in range(count)
     ]
-    return parse_spec({"nodes": nodes}, source="flags")
+    return parse_spec({"nodes": nodes}, source=FLAGS)
 
 
 def load_spec(path: Path) -> ClusterSpec:
@@ -77,7 +79,9 @@ def parse_spec(data: dict[str, Any], *, source: str) -> ClusterSpec:
     try:
         spec = msgspec.convert(data, ClusterSpec)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        flags = {"nodes.region": "--region"} if source == FLAGS else {}
+        words = explain(error, data, ClusterSpec, name=lambda key: flags.get(key, key))
+        raise ConfigError(words if flags else f"{source}: {words}") from error
     for node in spec.nodes:
         try:
             parse_node_name(node.name)

@@ -25,6 +25,8 @@ from protocol.ids import parse_node_name
 Target = Literal["native", "pulley64"]
 
 STATE_BYTES_MAX: Final = 1024 * 1024
+LOCK_ATTEMPTS: Final = 100
+"""Commands that tidy up the lock's directory meet one that makes it; never so often in a row."""
 
 
 class NodeState(msgspec.Struct, frozen=True):
@@ -134,6 +136,10 @@ class Home:
             with path.open("rb") as file:
                 data = file.read(STATE_BYTES_MAX)
         except FileNotFoundError:
+            if self.exists(name):
+                raise ConfigError(
+                    f"{path}: missing; edged cluster down {name} ends and removes the cluster"
+                ) from None
             known = ", ".join(self.names()) or "none"
             raise ClusterNotFound(
                 f"no local cluster {name!r} (there are: {known}); edged cluster up makes one",
@@ -155,6 +161,20 @@ class Home:
             except (ClusterNotFound, ConfigError):
                 continue
         return sorted(states, key=lambda state: -state.created_at_s)
+
+    def damaged(self) -> list[str]:
+        """Names of clusters whose cluster.json is missing or unreadable."""
+        found: list[str] = []
+        for name in self.names():
+            try:
+                check_cluster_name(name)
+            except ConfigError:
+                continue  # not of our making
+            try:
+                self.load(name)
+            except (ClusterNotFound, ConfigError):
+                found.append(name)
+        return found
 
     def save(self, state: ClusterState) -> None:
         path = self.directory(state.name) / "cluster.json"
@@ -184,13 +204,7 @@ class Home:
 def _file_lock(path: Path, *, blocking: bool, busy: str) -> Iterator[None]:
     flags = fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB)
     while True:
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        except FileNotFoundError:
-            continue  # another command has just tidied up
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
+        fd = _open_lock(path)
         try:
             fcntl.flock(fd, flags)
             # The last holder removed the file while this one waited: lock the new one.
@@ -208,6 +222,22 @@ def _file_lock(path: Path, *, blocking: bool, busy: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(fd)
+
+
+def _open_lock(path: Path) -> int:
+    """Raises ConfigError."""
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            # Not found, where it was made a moment ago: another command has tidied up.
+            if not isinstance(error, FileNotFoundError) or attempt == LOCK_ATTEMPTS:
+                raise ConfigError(
+                    f"{path}: cannot be made: {error.strerror}; EDGED_STATE names the directory"
+                    " where local clusters are kept"
+                ) from error
+    raise AssertionError("unreachable")
 
 
 def _same_file(fd: int, path: Path) -> bool:

@@ -365,6 +365,10 @@ class Supervisor:
     def running_nodes(self, state: ClusterState) -> list[NodeState]:
         return [node for node in state.nodes if _runs(node)]
 
+    def strays(self, name: str) -> int:
+        """How many processes run of a cluster, also of one whose cluster.json is gone."""
+        return len(process.strays(self.home.directory(name)))
+
     def token(self, state: ClusterState, node: NodeState) -> str:
         """Raises ConfigError."""
         return read_token(self.home.token_file(state.name, node.name))

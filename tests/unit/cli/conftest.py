@@ -25,7 +25,8 @@ def node() -> Iterator[NodeThread]:
 @pytest.fixture
 def run(tmp_path: Path) -> Edged:
     """Runs `edged ARGS…` with no local cluster and no node named."""
-    base = {"EDGED_STATE": str(tmp_path / "state"), "EDGED_CONTROL": "", "EDGED_TOKEN": ""}
+    unset = ("EDGED_CONTROL", "EDGED_TOKEN", "EDGED_TOKEN_FILE")
+    base = {"EDGED_STATE": str(tmp_path / "state"), **dict.fromkeys(unset, "")}
 
     def call(*args: str, env: dict[str, str] | None = None, **kwargs: Any) -> Result:
         return CliRunner().invoke(

@@ -10,18 +10,22 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
 import trio
 
 from edged.control import make_control_app
 from edged.http import HttpLimits, bind_tcp, serve
+from edged.interfaces import ModuleStored
 from edged.telemetry import Metrics, make_log
+from protocol.ids import Digest
 from tests.unit.control.memory_operator import MemoryOperator
 
 TOKEN = "a-token-of-the-test"
 
 
 async def echo_gateway(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answers with what it was asked; `?status=` chooses the status, /bytes is not UTF-8."""
+    """Answers with what it was asked; `?status=` chooses the status, `?problem=` a problem's code,
+    /bytes is not UTF-8."""
     if scope["type"] == "lifespan":
         for step in ("startup", "shutdown"):
             await receive()
@@ -41,10 +45,16 @@ async def echo_gateway(scope: dict[str, Any], receive: Any, send: Any) -> None:
         "body": body.decode("latin-1"),
         "headers": sorted([k.decode(), v.decode("latin-1")] for k, v in scope["headers"]),
     }
-    status = int(dict(parse_qsl(query)).get("status", "200"))
+    wish = dict(parse_qsl(query))
+    status = int(wish.get("status", "200"))
     data = b"\xff\x00\xfe" if scope["path"].endswith("/bytes") else json.dumps(asked).encode()
+    kind = b"application/json"
+    if code := wish.get("problem"):
+        kind = b"application/problem+json"
+        kinds = {"type": f"urn:edged:error:{code}", "status": status}
+        data = json.dumps(kinds | {"detail": "so it is\x1b[31m"}).encode()
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", kind),
         (b"content-length", str(len(data)).encode()),
         (b"x-edged-start", b"warm"),
         (b"x-edged-node", b"n1"),
@@ -54,11 +64,21 @@ async def echo_gateway(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": data})
 
 
+class ExportingOperator(MemoryOperator):
+    """Every module exports `exports`."""
+
+    exports: tuple[str, ...] = ("_start",)
+
+    async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:
+        stored = await super().put_module(data, expected=expected)
+        return msgspec.structs.replace(stored, exports=self.exports)
+
+
 class NodeThread:
     """Use as a context manager; `operator` may be changed through `do`."""
 
     def __init__(self) -> None:
-        self.operator = MemoryOperator()
+        self.operator = ExportingOperator()
         self.log = io.StringIO()
         self._started: queue.Queue[Any] = queue.Queue()
         self._thread = threading.Thread(target=trio.run, args=(self._main,))

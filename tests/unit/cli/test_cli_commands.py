@@ -114,6 +114,11 @@ def test_function_toml(as_json: Any, tmp_path: Path, module_file: Path) -> None:
     [
         ("nmae = 'x'", "nmae"),
         ("[policy]\ntimeout = 3", "timeout"),
+        ("methods = ['a b']", "methods = 'A B': an HTTP method"),
+        ("[policy]\nmemory_bytes = '64 lots'", "policy.memory_bytes = '64 lots' is no size"),
+        ("[policy]\nmemory_bytes = 1", "policy.memory_bytes = 1: write a whole number of bytes"),
+        ("[policy]\ntmp_bytes = 1\nmounts = [{source = 'a', guest_path = '/tmp'}]", "/tmp"),
+        ("policy = 3", "[policy]"),
         ("abi = 'lambda'", "lambda"),
         ("[policy]\ntimeout_ms = 0", "timeout_ms"),
         ("= 3", "not TOML"),
@@ -126,24 +131,62 @@ def test_wrong_function_toml(cli: Any, tmp_path: Path, text: str, named: str) ->
     result = cli("deploy", "--config", config)
     assert result.exit_code == 2
     assert named in result.stderr
+    assert str(config) in result.stderr or "give FILE" in named
+
+
+def test_sizes_and_methods_as_people_write_them(
+    as_json: Any, tmp_path: Path, module_file: Path
+) -> None:
+    config = tmp_path / "function.toml"
+    config.write_text(
+        'module = "hello.wasm"\nmethods = ["get"]\n[policy]\nmemory_bytes = "64MiB"\n'
+    )
+    as_json("deploy", "--config", config, "--method", "post", "--method", "Get")
+    spec = as_json("describe", "hello")["spec"]
+    assert (spec["methods"], spec["policy"]["memory_bytes"]) == (["POST", "GET"], 64 * 1024**2)
+    as_json("deploy", "--config", config)
+    assert as_json("describe", "hello")["spec"]["methods"] == ["GET"]
 
 
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         (("--env", "A"), "NAME=VALUE"),
-        (("--env", "A B=c"), "env"),
+        (("--env", "A B=c"), "--env = 'A B': a variable's name"),
         (("--mount", "/etc:/etc"), "--mount"),
-        (("--timeout-ms", "0"), "timeout_ms"),
+        (("--timeout-ms", "0"), "--timeout-ms = 0: write a whole number from 1 to 300000"),
+        (("--memory", "1"), "--memory = 1: write a whole number of bytes from 64 KiB to 4 GiB"),
+        (("--method", "GE T"), "--method = 'GE T': an HTTP method"),
+        (("--tmp-bytes", "1", "--mount", "a:/tmp"), "/tmp"),
         (("--memory", "lots"), "size"),
         (("--name", "Hello!"), "a-z"),
         (("--abi", "wasi"), "abi"),
     ],
 )
-def test_wrong_flags(cli: Any, module_file: Path, flags: tuple[str, ...], named: str) -> None:
-    result = cli("deploy", module_file, *flags)
+def test_wrong_flags(run: Any, module_file: Path, flags: tuple[str, ...], named: str) -> None:
+    result = run("deploy", module_file, *flags)  # no node is there to be asked
     assert result.exit_code == 2
     assert named in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("exports", "paths"),
+    [
+        (("memory", "add_numbers", "_start"), ["/hello/add_numbers"]),
+        (("add", "sub"), ["/hello/add", "/hello/sub"]),
+        (("a/b c",), ["/hello/a%2Fb%20c"]),
+        (("memory",), ["/hello"]),
+    ],
+)
+def test_urls_of_exports(
+    exports: tuple[str, ...], paths: list[str], as_json: Any, node: NodeThread, module_file: Path
+) -> None:
+    node.operator.exports = exports
+    deployed = as_json("deploy", module_file, "--abi", "export")
+    assert deployed["urls"] == [node.gateway_url + path for path in paths]
+    assert deployed["url"] == deployed["urls"][0]
+    entry = as_json("deploy", module_file, "--abi", "export", "--entrypoint", "add")
+    assert entry["urls"] == [f"{node.gateway_url}/hello"]
 
 
 def test_files_that_cannot_be_deployed(cli: Any, tmp_path: Path) -> None:
@@ -247,8 +290,45 @@ def test_control_and_node_together(run: Any, node: NodeThread) -> None:
     assert (result.exit_code, "leave out" in result.stderr) == (2, True)
 
 
-def test_remove_asks(cli: Any, module_file: Path) -> None:
+def test_rollback_to_what_is_not_there(cli: Any, module_file: Path) -> None:
     cli("deploy", module_file)
+    result = cli("rollback", "hello", "deadbeef")
+    assert (result.exit_code, "hint: edged versions hello" in result.stderr) == (4, True)
+    result = cli("rollback", "nothing", "deadbeef")
+    assert (result.exit_code, "hint: edged functions" in result.stderr) == (4, True)
+
+
+def test_tables_fit_a_terminal(cli: Any, module_file: Path) -> None:
+    cli("deploy", module_file)
+    for command in (("members",), ("versions", "hello"), ("functions",)):
+        lines = cli(*command).stdout.splitlines()
+        assert max(map(len, lines)) <= 100, command
+
+
+def test_an_address_is_told_once(run: Any) -> None:
+    env = {"EDGED_CONTROL": "http://127.0.0.1:1", "EDGED_TOKEN": "t"}
+    assert run("status", env=env).stderr.count("http://127.0.0.1:1") == 1
+
+
+def test_which_token_counts(run: Any, node: NodeThread, tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text(TOKEN)
+    wrong.write_text("wrong")
+    env = {"EDGED_CONTROL": node.url}
+    assert run("status", env=env | {"EDGED_TOKEN_FILE": str(right)}).exit_code == 0
+    both = env | {"EDGED_TOKEN_FILE": str(wrong), "EDGED_TOKEN": TOKEN}
+    assert run("status", env=both).exit_code == 0
+    flag = env | {"EDGED_TOKEN_FILE": str(wrong), "EDGED_TOKEN": "wrong"}
+    assert run("status", "--token-file", right, env=flag).exit_code == 0
+    missing = run("status", env=env | {"EDGED_TOKEN_FILE": str(tmp_path / "none")})
+    assert (missing.exit_code, "EDGED_TOKEN_FILE" in missing.stderr) == (2, True)
+
+
+def test_remove_asks(cli: Any, module_file: Path) -> None:
+    assert cli("remove", "hello", input="y\n").exit_code == 4  # nothing to ask about
+    cli("deploy", module_file)
+    silent = cli("remove", "hello", "--json")
+    assert (silent.exit_code, "--yes" in silent.stderr) == (2, True)
     refused = cli("remove", "hello", input="n\n")
     assert (refused.exit_code, cli("describe", "hello").exit_code) == (1, 0)
     assert cli("remove", "hello", input="y\n").exit_code == 0
@@ -379,6 +459,11 @@ def test_init_and_issue(run: Any, tmp_path: Path) -> None:
     assert json.loads(renewed.stdout)["node_id"] == first["node_id"]
     trust = load_trust(out)
     assert (trust.node_id, trust.credential.roles) == (first["node_id"], ("serve",))
+    other = run("cluster", "issue", ca, "edge-2", "--out", out)
+    assert (other.exit_code, "'edge-1'" in other.stderr) == (2, True)
+    assert load_trust(out).name == "edge-1"
+    people = run("cluster", "issue", ca, "edge-2", "--out", tmp_path / "second")
+    assert "beside the node's node.toml as `trust`" in people.stdout
     assert run("cluster", "issue", ca, "Edge 1", "--out", out).exit_code == 2
     assert run("cluster", "issue", tmp_path / "none", "n1", "--out", out).exit_code == 2
 
@@ -401,7 +486,23 @@ def test_wrong_cluster_flags(run: Any, flags: tuple[str, ...], named: str) -> No
 
 def test_no_clusters(run: Any) -> None:
     assert json.loads(run("cluster", "list", "--json").stdout) == {"clusters": []}
-    assert "edged cluster up" in run("cluster", "list").stdout
+    assert run("cluster", "list").stdout.endswith("edged cluster up makes one\n")
+
+
+def test_a_state_directory_that_cannot_be_made(run: Any) -> None:
+    result = run("cluster", "up", "--name", "c", env={"EDGED_STATE": "/proc/nope"})
+    assert (result.exit_code, "EDGED_STATE" in result.stderr) == (2, True)
+
+
+def test_a_cluster_without_its_file(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "state" / "clusters" / "lost" / "nodes").mkdir(parents=True)
+    (row,) = json.loads(run("cluster", "list", "--json").stdout)["clusters"]
+    assert (row["name"], row["nodes"], row["running"]) == ("lost", None, 0)
+    assert "damaged" in run("cluster", "list").stdout
+    status = run("cluster", "status")
+    assert (status.exit_code, "edged cluster down lost" in status.stderr) == (2, True)
+    assert run("cluster", "down").exit_code == 0
+    assert json.loads(run("cluster", "list", "--json").stdout) == {"clusters": []}
 
 
 # ---------------------------------------------------------------- run

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.cli.node_thread import NodeThread
+from tests.unit.cli.node_thread import TOKEN, NodeThread
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_invoke(cli: Any) -> None:
@@ -47,6 +53,53 @@ def test_invoke_paths(cli: Any) -> None:
 )
 def test_invoke_exit_codes(cli: Any, status: int, code: int) -> None:
     assert cli("invoke", "f", "-q", f"status={status}").exit_code == code
+
+
+def test_no_such_function_is_told_by_the_exit_code(cli: Any) -> None:
+    missing = cli("invoke", "f", "-q", "status=404", "-q", "problem=function-not-found")
+    assert missing.exit_code == 4
+    assert json.loads(missing.stdout)["detail"].startswith("so it is")  # away from a terminal: raw
+    assert cli("invoke", "f", "-q", "status=404", "-q", "problem=other").exit_code == 5
+
+
+def test_repeated_headers_are_all_sent(cli: Any) -> None:
+    answer = cli("invoke", "f", "-H", "X-A: 1", "-H", "X-A: 2", "-H", "Host: h", "-d", "x")
+    asked = json.loads(answer.stdout)["headers"]
+    assert [value for name, value in asked if name == "x-a"] == ["1", "2"]
+    assert [value for name, value in asked if name == "host"] == ["h"]
+    assert ["content-length", "1"] in asked
+
+
+def on_a_terminal(node: NodeThread, *args: str) -> tuple[str, str, int]:
+    """(stdout, stderr, exit code) of `edged invoke f` whose stdout is a terminal."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as shown:
+        done = subprocess.run(
+            [sys.executable, "-m", "edged", "invoke", "f", *args],
+            cwd=ROOT,
+            env=dict(os.environ, EDGED_CONTROL=node.url, EDGED_TOKEN=TOKEN),
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+        os.write(theirs, b"<end>")
+        os.close(theirs)
+        text = b""
+        while not text.endswith(b"<end>"):
+            text += shown.read(4096)
+    return text.decode()[:-5].replace("\r\n", "\n"), done.stderr.decode(), done.returncode
+
+
+def test_a_problem_on_a_terminal(node: NodeThread) -> None:
+    out, err, code = on_a_terminal(node, "-q", "status=504", "-q", "problem=deadline")
+    assert (out, code) == ("", 6)
+    assert err == "error: 504 deadline: so it is\\x1b[31m\nhint: edged logs f\n"
+
+
+def test_an_answer_on_a_terminal_ends_its_line(node: NodeThread) -> None:
+    out, err, code = on_a_terminal(node)
+    assert (out[-2:], err, code) == ("}\n", "", 0)
 
 
 def test_invoke_verbose_and_headers(cli: Any) -> None:
