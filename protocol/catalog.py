@@ -46,7 +46,6 @@ directory was another cluster's, a later edged wrote it."""
 
 ITEM: Final = Struct(">QQI")
 """One record in a sync summary: key hash, hlc, low bits of the entry hash (for equal hlc)."""
-_U64: Final = Struct(">Q")
 
 
 class Current(NamedTuple):
@@ -410,11 +409,3 @@ class Catalog:
             key = self._keys.get(hashed)
             if key is not None:
                 yield self._entries[key].verified.encoded
-
-
-def pack_hashes(hashes: Iterable[int]) -> bytes:
-    return b"".join(_U64.pack(hashed) for hashed in hashes)
-
-
-def unpack_hashes(data: bytes) -> list[int]:
-    return [hashed for (hashed,) in _U64.iter_unpack(data)]

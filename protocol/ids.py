@@ -32,7 +32,6 @@ DIGEST_BYTES = 32
 NODE_ID_BYTES = 16
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
-_HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 FUNCTION_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\Z")
 NODE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z")
 
@@ -53,13 +52,6 @@ def parse_version(text: str) -> VersionId:
     if not _HEX64.match(text):
         raise RemoteProtocolError("version", f"not 64 lower-case hex digits: {text[:80]!r}")
     return VersionId(text)
-
-
-def parse_node_id(text: str) -> NodeId:
-    """Raises RemoteProtocolError("node-id") unless `text` is 32 lower-case hex digits."""
-    if not _HEX32.match(text):
-        raise RemoteProtocolError("node-id", f"not 32 lower-case hex digits: {text[:80]!r}")
-    return NodeId(text)
 
 
 def parse_function_name(text: str) -> FunctionName:

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import Final, TypeVar
 
 from .catalog import ITEM as RECORD_ITEM
-from .catalog import Catalog, pack_hashes, unpack_hashes
+from .catalog import Catalog
 from .codec import encode_message
 from .errors import RemoteProtocolError
 from .holdings import Holdings
@@ -32,6 +32,7 @@ from .table import RANK, Peer, Table, WordOrder, word_order
 
 MEMBER_ITEM: Final = Struct(">16sQIBQ")
 """node id, generation, incarnation, state (RANK; suspect counts as alive), holdings version."""
+_HASH: Final = Struct(">Q")
 _STATES: Final[dict[int, MemberState]] = {rank: state for state, rank in RANK.items()}
 _HEADROOM: Final = 4096
 _HELD_BYTES: Final = 48
@@ -109,7 +110,7 @@ class Sync:
         if len(request.records) % RECORD_ITEM.size:
             raise RemoteProtocolError("sync", "record summary is cut off")
         records, wanted = self._catalog.compare(request.records)
-        want_records = pack_hashes(wanted)
+        want_records = b"".join(_HASH.pack(hashed) for hashed in wanted)
         wants = len(want_members) + len(want_records) + len(want_sets)
         budget = _Budget(SYNC_BYTES_MAX - _HEADROOM - wants)
         return SyncAnswer(
@@ -127,11 +128,12 @@ class Sync:
         """What `answer` wants; None if it wants nothing that is here.
 
         Raises RemoteProtocolError("sync") for malformed lists."""
-        if len(answer.want_records) % 8:
+        if len(answer.want_records) % _HASH.size:
             raise RemoteProtocolError("sync", "list of wanted records is cut off")
         peers = [self._table.get(node_id) for node_id in _unpack_nodes(answer.want_members)]
         fulls = [self._holdings.full(node_id) for node_id in _unpack_nodes(answer.want_holdings)]
-        records = self._catalog.select(unpack_hashes(answer.want_records))
+        hashes = (hashed for (hashed,) in _HASH.iter_unpack(answer.want_records))
+        records = self._catalog.select(hashes)
         budget = _Budget(SYNC_BYTES_MAX - _HEADROOM)
         push = SyncPush(
             members=budget.fill(_row(peer) for peer in peers if peer is not None),

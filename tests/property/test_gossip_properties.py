@@ -287,6 +287,58 @@ def test_one_exchange_makes_two_catalogs_equal(one: list[int], two: list[int]) -
     assert content(left) == content(right)
 
 
+deeds = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(["deploy", "deploy", "roll back", "remove", "tell"]),
+        st.sampled_from(SPECS),
+        st.integers(0, 3),
+    ),
+    max_size=14,
+)
+
+
+@given(deeds)
+def test_the_latest_change_is_in_force_whole_once_all_have_met(
+    done: list[tuple[int, str, bytes, int]],
+) -> None:
+    """Whoever knew what of whom: nothing acknowledged is half undone."""
+    catalogs = [make_catalog(f"n{index}") for index in range(3)]
+    wall_ms, latest = WALL_MS, (0, "", "")
+    for index, deed, spec, later_ms in done:
+        catalog, version = catalogs[index], version_of(spec)
+        wall_ms += later_ms
+        if deed == "tell":
+            tell(catalog, catalogs[(index + 1 + later_ms % 2) % 3], wall_ms)
+            continue
+        if deed == "deploy":
+            records = catalog.prepare_deploy("f", spec, wall_ms=wall_ms)
+        elif deed == "remove":
+            records = catalog.prepare_remove("f", wall_ms=wall_ms)
+        elif catalog.spec("f", version) is not None:
+            records = catalog.prepare_alias("f", version, wall_ms=wall_ms)
+        else:
+            continue
+        catalog.apply(records)
+        if records and records[-1].kind == "alias":
+            meant = "" if deed == "remove" else version
+            latest = max(latest, (records[-1].hlc, records[-1].signer, meant))
+    for _ in range(2):
+        for one in catalogs:
+            for two in catalogs:
+                tell(one, two, wall_ms)
+    for catalog in catalogs:
+        current = catalog.lookup("f")
+        assert (current.version if current is not None else "") == latest[2]
+
+
+def tell(one: Catalog, two: Catalog, wall_ms: int) -> None:
+    for encoded in one.compare(two.summary())[0]:
+        verified = two.check(encoded, wall_ms=wall_ms)
+        if verified is not None:
+            two.merge(verified)
+
+
 @given(picks)
 def test_what_is_stored_loads_again(order: list[int]) -> None:
     catalog = merged(order)

@@ -21,7 +21,6 @@ KEY = ArtifactKey("ef" * 32)
     [
         (ids.parse_digest, "0a" * 32, ["", "0A" * 32, "0a" * 31, "0a" * 32 + "\n"], "digest"),
         (ids.parse_version, "0a" * 32, ["0g" * 32, "0a" * 33], "version"),
-        (ids.parse_node_id, "0a" * 16, ["0a" * 32, "x" * 32], "node-id"),
         (
             ids.parse_function_name,
             "a-b_9",

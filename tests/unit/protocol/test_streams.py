@@ -8,7 +8,6 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.ids import digest_of
 from protocol.streams import (
     BODY_BYTES_MAX,
-    FRAME_BYTES_MAX,
     HEAD_BYTES_MAX,
     MANIFEST_BYTES_MAX,
     SEGMENT_WIRE_MAX,
@@ -76,7 +75,8 @@ def test_replies_round_trip(message, body) -> None:  # type: ignore[no-untyped-d
         b"\x00\x00\x00\x02\x00\x00",
         b"\x00\x00\x00\x01\x00\x03",
         (HEAD_BYTES_MAX + 3).to_bytes(4, "big") + (HEAD_BYTES_MAX + 1).to_bytes(2, "big"),
-        (FRAME_BYTES_MAX + 1).to_bytes(4, "big") + HEAD_BYTES_MAX.to_bytes(2, "big"),
+        (2 + HEAD_BYTES_MAX + BODY_BYTES_MAX + 1).to_bytes(4, "big")
+        + HEAD_BYTES_MAX.to_bytes(2, "big"),
         (2 + 3 + BODY_BYTES_MAX + 1).to_bytes(4, "big") + b"\x00\x03",
         b"\x00\x00\x00\x06\x00\x03\x92\x01\x01",  # a ping with a body, seen before it comes
         b"\x00\x00\x00\x05\x00\x03\x92\x01\xff",  # id -1
