@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 import trio
@@ -41,7 +42,10 @@ from .interfaces import (
 from .journal import CHARACTERS_MAX, Journal
 from .workers import Workers
 
-NOTHING = Phases()
+NOTHING: Final = Phases()
+ALL: Final = nullcontext()
+SHARES_MAX: Final = 1024
+"""Functions with a limiter; above it those that run nothing lose theirs."""
 
 
 class FunctionService:
@@ -61,6 +65,7 @@ class FunctionService:
         self._limits = limits
         self._workers = Workers(limits.invocations_max, name="edged-guest")
         self._admitted: Counter[FunctionName] = Counter()
+        self._shares: dict[FunctionName, trio.CapacityLimiter] = {}
 
     @property
     def running(self) -> int:
@@ -93,7 +98,8 @@ class FunctionService:
         timeout_s = function.spec.policy.timeout_ms / 1000
         job = partial(invoke_by, mapped.module, call, cancel, time.monotonic() + timeout_s)
         try:
-            result = await self._workers.run(job, on_cancel=cancel.set)
+            async with self._share_of(function):
+                result = await self._workers.run(job, on_cancel=cancel.set)
         except InvocationError as error:
             self._log_failure(function, error)
             raise
@@ -102,6 +108,21 @@ class FunctionService:
         if result.stderr:
             self._log_stderr(function, result.stderr, truncated=result.stderr_truncated)
         return result
+
+    def _share_of(self, function: FunctionView) -> AbstractAsyncContextManager[object]:
+        """Keeps a quarter of the threads out of reach of any one function. Only those that could
+        have more pay for it."""
+        share = max(self._limits.invocations_max * 3 // 4, 1)
+        if function.spec.policy.concurrency <= share:
+            return ALL
+        limiter = self._shares.get(function.name)
+        if limiter is None:
+            if len(self._shares) >= SHARES_MAX:
+                self._shares = {
+                    name: kept for name, kept in self._shares.items() if kept.borrowed_tokens
+                }
+            limiter = self._shares[function.name] = trio.CapacityLimiter(share)
+        return limiter
 
     async def ready(self, function: FunctionView) -> Mapped:
         return await self._activation.ready(function.spec, timeout_s=self._limits.ready_timeout_s)

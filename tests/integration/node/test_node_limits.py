@@ -119,3 +119,21 @@ async def test_pool_smaller_than_the_threads_is_refused(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         with pytest.raises(ConfigError, match="pool_instances"):
             cluster.prepare("a", runtime={"pool_instances": 4}, gateway={"invocations_max": 8})
+
+
+async def test_one_function_cannot_hold_every_thread(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a", gateway={"invocations_max": 4, "queue_max": 100})
+        await a.deploy("good", says("good"))
+        assert (await a.get("/good")).content == b"good"
+        await a.deploy("hog", LOOP.encode(), policy={"timeout_ms": 1500, "concurrency": 50})
+        while (await a.ask("GET", "/v1/functions/hog"))["summary"]["state"] != "mapped":
+            await trio.sleep(0.02)
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(a.get, "/hog")
+            while (await a.ask("GET", "/v1/status"))["running"] < 3:
+                await trio.sleep(0.01)
+            answer = await a.get("/good")
+            assert answer.content == b"good"
+            assert (await a.ask("GET", "/v1/status"))["running"] >= 3, "the hogs still run"
