@@ -1,8 +1,8 @@
 /* Runs one JavaScript program per invocation on the QuickJS interpreter.
  *
  * The program is the file built in (SCRIPT_FILE), else argv[1] if given, else all of stdin.
- * It sees: print(...values), env (an object of the environment), args (the arguments left),
- * body (stdin as text, "" when stdin was the program). An uncaught exception goes to stderr with
+ * It sees: print(...values), the same as console.log, env (an object of the environment), args (the
+ * arguments left), body (stdin as text, "" when stdin was the program). An uncaught exception goes to stderr with
  * its stack, and the exit status is 1.
  */
 #include <stdint.h>
@@ -101,7 +101,11 @@ static void add_globals(JSContext *ctx, char **arguments, const char *body, size
     JSValue args = JS_NewArray(ctx);
     for (uint32_t i = 0; arguments[i]; i++)
         JS_SetPropertyUint32(ctx, args, i, JS_NewString(ctx, arguments[i]));
-    JS_SetPropertyStr(ctx, global, "print", JS_NewCFunction(ctx, js_print, "print", 1));
+    JSValue print = JS_NewCFunction(ctx, js_print, "print", 1);
+    JSValue console = JS_NewObject(ctx);
+    JS_SetPropertyStr(ctx, console, "log", JS_DupValue(ctx, print));
+    JS_SetPropertyStr(ctx, global, "console", console);
+    JS_SetPropertyStr(ctx, global, "print", print);
     JS_SetPropertyStr(ctx, global, "env", env_object(ctx));
     JS_SetPropertyStr(ctx, global, "args", args);
     JS_SetPropertyStr(ctx, global, "body", JS_NewStringLen(ctx, body, length));
