@@ -8,6 +8,7 @@ cluster's state is a fresh directory under .edged, removed at the end, also on C
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -33,6 +34,7 @@ from rich.table import Table
 COMMAND_TIMEOUT_S = 120.0
 SETTLE_TIMEOUT_S = 20.0
 REQUEST_TIMEOUT_S = 60.0
+TELL_EVERY_S = 10.0
 ORIGIN, SURVIVORS = "n1", ("n2", "n3")
 NODES = (ORIGIN, *SURVIVORS)
 PHASES = ("fetch", "compile", "load", "run")
@@ -90,18 +92,77 @@ def fetch(
         connection.close()
 
 
+class GuestBuilder:
+    """scripts/guests in a process of its own, beside whatever goes on meanwhile."""
+
+    def __init__(self) -> None:
+        wanted = {case.function for case in (*CASES, LATER)}
+        # In the order of build.toml, in which scripts/guests takes them up.
+        self._guests = {g.name: g for g in _guests.guests() if g.name in wanted}
+        self._done: set[str] = set()
+        self._process: subprocess.Popen[str] | None = None
+        if self.missing():
+            command = [sys.executable, str(ROOT / "scripts" / "guests"), *self._guests]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
+
+    def missing(self) -> list[str]:
+        for name, guest in self._guests.items():
+            if name not in self._done and _guests.is_built(guest):
+                self._done.add(name)
+        return [name for name in self._guests if name not in self._done]
+
+    def wait_for(self, demo: Demo, name: str) -> None:
+        """Until guest `name` is built; at once for those that need no building. Raises DemoError
+        with the compiler's words."""
+        started_s = told_s = time.monotonic()
+        with demo.console.status("") as live:
+            while name in (missing := self.missing()):
+                if self._process is not None and self._process.poll() is not None:
+                    if name not in self.missing():
+                        return  # built in the very last moment
+                    assert self._process.stderr is not None
+                    raise DemoError(f"guests:\n{self._process.stderr.read().strip()}")
+                now_s = time.monotonic()
+                # scripts/guests compiles two at a time.
+                what = f"compiling {' and '.join(missing[:2])}, {now_s - started_s:.0f} s"
+                more = f"; then {', '.join(missing[2:])}" if missing[2:] else ""
+                live.update(what + more)
+                if not demo.console.is_terminal and now_s - told_s >= TELL_EVERY_S:
+                    demo.say(what)
+                    told_s = now_s
+                time.sleep(0.1)
+        waited_s = time.monotonic() - started_s
+        if waited_s > 0.5:
+            demo.say(f"compiled {name}: waited {waited_s:.0f} s for it")
+
+    def close(self) -> None:
+        """Ends it with the compilers it started, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait()
+
+
 @dataclass
 class Demo:
     state: Path
     console: Console
+    guests: GuestBuilder
     started_s: float = field(default_factory=time.monotonic)
     failed: list[str] = field(default_factory=list)
     checks: int = 0
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     # ------------------------------------------------------------ telling
-    def say(self, text: str) -> None:
-        self.console.print(f"[dim]{time.monotonic() - self.started_s:6.1f} s[/]  {text}")
+    def say(self, *lines: str) -> None:
+        """Each of `lines` fits what is left of 80 columns, so that no terminal breaks it."""
+        head = f"[dim]{time.monotonic() - self.started_s:6.1f} s[/]  "
+        for line in lines:
+            self.console.print(head + line, soft_wrap=True)
+            head = " " * 10
 
     def expect(self, what: str, holds: bool) -> None:
         self.checks += 1
@@ -178,10 +239,10 @@ class Demo:
     ) -> dict[tuple[str, str], Answer]:
         """Every case on every node, twice; a table of both and the first answers."""
         table = Table(title=title, title_justify="left", title_style="bold", box=None)
-        for name in ("function", "made with", "node", "status", "start"):
-            table.add_column(name)
+        for name in ("function", "node", "start"):
+            table.add_column(name, no_wrap=True, overflow="ignore")
         for name in ("first ms", *PHASES, "again ms"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True, overflow="ignore")
         with ThreadPoolExecutor(len(nodes)) as pool:  # the nodes work side by side
             asked = pool.map(lambda node: [self.ask_twice(case, node) for case in cases], nodes)
             answers = dict(zip(nodes, asked, strict=True))
@@ -194,21 +255,26 @@ class Demo:
                 self.expect(f"{what} answers right", one.right and two.right)
                 self.expect(f"{what} is warm when asked again", two.start == "warm")
                 phases = [f"{one.phases_ms[p]:.1f}" if p in one.phases_ms else "·" for p in PHASES]
-                row = [case.function, case.made_with, self.label(node), str(one.status), one.start]
-                total_ms = one.elapsed_s * 1e3, two.elapsed_s * 1e3
-                table.add_row(*row, f"{total_ms[0]:.1f}", *phases, f"{total_ms[1]:.1f}")
+                start = one.start if one.status == 200 else f"{one.status} {one.start}".strip()
+                row = [case.function, self.label(node), start, f"{one.elapsed_s * 1e3:.1f}"]
+                table.add_row(*row, *phases, f"{two.elapsed_s * 1e3:.1f}")
         self.console.print()
         self.console.print(table)
+        if any(self.label(node) != node for node in nodes):
+            self.console.print("[dim]* interprets (pulley64), as another architecture would[/]")
         self.console.print()
         return first
 
     def label(self, node: str) -> str:
-        return node + (" (pulley64)" if self.nodes[node]["target"] == "pulley64" else "")
+        return node + ("*" if self.nodes[node]["target"] == "pulley64" else "")
 
 
 # ---------------------------------------------------------------- the story
 def bring_up(demo: Demo) -> None:
-    demo.say("starting three node processes; n3 interprets (pulley64), as another architecture")
+    demo.say(
+        "starting three node processes; n3 interprets (pulley64),",
+        "as a machine of another architecture would",
+    )
     view = demo.edged("cluster", "up", "-n", "3", "--pulley", "1", "--name", "demo")
     demo.nodes = {node["name"]: node for node in view["nodes"]}
     demo.expect("three nodes are ready", [n["condition"] for n in view["nodes"]] == ["ready"] * 3)
@@ -216,19 +282,22 @@ def bring_up(demo: Demo) -> None:
         "every node sees every other",
         all(sorted(node["alive"] or ()) == sorted(NODES) for node in view["nodes"]),
     )
-    demo.say("all three see each other: " + "  ".join(n["gateway_url"] for n in view["nodes"]))
+    demo.say(
+        "all three see each other:",
+        *(f"  {node['name']}  {node['gateway_url']}" for node in view["nodes"]),
+    )
 
 
 def deploy(demo: Demo, case: Case, node: str) -> None:
+    demo.guests.wait_for(demo, case.function)
     started_s = time.monotonic()
     config = str(ROOT / "guests" / case.function / "function.toml")
     done = demo.edged("deploy", "--config", config, "--cluster", "demo", "--node", node)
-    module, version = done["module"], done["function"]["version"]
-    elapsed_ms = (time.monotonic() - started_s) * 1e3
+    module, elapsed_ms = done["module"], (time.monotonic() - started_s) * 1e3
     size_kb, wire_kb = module["size_bytes"] / 1e3, module["wire_bytes"] / 1e3
     demo.say(
-        f"deployed [bold]{case.function}[/] ({case.made_with}) through {node}, {elapsed_ms:.0f} ms:"
-        f" version {version[:12]}, {size_kb:.1f} kB, {wire_kb:.1f} kB on the wire"
+        f"{node} took [bold]{case.function}[/] ({case.made_with}) in {elapsed_ms:.0f} ms:"
+        f" {size_kb:.1f} kB, {wire_kb:.1f} compressed"
     )
 
 
@@ -237,7 +306,7 @@ def wait_until_known(demo: Demo, nodes: tuple[str, ...]) -> None:
         return len({demo.control(node, "/v1/status")["catalog"] for node in nodes}) == 1
 
     took_s = demo.settle("all nodes know the same functions", same)
-    demo.say(f"gossip: {', '.join(nodes)} hold the same catalog ({took_s * 1e3:.0f} ms)")
+    demo.say(f"gossip: {', '.join(nodes)} hold the same catalog after {took_s * 1e3:.0f} ms")
 
 
 def serve_everywhere(demo: Demo) -> None:
@@ -283,9 +352,7 @@ def lose_the_origin(demo: Demo) -> dict[str, Any]:
         )
 
     demo.settle(f"both survivors hold {ORIGIN} for down", noticed)
-    demo.say(
-        f"n2 and n3 hold n1 for down, {time.monotonic() - killed_s:.1f} s after its death or sooner"
-    )
+    demo.say(f"n2 and n3 hold n1 for down, {time.monotonic() - killed_s:.1f} s after it or sooner")
     deploy(demo, LATER, "n2")
     wait_until_known(demo, SURVIVORS)
     demo.invoke_all((LATER,), SURVIVORS, "Deployed through n2 while n1 is dead")
@@ -310,8 +377,9 @@ def bring_it_back(demo: Demo, before: dict[str, Any]) -> None:
     demo.expect("no blob was missing or corrupt", not repair["missing"] and not repair["corrupt"])
     demo.say(
         f"state intact: {len(after['functions'])} functions, {after['blobs']} blobs, "
-        f"{after['blob_bytes'] / 1e6:.1f} MB; repair found {len(repair['missing'])} missing, "
-        f"{len(repair['corrupt'])} corrupt, swept {repair['temps_removed']} temporary files"
+        f"{after['blob_bytes'] / 1e6:.1f} MB;",
+        f"repair found {len(repair['missing'])} missing, {len(repair['corrupt'])} corrupt, "
+        f"swept {repair['temps_removed']} temporary files",
     )
     first = demo.invoke_all(
         CASES, (ORIGIN,), "The origin again: mapped from its own disk, nothing compiled"
@@ -371,10 +439,11 @@ def show_kept(demo: Demo) -> None:
 
 
 def tell(demo: Demo) -> None:
-    demo.say("building the guests from source (a cache keeps them)")
-    if _guests.main(["--quiet"]):
-        raise DemoError("the guests could not be built")
-    demo.say("guests are ready")
+    if demo.guests.missing():
+        demo.say(
+            "guests are compiled from source meanwhile, once: a cache keeps them;",
+            "what takes longest is Zig's C library, which comes first",
+        )
     bring_up(demo)
     serve_everywhere(demo)
     before = lose_the_origin(demo)
@@ -388,8 +457,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     (ROOT / ".edged").mkdir(exist_ok=True)
     state = Path(tempfile.mkdtemp(prefix="demo-", dir=ROOT / ".edged"))
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
-    demo = Demo(state, console)
+    # Narrower terminals wrap a table's lines, which cuts nothing; rich would cut cells.
+    width = max(80, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 80
+    console = Console(width=width, highlight=False, emoji=False)
+    demo = Demo(state, console, GuestBuilder())
     kept, interrupted = options.keep, False
     try:
         tell(demo)
@@ -402,6 +473,7 @@ def main() -> int:
         console.print(str(error), markup=False)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        demo.guests.close()
         if demo.failed and not interrupted:
             show_logs(demo)
         if not kept:
