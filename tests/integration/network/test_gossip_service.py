@@ -264,7 +264,7 @@ async def test_what_the_catalog_forgets_leaves_the_disk(
 
         a.fail_saves = True
         a.publish(catalog.prepare_remove("back", wall_ms=wall_ms()))
-        a.gossip.catalog.purge(wall_ms() + TOMBSTONE_MS)
+        a.gossip.catalog.purge(wall_ms() + TOMBSTONE_MS + 1000)
         a.gossip._events.append(RecordsPurged(("a/back",)))
         a.service.notify()
         await until(lambda: "records not dropped" in log_text.getvalue())
