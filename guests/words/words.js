@@ -7,7 +7,7 @@ for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1);
 const byCount = [...counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1));
 const longest = words.reduce((best, word) => (word.length > best.length ? word : best), "");
 
-print(JSON.stringify({
+console.log(JSON.stringify({
   words: words.length,
   distinct: counts.size,
   longest,
