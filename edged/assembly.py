@@ -183,6 +183,8 @@ class Parts:
         loaded = self.gossip.catalog.load(self._store.load_records(), wall_ms=wall_ms())
         for key, error in loaded.refused:
             self._log.error("record on disk refused", key=key, why=str(error))
+        self.obsolete_records = loaded.drop
+        """Keys of records on disk that can never be of use again."""
         for blob in self._store.blobs():
             if blob.kind == "module" and blob.manifest is not None:
                 self.gossip.holdings.set_local(blob.digest, held=True)
@@ -198,6 +200,7 @@ class Parts:
             log=log,
             on_event=self._on_event,
             persisting=self._persisting,
+            drop_records=store.drop_records,
         )
         self.exchange = ExchangeService(
             trust=trust, store=store, holders=self._peers_holding, metrics=metrics, log=log

@@ -103,6 +103,7 @@ class Node:
                 log=log,
             )
             stack.callback(parts.functions.close)
+            await store.drop_records(parts.obsolete_records)
             await self._serve(parts, sockets, task_status)
 
     async def _serve(
@@ -151,6 +152,7 @@ class Node:
         parts.streams.stop()
         with trio.move_on_after(LEAVE_TIMEOUT_S):
             await parts.gossip_service.leave()
+        await parts.streams.drained()
         (self._config.data_dir / RUN_FILE).unlink(missing_ok=True)
         self._log.info("stopped", requests_cut=cut)
 
