@@ -19,6 +19,7 @@ from protocol.function import MOUNT_SOURCE
 from protocol.ids import parse_node_name
 
 from .errors import ConfigError
+from .validation import explain
 
 MEBIBYTE = 1024 * 1024
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
@@ -148,10 +149,11 @@ def parse_config(data: dict[str, Any], *, base: Path) -> Config:
     """Raises ConfigError."""
     if "base" in data:
         raise ConfigError("base: not a key of the file")
+    document = data | {"base": str(base)}
     try:
-        config = msgspec.convert(data | {"base": str(base)}, Config)
+        config = msgspec.convert(document, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"configuration: {error}") from error
+        raise ConfigError(explain(error, document, Config)) from error
     try:
         parse_node_name(config.node.name)
     except RemoteProtocolError as error:
@@ -195,4 +197,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    return parse_config(data, base=path.parent.resolve())
+    try:
+        return parse_config(data, base=path.parent.resolve())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

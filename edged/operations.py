@@ -169,10 +169,7 @@ class Operations:
             wall_ms = self._cluster.wall_ms()
             version = version_of(encoded)
             try:
-                records = [
-                    *catalog.prepare_version(function, encoded, wall_ms=wall_ms),
-                    *catalog.prepare_alias(function, version, wall_ms=wall_ms),
-                ]
+                records = catalog.prepare_deploy(function, encoded, wall_ms=wall_ms)
             except RemoteProtocolError as error:
                 raise _refused(error) from error
             await self._commit(records)
@@ -254,16 +251,19 @@ class Operations:
     async def remove(self, name: str) -> Deployed:
         self._check_state()
         async with self._writing:
-            function, current = self._current(name)
+            function = _parse_name(name)
+            catalog = self._cluster.catalog
+            current = catalog.lookup(function)
             try:
-                records = self._cluster.catalog.prepare_remove(
-                    function, wall_ms=self._cluster.wall_ms()
-                )
+                records = catalog.prepare_remove(function, wall_ms=self._cluster.wall_ms())
             except RemoteProtocolError as error:
                 raise _refused(error) from error
+            if not records:
+                raise FunctionNotFound(f"there is no function {name!r}")
             await self._commit(records)
         self._journal.forget(function)
-        return Deployed(name=function, version=None, previous=current.version, created=False)
+        previous = current.version if current is not None else None
+        return Deployed(name=function, version=None, previous=previous, created=False)
 
     def _check_state(self) -> None:
         if self._state() == "draining":
@@ -333,7 +333,7 @@ class Operations:
                 abi=row.spec.abi,
                 module=row.spec.module,
                 module_bytes=row.spec.module_bytes,
-                deployed_at_s=row.record.wall_ms / 1000,
+                deployed_at_s=row.deployed_ms / 1000,
                 deployed_by=row.signer_name,
             )
             for row in self._cluster.catalog.versions(function)
@@ -463,6 +463,10 @@ def _refused(error: RemoteProtocolError) -> EdgedError:
         )
     if error.code == "catalog-full":
         return Conflict(f"the catalog is full: {error.detail}")
+    if error.code == "record-future":
+        return Conflict(
+            f"this node's clock is, or was, ahead: {error.detail}; deploy through another node"
+        )
     return BadRequest(error.detail)
 
 

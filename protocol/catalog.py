@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .authoring import Author, FunctionState
 from .clock import HybridClock, hlc_wall_ms
-from .errors import RemoteProtocolError
-from .function import FunctionSpec, decode_spec, version_of
+from .errors import LocalProtocolError, RemoteProtocolError
+from .function import FunctionSpec, decode_spec
 from .identity import Credential, TrustAnchor
 from .ids import FunctionName, NodeId, VersionId, digest_of, parse_function_name
 from .records import (
@@ -178,26 +178,13 @@ class Catalog:
         records = self._author.deploy(parsed, state, spec_bytes, wall_ms=wall_ms)
         return self._with_room(parsed, records)
 
-    def prepare_version(self, name: str, spec_bytes: bytes, *, wall_ms: int) -> list[Record]:
-        """The first half of a deploy, for an alias prepared right after it; [] if the version is
-        here. Raises as prepare_deploy."""
-        parsed, state = self._state(name)
-        decode_spec(spec_bytes)
-        version = version_of(spec_bytes)
-        if version in state.versions:
-            return []
-        records = self._author.trim(parsed, state, version, wall_ms=wall_ms)
-        records.append(self._author.version(parsed, spec_bytes, wall_ms=wall_ms))
-        return self._with_room(parsed, records)
-
     def prepare_alias(self, name: str, version: VersionId, *, wall_ms: int) -> list[Record]:
         """Makes `version`, deployed before, the current one; it keeps its place in history. [] if
         it is current already. Raises as prepare_deploy."""
         parsed, state = self._state(name)
-        if version in state.versions:
-            records = self._author.point(parsed, state, version, wall_ms=wall_ms)
-        else:
-            records = [self._author.alias(parsed, version, wall_ms=wall_ms)]
+        if version not in state.versions:
+            raise LocalProtocolError(f"{version} is no version of {parsed}")
+        records = self._author.point(parsed, state, version, wall_ms=wall_ms)
         return self._with_room(parsed, records)
 
     def prepare_remove(self, name: str, *, wall_ms: int) -> list[Record]:

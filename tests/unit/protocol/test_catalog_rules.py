@@ -22,7 +22,7 @@ from protocol import catalog as catalog_module
 from protocol.authoring import VERSIONS_KEPT
 from protocol.catalog import TOMBSTONE_MS, Catalog
 from protocol.clock import SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.function import version_of
 from protocol.ids import VersionId
 from protocol.records import (
@@ -209,7 +209,6 @@ def test_deploy_look_up_roll_back_remove() -> None:
 def test_preparing_changes_nothing() -> None:
     catalog = make_catalog()
     catalog.prepare_deploy("hello", SPEC, wall_ms=WALL_MS)
-    catalog.prepare_alias("hello", VERSION, wall_ms=WALL_MS)
     assert len(catalog) == catalog.state_digest() == 0
     with pytest.raises(RemoteProtocolError, match="function-name"):
         catalog.prepare_deploy("No", SPEC, wall_ms=WALL_MS)
@@ -353,7 +352,7 @@ def test_the_catalog_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "RECORDS_MAX", 99)
     monkeypatch.setattr(catalog_module, "NAMES_MAX", 1)
     with pytest.raises(RemoteProtocolError, match="names"):
-        catalog.prepare_alias("more", VERSION, wall_ms=WALL_MS)
+        catalog.prepare_deploy("more", SPEC, wall_ms=WALL_MS)
     monkeypatch.setattr(catalog_module, "BYTES_MAX", 10)
     with pytest.raises(RemoteProtocolError, match="bytes"):
         catalog.prepare_deploy("hello", OTHER, wall_ms=WALL_MS)
@@ -505,14 +504,11 @@ def test_whatever_lives_can_be_removed() -> None:
     assert remove(catalog, "f") == []
 
 
-def test_a_version_and_its_alias_may_be_prepared_one_after_the_other() -> None:
+def test_only_a_version_that_is_here_can_be_made_current() -> None:
     catalog = make_catalog()
-    for spec, count in ((SPEC, 2), (OTHER, 2), (SPEC, 2), (SPEC, 0)):
-        records = catalog.prepare_version("f", spec, wall_ms=WALL_MS)
-        records += catalog.prepare_alias("f", version_of(spec), wall_ms=WALL_MS)
-        catalog.apply(records)
-        assert len(records) == count
-        assert catalog.lookup("f").version == version_of(spec)  # type: ignore[union-attr]
+    deploy(catalog, "f", SPEC)
+    with pytest.raises(LocalProtocolError):
+        catalog.prepare_alias("f", version_of(OTHER), wall_ms=WALL_MS)
 
 
 def test_digest_and_delta() -> None:
