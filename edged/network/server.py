@@ -48,7 +48,8 @@ class SyncResponder(Protocol):
 class StreamLimits:
     connections_max: int = 256
     handshakes_max: int = 64
-    """Peers not authenticated yet may not crowd out those that are."""
+    """One more cuts the oldest: who connects and says nothing crowds out neither peers that are
+    authenticated nor, as an honest handshake takes milliseconds, those that are about to be."""
     per_peer_max: int = 16
     """Twice the transfers a node runs at once, plus syncs."""
     handshake_timeout_s: float = 5.0
@@ -80,7 +81,7 @@ class StreamServer:
         self._log = log
         self._limits = limits or StreamLimits()
         self._open = 0
-        self._handshakes = 0
+        self._handshakes: dict[trio.CancelScope, None] = {}
         self._per_peer: Counter[NodeId] = Counter()
         self._waiting: dict[trio.CancelScope, None] = {}
         self._stop = trio.Event()
@@ -124,7 +125,9 @@ class StreamServer:
     async def _serve(self, transport: trio.SocketStream) -> None:
         limits = self._limits
         async with transport:
-            if self._open >= limits.connections_max or self._handshakes >= limits.handshakes_max:
+            if len(self._handshakes) >= limits.handshakes_max:
+                next(iter(self._handshakes)).cancel()
+            if self._open >= limits.connections_max:
                 self._refuse("crowded", "", None)
                 return
             self._open += 1
@@ -134,18 +137,19 @@ class StreamServer:
                 self._open -= 1
 
     async def _admit(self, transport: trio.SocketStream) -> None:
-        self._handshakes += 1
         connection: Connection[Request] | None = None
+        shaking = trio.move_on_after(self._limits.handshake_timeout_s)
+        self._handshakes[shaking] = None
         try:
-            with trio.move_on_after(self._limits.handshake_timeout_s):
+            with shaking:
                 connection = await accept(transport, self._trust)
         except PeerError as error:
             self._refuse("handshake", str(error), None)
             return
         finally:
-            self._handshakes -= 1
+            del self._handshakes[shaking]
         if connection is None:
-            self._refuse("handshake", "too slow", None)
+            self._refuse("handshake", "too slow, or crowded out", None)
             return
         peer = connection.peer
         self._per_peer[peer] += 1

@@ -392,3 +392,18 @@ async def test_nobody_waits_for_a_server_that_does_not_run(make_trust: MakeTrust
     server.stop()
     with trio.fail_after(1):
         assert await server.drained()
+
+
+async def test_who_says_nothing_does_not_keep_peers_out(make_trust: MakeTrust, log: Log) -> None:
+    limits = StreamLimits(handshakes_max=4, handshake_timeout_s=60.0)
+    a, b = make_trust("a"), make_trust("b")
+    async with serving(a, MemorySource(), log, limits) as served:
+        with trio.fail_after(10):
+            silent = [await trio.open_tcp_stream(*served.address) for _ in range(12)]
+            connection = await dial(served.address, b, expected=a.node_id)
+            await connection.send(Ping(1))
+            assert await connection.receive() == (Pong(1), b"")
+            await served.wait_refused("handshake")
+            for stream in silent:
+                await stream.aclose()
+            await connection.aclose()
