@@ -1,0 +1,75 @@
+"""The small types through which edged's packages meet; `node` wires implementations into them.
+
+Packages below `edged` never import each other. What one needs of another is a Protocol here, and
+what passes between them is a frozen struct here. Times are durations in seconds of the monotonic
+clock unless the name says otherwise.
+"""
+
+from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
+from .operator import (
+    Deployed,
+    DeployRequest,
+    ExplainView,
+    FormView,
+    FunctionDetail,
+    FunctionSummary,
+    HolderView,
+    LogLine,
+    MemberView,
+    ModuleStored,
+    Operator,
+    StatusView,
+    VersionView,
+)
+from .peers import BlobSource, Fetcher, Peer
+from .runtime import (
+    CancelFlag,
+    CompileReport,
+    ExportCall,
+    Invocation,
+    InvocationResult,
+    LoadedModule,
+    ModuleInfo,
+    Runtime,
+)
+from .store import ArtifactRow, BlobInfo, BlobKind, PartialBlob, RepairReport, Store
+
+__all__ = [
+    "ArtifactRow",
+    "BlobInfo",
+    "BlobKind",
+    "BlobSource",
+    "CancelFlag",
+    "CompileReport",
+    "DeployRequest",
+    "Deployed",
+    "ExplainView",
+    "ExportCall",
+    "Fetcher",
+    "FormView",
+    "FunctionDetail",
+    "FunctionSummary",
+    "FunctionView",
+    "Functions",
+    "HolderView",
+    "Invocation",
+    "InvocationResult",
+    "LoadedModule",
+    "LogLine",
+    "MemberView",
+    "ModuleInfo",
+    "ModuleStored",
+    "NodeState",
+    "Operator",
+    "Outcome",
+    "PartialBlob",
+    "Peer",
+    "Phases",
+    "RepairReport",
+    "Runtime",
+    "Slot",
+    "StartType",
+    "StatusView",
+    "Store",
+    "VersionView",
+]

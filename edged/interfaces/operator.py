@@ -1,0 +1,208 @@
+"""What the control API needs of the node, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+import msgspec
+
+from protocol.function import Abi, FunctionSpec, Policy
+from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, VersionId
+
+from .gateway import NodeState
+from .store import RepairReport
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    seq: int
+    at_s: float
+    """Unix time."""
+    version: VersionId
+    stream: str
+    """"stderr" or "edged" (traps with their backtrace, limits, malformed output)."""
+    text: str
+
+
+class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of PUT /v1/functions/{name}; the module was stored before with PUT /v1/modules."""
+
+    module: Digest
+    abi: Abi = "raw"
+    args: tuple[str, ...] = ()
+    entrypoint: str = ""
+    methods: tuple[str, ...] = ()
+    policy: Policy = Policy()
+
+
+class VersionView(msgspec.Struct, frozen=True):
+    version: VersionId
+    current: bool
+    abi: Abi
+    module: Digest
+    module_bytes: int
+    deployed_at_s: float
+    deployed_by: str
+    """Node name of the signer."""
+
+
+class FunctionSummary(msgspec.Struct, frozen=True):
+    name: FunctionName
+    version: VersionId
+    abi: Abi
+    module: Digest
+    module_bytes: int
+    deployed_at_s: float
+    deployed_by: str
+    versions: int
+    state: Literal["mapped", "artifact", "module", "remote"]
+    """The nearest form this node has: in memory, artifact on disk, module on disk, none."""
+
+
+class HolderView(msgspec.Struct, frozen=True):
+    node: str
+    node_id: NodeId
+    region: str
+    state: str
+    rtt_ms: float | None
+    is_self: bool
+
+
+class FunctionDetail(msgspec.Struct, frozen=True):
+    summary: FunctionSummary
+    spec: FunctionSpec
+    holders: tuple[HolderView, ...]
+
+
+class Deployed(msgspec.Struct, frozen=True):
+    """Answer to deploy, rollback and remove."""
+
+    name: FunctionName
+    version: VersionId | None
+    """Now current; None after remove."""
+    previous: VersionId | None
+    created: bool
+    """False: this exact version was current already."""
+
+
+class FormView(msgspec.Struct, frozen=True):
+    """One form of a function's code on this node."""
+
+    form: Literal["module", "wire", "artifact", "mapped"]
+    held: bool
+    size_bytes: int | None
+    digest: Digest | None
+    measured: dict[str, float]
+    """What it cost when it was made or used here, e.g. {"compile_cpu_s": 0.95}."""
+
+
+class ExplainView(msgspec.Struct, frozen=True):
+    name: FunctionName
+    version: VersionId
+    node: str
+    target: str
+    artifact_key: ArtifactKey
+    next_start: str
+    """What a request now would have to do: "warm", "loaded", "compiled", "fetch+compiled"; or why
+    it would fail: "no-holder", "compile-failed"."""
+    forms: tuple[FormView, ...]
+    holders: tuple[HolderView, ...]
+
+
+class MemberView(msgspec.Struct, frozen=True):
+    name: str
+    node_id: NodeId
+    region: str
+    state: Literal["alive", "suspect", "down", "left"]
+    gossip_address: str
+    gateway_url: str
+    target: str
+    generation: int
+    incarnation: int
+    rtt_ms: float | None
+    is_self: bool
+
+
+class StatusView(msgspec.Struct, frozen=True):
+    node: str
+    node_id: NodeId
+    edged: str
+    """Version of the program."""
+    region: str
+    state: NodeState
+    uptime_s: float
+    gateway_url: str
+    gossip_address: str
+    target: str
+    artifact_key: ArtifactKey
+    members: dict[str, int]
+    """Count by state."""
+    functions: int
+    catalog: str
+    """State digest of the catalog, hex: equal on nodes that know the same."""
+    blobs: int
+    blob_bytes: int
+    running: int
+    repair: RepairReport
+
+
+class ModuleStored(msgspec.Struct, frozen=True):
+    """Answer to an upload. `module` is the digest of the binary module, which for a `.wat` upload
+    is not the digest of what was sent."""
+
+    module: Digest
+    size_bytes: int
+    wire_bytes: int
+    imports: tuple[str, ...]
+    exports: tuple[str, ...]
+    created: bool
+
+
+class Operator(Protocol):
+    """What the control API needs of the node."""
+
+    async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:
+        """Accepts .wasm or .wat, validates, stores durably. `expected` is the digest of `data`
+        as sent. Raises DigestMismatch, ModuleRejected, DiskFull."""
+        ...
+
+    async def deploy(self, name: str, request: DeployRequest) -> Deployed:
+        """Returns when durable here.
+
+        Raises BadRequest, BlobNotFound (upload the module first), ModuleRejected, Conflict."""
+        ...
+
+    def functions(self) -> tuple[FunctionSummary, ...]: ...
+
+    def describe(self, name: str) -> FunctionDetail: ...
+
+    def versions(self, name: str) -> tuple[VersionView, ...]:
+        """Newest first."""
+        ...
+
+    async def rollback(self, name: str, version: str | None) -> Deployed:
+        """To a version id or unique prefix (≥ 4 digits); None: the one deployed before the
+        current. Raises FunctionNotFound, BadRequest (ambiguous), Conflict (none before)."""
+        ...
+
+    async def remove(self, name: str) -> Deployed: ...
+
+    def logs(self, name: str, *, tail: int) -> list[LogLine]: ...
+
+    def follow(self, name: str, *, tail: int) -> AsyncIterator[LogLine]:
+        """The last `tail` lines, then each as it comes; a slow reader loses the oldest."""
+        ...
+
+    def explain(self, name: str) -> ExplainView: ...
+
+    def state(self) -> NodeState:
+        """Cheap: what anyone may ask, as often as they like, without the token."""
+        ...
+
+    def status(self) -> StatusView: ...
+
+    def members(self) -> tuple[MemberView, ...]: ...
+
+    def metrics(self) -> bytes:
+        """Prometheus text format."""
+        ...

@@ -1,0 +1,157 @@
+"""What the store keeps and promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from protocol.ids import ArtifactKey, Digest
+from protocol.manifest import Manifest
+
+BlobKind = Literal["module", "artifact", "manifest"]
+
+
+class BlobInfo(msgspec.Struct, frozen=True):
+    """A complete, verified blob."""
+
+    digest: Digest
+    kind: BlobKind
+    size_bytes: int
+    wire_bytes: int | None
+    """Size of the zstd wire form beside it; None where there is none."""
+    manifest: Digest | None
+    created_at_s: float
+    """Unix time."""
+
+
+class ArtifactRow(msgspec.Struct, frozen=True):
+    """Native code of a module for one artifact key, with its builder's signed word."""
+
+    module: Digest
+    key: ArtifactKey
+    digest: Digest
+    size_bytes: int
+    compile_s: float
+    """CPU seconds the compile took."""
+    attestation: bytes
+    """Encoded protocol.artifact.Attestation."""
+
+
+class RepairReport(msgspec.Struct, frozen=True):
+    """What start-up found and mended."""
+
+    temps_removed: int
+    missing: tuple[Digest, ...]
+    corrupt: tuple[Digest, ...]
+    """Moved to quarantine/."""
+    orphans_adopted: tuple[Digest, ...]
+    """Complete blobs that the index did not know."""
+    index_rebuilt: bool
+
+
+class PartialBlob(Protocol):
+    """A fetch in progress, on disk, resumable after kill -9. One user at a time per digest."""
+
+    manifest: Manifest
+    present: frozenset[int]
+    """Indices of wire segments that were already on disk and verify."""
+
+    async def write(self, index: int, wire: bytes) -> None:
+        """Verifies length and digest against the manifest, then stores.
+
+        Raises DigestMismatch, DiskFull."""
+        ...
+
+    async def finish(self) -> BlobInfo:
+        """Decompresses within the manifest's bounds, verifies the whole, makes it a blob.
+
+        Raises DigestMismatch (the partial is discarded), DiskFull."""
+        ...
+
+    async def discard(self) -> None: ...
+
+
+class Store(Protocol):
+    """Content-addressed blobs, artifacts and the catalog's records, durable when a call returns."""
+
+    async def put(self, data: bytes, *, kind: BlobKind, expected: Digest | None = None) -> BlobInfo:
+        """Stores bytes; making the same blob twice, also at once, is one blob.
+
+        Raises DigestMismatch, DiskFull."""
+        ...
+
+    async def put_file(
+        self, source: Path, *, kind: BlobKind, expected: Digest | None = None
+    ) -> BlobInfo:
+        """As put, consuming a file that `temp_path` named."""
+        ...
+
+    def temp_path(self) -> Path:
+        """A fresh name on the store's file system; swept at start if left over."""
+        ...
+
+    async def read(self, digest: Digest) -> bytes:
+        """Raises BlobNotFound, BlobCorrupt (verified on each read)."""
+        ...
+
+    def path(self, digest: Digest) -> Path:
+        """Read-only file of a complete blob, not verified now. Raises BlobNotFound."""
+        ...
+
+    async def verify(self, digest: Digest) -> bool:
+        """Re-hashes; quarantines and returns False if it does not match. Raises BlobNotFound."""
+        ...
+
+    def info(self, digest: Digest) -> BlobInfo | None: ...
+
+    def blobs(self) -> list[BlobInfo]: ...
+
+    async def delete(self, digest: Digest) -> None: ...
+
+    async def make_manifest(self, digest: Digest) -> Manifest:
+        """The module's wire form and manifest, made once and kept beside the blob."""
+        ...
+
+    async def manifest(self, digest: Digest) -> Manifest:
+        """Of a blob held here, by the *blob's* digest. Raises BlobNotFound."""
+        ...
+
+    async def wire_segment(self, digest: Digest, index: int) -> bytes:
+        """Raises BlobNotFound, also for an index the manifest lacks."""
+        ...
+
+    async def begin_partial(self, manifest: Manifest) -> PartialBlob: ...
+
+    async def rebuild(self, digest: Digest, manifest: Digest) -> BlobInfo | None:
+        """Makes a lost blob again from what is left of its wire form on this disk; `manifest` is
+        the digest of its manifest. None: not enough is there. Raises DiskFull."""
+        ...
+
+    def artifact(self, module: Digest, key: ArtifactKey) -> ArtifactRow | None: ...
+
+    def artifacts(self) -> list[ArtifactRow]: ...
+
+    async def put_artifact(self, row: ArtifactRow) -> None:
+        """Records an artifact whose blob is already stored."""
+        ...
+
+    async def delete_artifact(self, module: Digest, key: ArtifactKey) -> None:
+        """With its blob, once no other row names it; code that is mapped stays usable."""
+        ...
+
+    async def save_records(self, records: Sequence[tuple[str, bytes]]) -> None:
+        """(key, encoded record), upserted in one durable transaction."""
+        ...
+
+    async def drop_records(self, keys: Sequence[str]) -> None:
+        """Removes records in one durable transaction; absent ones are fine."""
+        ...
+
+    def load_records(self) -> Iterable[tuple[str, bytes]]: ...
+
+    async def set_meta(self, key: str, value: bytes) -> None: ...
+
+    def get_meta(self, key: str) -> bytes | None: ...
