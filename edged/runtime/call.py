@@ -18,6 +18,8 @@ from edged.interfaces import CancelFlag
 
 from .ffi import EXTERN_MEMORY, VAL_RAW_BYTES, Api, Extern, Func, Instance
 from .relay import NAMES, WASI
+from .trace import failure_of
+from .turns import UNITS
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -30,11 +32,15 @@ EFAULT: Final = 21
 EINVAL: Final = 28
 ENOSPC: Final = 51
 ENOSYS: Final = 52
-IOVECS_MAX: Final = 1024
-"""Linux's IOV_MAX. More are written in part, which WASI allows: each costs Python time under the
-GIL, and a guest may claim half a billion of them."""
+IOVECS_MAX: Final = 16
+"""POSIX's least IOV_MAX (_XOPEN_IOV_MAX). More are written in part, which WASI allows: each costs
+Python time under the GIL, and a guest may claim half a billion of them."""
 
 _PAIR = struct.Struct("<II")
+
+
+RELAY_UNITS: Final = 4
+"""Of host work: a relay gives the GIL up and takes it again, twice."""
 
 
 class Stop(Exception):
@@ -85,9 +91,9 @@ class Call:
     """One invocation. `streams` maps the guest's descriptors to captured streams (1 or 2)."""
 
     __slots__ = (
-        "_has_memory", "_relays", "api", "bug", "cancel", "context", "deadline_at", "engine",
-        "exit_status", "quota", "scratch", "stderr", "stderr_left", "stderr_truncated", "stdout",
-        "stdout_left", "stop", "streams",
+        "_has_memory", "_relays", "api", "bug", "cancel", "cause", "context", "deadline_at",
+        "engine", "exit_status", "opened", "quota", "scratch", "stderr", "stderr_left",
+        "stderr_truncated", "stdout", "stdout_left", "stop", "streams", "units",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +115,12 @@ class Call:
         self.stop: StopReason | None = None
         self.exit_status: int | None = None
         self.bug: BaseException | None = None
+        self.cause = ""
+        """Why a real WASI function ended the guest."""
+        self.opened: set[int] | None = None
+        """Descriptors that the guest opened (descriptors.py)."""
+        self.units = UNITS
+        """Of host work, until the next turn (turns.py)."""
         self.quota = quota
         self._has_memory = False
         self._relays: dict[str, Func] | None = None
@@ -164,6 +176,7 @@ class Call:
         """Errno of the real WASI function, called with `args` (its result replaces args[0]).
 
         Raises Stop if it trapped."""
+        self.units -= RELAY_UNITS
         relays = self._relays
         if relays is None:
             relays = self._relays = self._start_relay(caller)
@@ -175,8 +188,8 @@ class Call:
             self.context, byref(function), args, count, byref(trap)
         )
         if error:
-            message = self.api.take_error(error).encode()
-            raise Stop(self.api.wasmtime_trap_new(message, len(message)))
+            self.cause = failure_of(self.api, error).text
+            raise Stop
         if trap.value:
             raise Stop(trap.value)
         return c_uint32.from_address(args).value

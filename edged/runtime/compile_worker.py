@@ -120,6 +120,7 @@ def _wat(api: Api, text: bytes) -> bytes:
 
 
 def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
+    from edged.runtime.names import NamesRefused, check_names
     from edged.runtime.sections import Malformed, entry_points, summarize
 
     engine = _engine(api, target)
@@ -127,7 +128,10 @@ def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
     if error:
         raise Refused("invalid", f"invalid module: {api.take_error(error)}")
     try:
+        check_names(wasm)
         summary = summarize(wasm)
+    except NamesRefused as refused:
+        raise Refused("limits", str(refused)) from refused
     except Malformed as malformed:
         raise Refused("invalid", f"invalid module: {malformed}") from malformed
     if len(summary.imports) <= IMPORTS_MAX:
@@ -184,6 +188,7 @@ def _check_imports(api: Api, engine: int, summary: Any) -> None:
 
 def _compile(api: Api, target: str, module: str, output: str) -> dict[str, Any]:
     from edged.runtime.ffi import ByteVec
+    from edged.runtime.names import NamesRefused, check_names
 
     engine = _engine(api, target)
     with open(module, "rb") as file:
@@ -191,6 +196,10 @@ def _compile(api: Api, target: str, module: str, output: str) -> dict[str, Any]:
     compiled, image = ctypes.c_void_p(), ByteVec()
     if wasm[:4] != b"\0asm":
         raise Refused("bad-magic", "not a WebAssembly binary")
+    try:
+        check_names(wasm)  # again: what another node accepted is no matter of trust here
+    except NamesRefused as refused:
+        raise Refused("error", str(refused)) from refused
     error = api.wasmtime_module_new(engine, wasm, len(wasm), ctypes.byref(compiled))
     if error:
         raise Refused("error", api.take_error(error))

@@ -42,7 +42,7 @@ NUMBERS: Final = ("i32", "i64", "f32", "f64")
 EXTERNKIND_FUNC: Final = 0
 UPDATE_DEADLINE_CONTINUE: Final = 0
 MESSAGE_BYTES_MAX: Final = 8192
-"""Of an error or backtrace: names in it come from the guest and may be megabytes."""
+"""Of an error: names of imports and exports in it come from the guest."""
 
 
 class ByteVec(ctypes.Structure):
@@ -116,10 +116,14 @@ QUICK: Final[dict[str, Prototype]] = {
     "wasmtime_engine_increment_epoch": (None, (_P,)),
     "wasmtime_error_new": (_P, (_S,)),
     "wasmtime_error_delete": (None, (_P,)),
-    "wasmtime_error_message": (None, (_P, _P)),
     "wasmtime_error_exit_status": (c_bool, (_P, POINTER(c_int))),
     "wasm_trap_delete": (None, (_P,)),
-    "wasm_trap_message": (None, (_P, _P)),
+    "wasm_frame_vec_delete": (None, (_P,)),
+    "wasm_frame_func_index": (c_uint32, (_P,)),
+    "wasm_frame_module_offset": (_N, (_P,)),
+    "wasmtime_frame_func_name": (POINTER(ByteVec), (_P,)),
+    "wasm_trap_trace": (None, (_P, _P)),
+    "wasmtime_error_wasm_trace": (None, (_P, _P)),
     "wasmtime_trap_new": (_P, (_S, _N)),
     "wasmtime_trap_code": (c_bool, (_P, POINTER(c_uint8))),
     "wasm_functype_new": (_P, (_P, _P)),
@@ -183,6 +187,7 @@ SLOW: Final[dict[str, Prototype]] = {
     "wasmtime_func_call_unchecked": (_P, (_P, _P, _P, _N, _P)),
     "wasmtime_store_delete": (None, (_P,)),
     "wasmtime_wat2wasm": (_P, (_S, _N, _P)),
+    "wasmtime_error_message": (None, (_P, _P)),
 }
 
 
@@ -230,21 +235,11 @@ class Api:
         return data
 
     def take_error(self, error: int) -> str:
-        """The message of a wasmtime_error_t, which is freed."""
+        """The message of a wasmtime_error_t, which is freed. Where guests run, see trace.py."""
         vec = ByteVec()
         self.wasmtime_error_message(error, ctypes.byref(vec))
         self.wasmtime_error_delete(error)
         return self.take_bytes(vec, limit=MESSAGE_BYTES_MAX).decode("utf-8", "replace")
-
-    def take_trap(self, trap: int) -> tuple[int | None, str]:
-        """Trap code (None: a host's own) and message with backtrace; the trap is freed."""
-        code = c_uint8()
-        has_code = self.wasmtime_trap_code(trap, ctypes.byref(code))
-        vec = ByteVec()
-        self.wasm_trap_message(trap, ctypes.byref(vec))
-        self.wasm_trap_delete(trap)
-        text = self.take_bytes(vec, limit=MESSAGE_BYTES_MAX).rstrip(b"\0")
-        return (code.value if has_code else None), text.decode("utf-8", "replace")
 
     def functype(self, params: str, results: str) -> int:
         """A new wasm_functype_t of "i" (i32) and "I" (i64) letters; the caller deletes it."""

@@ -2,8 +2,9 @@
 
 Shadowed always: fd_write (output is captured and capped here), fd_close and fd_renumber (so that
 the captured descriptors stay what the guest thinks they are), poll_oneoff (a sleeping guest obeys
-its deadline and cancellation), proc_exit (every status is legal). With a private /tmp also what
-can take disk space: see quota.py. Everything else is wasmtime's own.
+its deadline and cancellation), proc_exit (every status is legal), path_open (see descriptors.py).
+With a private /tmp also what can take disk space: see quota.py. Everything else is wasmtime's own.
+Guests take turns at what is shadowed: turns.py.
 
 A callback runs in the guest's thread, finds its Call in a thread-local, and never raises: it
 returns an errno, or a trap.
@@ -18,9 +19,11 @@ from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from .call import EBADF, EFAULT, EINVAL, SUCCESS, Call, HostFunction, Scratch, Stop
+from .descriptors import Descriptors, relay_open
 from .ffi import UPDATE_DEADLINE_CONTINUE, Api, EpochCallback, HostCallback
-from .quota import QUOTA_FUNCTIONS, write_file
+from .quota import QUOTA_FUNCTIONS, open_charged, write_file
 from .relay import SIGNATURES, WASI
+from .turns import Turns
 
 if TYPE_CHECKING:
     import ctypes
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 
 EPOCH_PERIOD_TICKS: Final = 4
 """Between looks at the clock and the cancel flag: 20 ms, so a cancelled guest stops within 25."""
-SUBSCRIPTIONS_MAX: Final = 1024
+SUBSCRIPTIONS_MAX: Final = 256
+"""A guest has no sockets to wait for. Each costs Python time under the GIL."""
 
 _ONE = Struct("<I")
 _PAIR = Struct("<II")
@@ -60,16 +64,20 @@ class Host:
         self.api = api
         self.state = ThreadState()
         self.on_epoch = EpochCallback(self._on_epoch)
-        plain = {
-            "fd_close": fd_close,
-            "fd_renumber": fd_renumber,
+        self.descriptors = Descriptors()
+        self.turns = Turns()
+        plain: dict[str, HostFunction] = {
+            "fd_close": self._fd_close,
+            "fd_renumber": self._fd_renumber,
             "fd_write": fd_write,
+            "path_open": self.descriptors.limited(relay_open),
             "poll_oneoff": poll_oneoff,
             "proc_exit": proc_exit,
         }
         self._plain = {name: self._callback(function) for name, function in plain.items()}
+        charged = QUOTA_FUNCTIONS | {"path_open": self.descriptors.limited(open_charged)}
         self._with_tmp = self._plain | {
-            name: self._callback(function) for name, function in QUOTA_FUNCTIONS.items()
+            name: self._callback(function) for name, function in charged.items()
         }
 
     def define(self, linker: int, *, private_tmp: bool) -> None:
@@ -88,12 +96,15 @@ class Host:
                 raise OSError(api.take_error(error))
 
     def _callback(self, function: HostFunction) -> Any:
-        state, trap_new = self.state, self.api.wasmtime_trap_new
+        state, trap_new, turn = self.state, self.api.wasmtime_trap_new, self.turns.next
 
         def callback(_env: int, caller: int, args: int, _count: int) -> int:
             call = state.call
             try:
                 assert call is not None
+                call.units -= 1
+                if call.units < 0:
+                    turn(call, state.ident)
                 c_uint32.from_address(args).value = function(call, caller, args)
             except Stop as stop:
                 return stop.trap or int(trap_new(b"stopped", 7))
@@ -120,6 +131,29 @@ class Host:
             return int(self.api.wasmtime_error_new(b"host error"))
         return 0
 
+    def _fd_close(self, call: Call, caller: int, args: int) -> int:
+        (fd,) = _ONE.unpack(string_at(args, 4))
+        errno = call.relay("fd_close", caller, args, 1)
+        if errno == SUCCESS:
+            call.streams.pop(fd, None)
+            self.descriptors.closed(call, fd)
+            if call.quota:
+                call.quota.moved.discard(fd)
+        return errno
+
+    def _fd_renumber(self, call: Call, caller: int, args: int) -> int:
+        source, target = _TWO.unpack(string_at(args, 20))
+        errno = call.relay("fd_renumber", caller, args, 2)
+        if errno == SUCCESS and source != target:
+            stream = call.streams.pop(source, None)
+            call.streams.pop(target, None)
+            if stream is not None:
+                call.streams[target] = stream
+            self.descriptors.renumbered(call, source, target)
+            if call.quota:
+                call.quota.moved.add(target)
+        return errno
+
 
 def fd_write(call: Call, caller: int, args: int) -> int:
     """Captures stdout and stderr. More stdout than allowed stops the guest before it is copied;
@@ -139,6 +173,7 @@ def fd_write(call: Call, caller: int, args: int) -> int:
         if gathered is None or written_at + 4 > size:
             return EFAULT
         pairs = gathered
+        call.units -= len(pairs) // 4
         total = sum([length for _address, length in pairs])
         if total > 0xFFFFFFFF:
             return EINVAL
@@ -161,29 +196,6 @@ def fd_write(call: Call, caller: int, args: int) -> int:
     return SUCCESS
 
 
-def fd_close(call: Call, caller: int, args: int) -> int:
-    (fd,) = _ONE.unpack(string_at(args, 4))
-    errno = call.relay("fd_close", caller, args, 1)
-    if errno == SUCCESS:
-        call.streams.pop(fd, None)
-        if call.quota:
-            call.quota.moved.discard(fd)
-    return errno
-
-
-def fd_renumber(call: Call, caller: int, args: int) -> int:
-    source, target = _TWO.unpack(string_at(args, 20))
-    errno = call.relay("fd_renumber", caller, args, 2)
-    if errno == SUCCESS and source != target:
-        stream = call.streams.pop(source, None)
-        call.streams.pop(target, None)
-        if stream is not None:
-            call.streams[target] = stream
-        if call.quota:
-            call.quota.moved.add(target)
-    return errno
-
-
 def proc_exit(call: Call, _caller: int, args: int) -> int:
     (call.exit_status,) = _ONE.unpack(string_at(args, 4))
     raise Stop
@@ -202,6 +214,7 @@ def poll_oneoff(call: Call, caller: int, args: int) -> int:
         or count_at + 4 > size
     ):
         return EFAULT
+    call.units -= count // 4
     raw = string_at(base + subscriptions_at, count * _SUBSCRIPTION.size)
     subscriptions = list(_SUBSCRIPTION.iter_unpack(raw))
     if any(tag != 0 for _user, tag, *_rest in subscriptions):

@@ -3,6 +3,11 @@
 Shared between threads. Each invocation owns its store, and with it every bound: memory, tables,
 instances, time. `invoke` is the node's hottest path: the fixed part is written flat, and every
 line of it was measured (scripts/bench/invoke).
+
+A deadline holds to within a tick (5 ms) plus the longest step that nothing interrupts: one bulk
+instruction (memory.fill, memory.copy, table.fill) or one copy in a host call. Its time is in
+proportion to `policy.memory_bytes`: a memory.fill of 4 GiB took 8.7 s (fresh pages), of the default
+128 MiB 0.3 s. Whoever grants gigabytes grants seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ from typing import Final, NamedTuple
 from edged.errors import (
     BadRequest,
     DeadlineExceeded,
-    EdgedError,
     InvocationCancelled,
     ModuleRejected,
     PolicyDenied,
@@ -32,9 +36,10 @@ from .code import Code, Signature, copy_code, exports_of
 from .engine import Engine
 from .ffi import EXTERN_FUNC, VAL_RAW_BYTES
 from .host import EPOCH_PERIOD_TICKS, Host
-from .outcome import error_of_message, error_of_stop, error_of_trap
+from .outcome import error_of_failure, error_of_stop, error_of_trap
 from .sandbox import Sandbox
 from .ticker import TICK_S
+from .trace import failure_of, frames_of_trap
 from .values import pack_params, unpack_results
 
 START: Final = "_start"
@@ -196,6 +201,7 @@ class WasmtimeModule:
         if code.needs_wasi or tmp is not None or policy.mounts:
             wasi = self._sandbox.wasi_config(call, code, tmp)
         store, context = self._new_store(engine, policy, wasi, deadline_at)
+        current = None
         try:
             values = state.scratch.values
             if entry.slots > 1 or entry.initialize is not None:
@@ -234,6 +240,8 @@ class WasmtimeModule:
             )
         finally:
             api.wasmtime_store_delete(store)
+            if current is not None and current.opened:
+                self._host.descriptors.ended(current)
 
     def _new_store(
         self, engine: Engine, policy: Policy, wasi: int | None, deadline_at: float
@@ -288,27 +296,25 @@ class WasmtimeModule:
         """Frees the error or trap and raises its meaning: an EdgedError, Stop for an exit with
         status 0, or _Recount."""
         api, trap = self._api, call.scratch.trap
-        code: int | None = None
         if trap.value:
-            code, message = api.take_trap(trap.value)
+            failure = frames_of_trap(api, trap.value)
         else:
             assert error is not None
-            message = api.take_error(error)
-            match = _COUNT_TOO_HIGH.search(message)
+            failure = failure_of(api, error)
+            # Without frames no code of the guest ran: the words are all wasmtime's.
+            match = None if failure.frames else _COUNT_TOO_HIGH.search(failure.text)
             if match:
                 self._recount(match[1], int(match[2]))
-        failure: EdgedError | None = error_of_stop(call)
-        if failure is None:
-            if call.exit_status is not None:
-                raise Stop
-            is_trap = trap.value is not None
-            failure = (
-                error_of_trap(code, message, call) if is_trap else error_of_message(message, call)
-            )
-        raise failure
+        stopped = error_of_stop(call)
+        if stopped is not None:
+            raise stopped
+        if call.exit_status is not None:
+            raise Stop
+        raise (error_of_trap if trap.value else error_of_failure)(failure, call)
 
     def _recount(self, kind: str, count: int) -> None:
-        if count > COUNT_MAX:
+        known = self._memories if kind == "memory" else self._tables
+        if not known < count <= COUNT_MAX:
             raise PolicyDenied(f"the module has more than {COUNT_MAX} of one kind: {kind}")
         if kind == "memory":
             self._memories = count

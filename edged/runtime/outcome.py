@@ -1,7 +1,7 @@
 """How an invocation's end becomes a typed error.
 
 Public text is the kind of trap and nothing else: messages hold function names and host details.
-The message with its wasm backtrace goes into `private`, for the log.
+The cause and the wasm backtrace go into `private`, for the log.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edged.errors import (
 )
 
 from .call import Call
+from .trace import Failure
 
 TRAPS: Final[dict[int, str]] = {
     # wasmtime_trap_code_t
@@ -72,14 +73,22 @@ def error_of_exit(call: Call, status: int) -> GuestExit | None:
     )
 
 
-def error_of_trap(code: int | None, message: str, call: Call) -> GuestTrap:
+def error_of_trap(failure: Failure, call: Call) -> GuestTrap:
+    code = failure.code
     kind = TRAPS.get(code, "trap") if code is not None else "host call failed"
-    return GuestTrap(f"the function trapped: {kind}", stderr=bytes(call.stderr), private=message)
+    told = [call.cause or failure.text, failure.frames]
+    return GuestTrap(
+        f"the function trapped: {kind}", stderr=bytes(call.stderr), private="\n".join(told).strip()
+    )
 
 
-def error_of_message(message: str, call: Call) -> EdgedError:
-    """A wasmtime_error_t that is neither an exit nor ours: instantiation limits, or a host call's
-    failure such as a guest without the memory WASI needs."""
+def error_of_failure(failure: Failure, call: Call) -> EdgedError:
+    """A wasmtime_error_t that is neither an exit nor ours: a host call's failure, such as a guest
+    without the memory WASI needs; or, before any code of the guest ran, instantiation limits. Only
+    then is the message all wasmtime's, and matched."""
+    if failure.frames:
+        return error_of_trap(failure, call)
+    message = failure.text
     if "maximum concurrent" in message or "os error 12" in message:
         return Overloaded("no instance slot is free", private=message)
     if "exceeds memory limits" in message or "memory minimum size" in message:
@@ -88,6 +97,4 @@ def error_of_message(message: str, call: Call) -> EdgedError:
         return PolicyDenied(
             "the module needs more table elements than its policy grants", private=message
         )
-    return GuestTrap(
-        "the function trapped: host call failed", stderr=bytes(call.stderr), private=message
-    )
+    return error_of_trap(failure, call)

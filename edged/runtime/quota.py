@@ -109,9 +109,9 @@ def fd_filestat_set_size(call: Call, caller: int, args: int) -> int:
     return _charged(call, caller, args, name="fd_filestat_set_size", count=2, cost=cost)
 
 
-def path_open(call: Call, caller: int, args: int) -> int:
-    """Charges only for a file that was not there: asks without O_CREAT first, unless O_EXCL says
-    that it must not be."""
+def open_charged(call: Call, caller: int, args: int) -> int:
+    """path_open. Charges only for a file that was not there: asks without O_CREAT first, unless
+    O_EXCL says that it must not be."""
     quota = call.quota
     assert quota is not None
     oflags = c_uint32.from_address(args + 64)
@@ -144,6 +144,5 @@ QUOTA_FUNCTIONS: Final[dict[str, HostFunction]] = {
     "fd_seek": _moving("fd_seek"),
     "path_create_directory": _creating("path_create_directory", 3),
     "path_link": _creating("path_link", 7),
-    "path_open": path_open,
     "path_symlink": _creating("path_symlink", 5),
 }

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import threading
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ TEXT_LEAD_BYTES_MAX: Final = 64 * 1024
 MAGIC: Final = b"\0asm"
 _MODULE_LAYER: Final = b"\x01\x00\x00\x00"
 _NO_COMPONENTS: Final = "WebAssembly components are not supported; core modules are"
-_TEXT_SPACE: Final = b" \t\r\n"
+_TEXT_LEAD: Final = re.compile(rb"(?:[ \t\r\n]+|;;[^\n]*|\(;.*?;\))*+", re.DOTALL)
 
 
 class WasmtimeRuntime:
@@ -223,19 +224,9 @@ def _check_layer(wasm: bytes) -> None:
 def _check_text(data: bytes) -> None:
     """Lets through only what can be WebAssembly text: "(module" after comments, of which only so
     many are skipped: this runs in the event loop."""
-    data, at = data[:TEXT_LEAD_BYTES_MAX], 0
-    while True:
-        while data[at : at + 1] and data[at : at + 1] in _TEXT_SPACE:
-            at += 1
-        if data.startswith(b";;", at):
-            end = data.find(b"\n", at)
-            at = len(data) if end < 0 else end
-        elif data.startswith(b"(;", at):
-            end = data.find(b";)", at)
-            at = len(data) if end < 0 else end + 2
-        else:
-            break
-    start = data[at : at + 16]
+    lead = _TEXT_LEAD.match(data, 0, TEXT_LEAD_BYTES_MAX)
+    assert lead is not None  # it matches nothing, too
+    start = data[lead.end() : lead.end() + 16]
     if start.startswith(b"(component"):
         raise ModuleRejected("component", _NO_COMPONENTS)
     if not start.startswith(b"(module"):

@@ -5,12 +5,13 @@ stdout and stderr are not here: fd_write is ours (host.py), so wasmtime's own ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from ctypes import byref
 from pathlib import Path
 from typing import Final
 
-from edged.errors import BadRequest, DiskFull, PolicyDenied
+from edged.errors import BadRequest, DiskFull, Overloaded, PolicyDenied
 from edged.interfaces import Invocation
 from edged.telemetry import Log
 from protocol.function import GUEST_TMP, Policy
@@ -90,6 +91,9 @@ class Sandbox:
         if not self._api.wasi_config_preopen_dir(
             config, str(source).encode(), guest_path.encode(), writable
         ):
+            # The API does not say why. Asking again here tells scarcity from a wrong mount.
+            if os.path.isdir(source) and os.access(source, os.R_OK | os.X_OK):
+                raise Overloaded("no descriptor is left for a directory", private=str(source))
             raise PolicyDenied(
                 f"the directory for {guest_path} cannot be opened", private=str(source)
             )

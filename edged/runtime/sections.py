@@ -49,13 +49,16 @@ class Summary(NamedTuple):
     tables: int
 
 
-class _Reader:
-    def __init__(self, data: bytes) -> None:
+class Reader:
+    """Bounds-checked reads of `data` from `at` to `end`. Raises Malformed."""
+
+    def __init__(self, data: bytes, at: int = 0, end: int | None = None) -> None:
         self.data = data
-        self.at = 0
+        self.at = at
+        self.end = len(data) if end is None else end
 
     def byte(self) -> int:
-        if self.at >= len(self.data):
+        if self.at >= self.end:
             raise Malformed("truncated")
         self.at += 1
         return self.data[self.at - 1]
@@ -73,10 +76,13 @@ class _Reader:
                 raise Malformed("LEB128 too long")
 
     def take(self, length: int) -> bytes:
-        if length > len(self.data) - self.at:
+        self.skip(length)
+        return self.data[self.at - length : self.at]
+
+    def skip(self, length: int) -> None:
+        if length > self.end - self.at:
             raise Malformed("truncated")
         self.at += length
-        return self.data[self.at - length : self.at]
 
     def name(self) -> str:
         try:
@@ -105,12 +111,12 @@ class _Reader:
 
 def summarize(wasm: bytes) -> Summary:
     """Raises Malformed."""
-    reader = _Reader(wasm)
+    reader = Reader(wasm)
     reader.take(8)
     summary = Summary([], [], [], [], 0, 0, 0, 0)
     while reader.at < len(wasm):
         section = reader.byte()
-        body = _Reader(reader.take(reader.number()))
+        body = Reader(reader.take(reader.number()))
         if section == _TYPE:
             summary.types.extend(_types(body))
         elif section == _IMPORT:
@@ -132,7 +138,7 @@ def summarize(wasm: bytes) -> Summary:
     return summary
 
 
-def _types(body: _Reader) -> list[tuple[tuple[str, ...], tuple[str, ...]] | None]:
+def _types(body: Reader) -> list[tuple[tuple[str, ...], tuple[str, ...]] | None]:
     """Stops at the first type that is not a plain function: GC is off, so there is none in a valid
     module; what follows would be looked up as None and refused."""
     found: list[tuple[tuple[str, ...], tuple[str, ...]] | None] = []
@@ -145,7 +151,7 @@ def _types(body: _Reader) -> list[tuple[tuple[str, ...], tuple[str, ...]] | None
     return found
 
 
-def _import(body: _Reader) -> Import:
+def _import(body: Reader) -> Import:
     module, name, kind = body.name(), body.name(), body.byte()
     if kind >= len(_KINDS):
         raise Malformed(f"import kind {kind}")
@@ -167,7 +173,7 @@ def _import(body: _Reader) -> Import:
     return Import(module, name, _KINDS[kind], index)
 
 
-def _export(body: _Reader) -> Export:
+def _export(body: Reader) -> Export:
     name, kind, position = body.name(), body.byte(), body.number()
     if kind >= len(_KINDS):
         raise Malformed(f"export kind {kind}")
@@ -187,7 +193,7 @@ def entry_points(summary: Summary) -> list[str]:
     return found
 
 
-def _tables(body: _Reader) -> list[int]:
+def _tables(body: Reader) -> list[int]:
     """Minimum elements of each table, up to the first with an initialiser expression (0x40): its
     length is not given, and the store's limits hold for it anyway."""
     elements: list[int] = []
