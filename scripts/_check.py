@@ -1,7 +1,8 @@
 """The steps of scripts/check: each runs even when one before it failed.
 
-Ends with pytest's own closing line, which is what a CI reads. `--quick` leaves out simulations,
-sockets, processes, whatever is marked slow, and building guests. Arguments after `--` go to pytest.
+The tests run as two processes side by side. Ends with "N passed, N failed", which a CI reads.
+`--quick` leaves out simulations, sockets, processes, whatever is marked slow, and building guests.
+Arguments after `--` go to pytest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,10 @@ PYTEST_TIMEOUT_S = 900.0
 COVERAGE_PERCENT_MIN = 95
 QUICK = ["tests/tidy", "tests/unit", "tests/property", "tests/conformance"]
 QUICK += ["--ignore", "tests/conformance/test_guests.py"]  # compiles them
+COMPUTING = [f"tests/{name}" for name in (
+    "unit/protocol", "property", "sim", "conformance", "tidy", "packaging",
+)]  # fmt: skip
+COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 CLOSING = re.compile(r"^=* ?.*\b(passed|failed|error|errors|no tests ran)\b.* in [\d.]+s.*$")
 
 
@@ -58,41 +65,73 @@ def run_tool(command: list[str]) -> bool:
     return done.returncode == 0
 
 
-def run_pytest(arguments: list[str], env: dict[str, str]) -> tuple[bool, str]:
-    """Streams pytest's output but for its closing line, which is returned to be printed last."""
-    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    closing = ""
+class Suite:
+    """One pytest process. Its output goes to a file, so that two can run at once."""
 
-    def give_up(_signal: int, _frame: object) -> None:
-        print(f"pytest: not done after {PYTEST_TIMEOUT_S:.0f} s, killed", flush=True)
-        os.killpg(process.pid, signal.SIGKILL)
+    def __init__(
+        self, name: str, arguments: list[str], env: dict[str, str], *, trace: bool
+    ) -> None:
+        self.name = name
+        self._output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - kept open
+        tracing = ["-m", "coverage", "run"] if trace else []
+        temp = ROOT / ".cache" / f"pytest-{name}"
+        self._process = subprocess.Popen(
+            [sys.executable, *tracing, "-m", "pytest", f"--basetemp={temp}", *arguments],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
-    signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, PYTEST_TIMEOUT_S)
+    def wait(self, deadline_s: float) -> bool:
+        """Prints the output when it has ended; whether all passed."""
+        try:
+            status = self._process.wait(max(deadline_s - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            print(f"{self.name}: not done after {PYTEST_TIMEOUT_S:.0f} s, killed", flush=True)
+            status = -1
+        self.kill()
+        self._output.seek(0)
+        print(f"\n----- {self.name}")
+        print(self._output.read(), flush=True)
+        return status == 0
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def counts(self) -> Counter[str]:
+        """Of pytest's closing line."""
+        self._output.seek(0)
+        closing = [line for line in self._output if CLOSING.match(line.rstrip())]
+        found = COUNT.findall(closing[-1]) if closing else [("1", "error")]
+        return Counter({kind.rstrip("s"): int(number) for number, kind in found})
+
+
+def run_suites(suites: list[Suite]) -> tuple[bool, Counter[str]]:
+    """Waits for all; (whether all passed, tests by outcome)."""
+    deadline_s = time.monotonic() + PYTEST_TIMEOUT_S
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if CLOSING.match(line.rstrip()):
-                closing = line.rstrip()
-            else:
-                print(line, end="", flush=True)
-        status = process.wait()
+        passed = [suite.wait(deadline_s) for suite in suites]
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return status == 0, closing
+        for suite in suites:
+            suite.kill()
+    return all(passed), sum((suite.counts() for suite in suites), Counter[str]())
+
+
+def suites_of(options: argparse.Namespace, env: dict[str, str]) -> list[Suite]:
+    """Two halves at once, one busy with computing, one mostly waiting: a machine has two cores."""
+    if options.quick or options.pytest:
+        chosen = ["-m", "not slow", *QUICK] if options.quick else []
+        return [Suite("tests", [*chosen, *options.pytest], env, trace=True)]
+    rest = [f"--ignore={path}" for path in COMPUTING]
+    return [
+        Suite("protocol", ["--durations=5", *COMPUTING], env, trace=True),
+        Suite("node", ["--durations=5", "tests", *rest], env, trace=False),
+    ]
 
 
 def static_steps() -> dict[str, list[str]]:
@@ -127,8 +166,7 @@ def main() -> int:
         record("guests", ok, started_s)
         env["EDGED_REQUIRE_GUESTS"] = "1"
     started_s = time.monotonic()
-    chosen = ["-m", "not slow", *QUICK] if options.quick else ["--durations=8"]
-    ok, closing = run_pytest([*chosen, *options.pytest], env)
+    ok, counts = run_suites(suites_of(options, env))
     record("tests", ok, started_s)
     started_s = time.monotonic()
     report = [sys.executable, "-m", "coverage", "report", "--skip-covered", "--show-missing"]
@@ -140,5 +178,7 @@ def main() -> int:
     print(f"\n{len(steps) - len(failed)} of {len(steps)} steps passed in {total_s:.0f} s")
     if failed:
         print(f"failed steps: {', '.join(failed)}")
-    print(closing or "==== no closing line from pytest ====", flush=True)
+    bad = counts["failed"] + counts["error"]
+    skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
+    print(f"{counts['passed']} passed, {bad} failed{skipped}", flush=True)
     return 1 if failed else 0
