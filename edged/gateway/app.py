@@ -224,6 +224,7 @@ class Gateway:
                         raise Overloaded("too many request bodies at once")
                     chunks.append(chunk)
             http = self._http_request(request.scope, path_info, b"".join(chunks))
+            chunks.clear()  # else the body is in memory twice while the guest runs
             return await self._invoke(request, route, exchange, http)
         finally:
             self._bodies_bytes -= taken

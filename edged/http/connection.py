@@ -34,12 +34,20 @@ from edged.errors import (
 from .exchange import Exchange
 from .head import END, Head, check_first_byte, parse_head
 from .response import problem_response
-from .wire import RECV_BODY_BYTES, RECV_HEAD_BYTES, ClientGone, ReadTimeout, Woken
+from .wire import (
+    JOIN_BYTES_MAX,
+    RECV_BODY_BYTES,
+    RECV_HEAD_BYTES,
+    ClientGone,
+    ReadTimeout,
+    Woken,
+)
 
 if TYPE_CHECKING:
     from .server import Shared
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_CR: Final = 0x0D
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 Phase = Literal["idle", "head", "request", "linger"]
@@ -63,6 +71,9 @@ class Connection(TCPServer):
         self.phase: Phase = "idle"
         self.read_deadline = inf
         self.write_deadline = inf
+        self.waiting_since = trio.current_time()
+        """Idle, or within a head, since then."""
+        self.gives_way = False
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
         self._unsent = b""
@@ -70,7 +81,12 @@ class Connection(TCPServer):
         self._served = False
         self._aborted = False
         self._draining = False
-        self._head_at = trio.current_time()
+        self._waited = True
+        """Others had a turn since the present request began."""
+        self._slack_s = shared.limits.write_stall_s
+        """How much longer the client may be slower with its answer than the minimum rate."""
+        self._write_cut = False
+        self._head_at = self.waiting_since
 
     # ------------------------------------------------------------ life
     async def run(self) -> None:
@@ -105,6 +121,7 @@ class Connection(TCPServer):
                 return
             self.phase = "request"
             self._head_at = trio.current_time()
+            self._slack_s = self.shared.limits.write_stall_s
             self.shared.in_flight += 1
             self.shared.requests += 1
             exchange = self._exchange = Exchange(self, head)
@@ -113,13 +130,14 @@ class Connection(TCPServer):
             finally:
                 self.shared.in_flight -= 1
                 self._exchange = None
-            if not keep:
+            if not keep or self._aborted:
                 await self._close_gently(unread=exchange.unread)
                 return
-            self.phase = "idle"
-            if self.buffer:
-                # A pipelining client takes its turn with the others.
+            if self.buffer or not self._waited:
+                # A client whose next request is always here takes its turn with the others.
                 await trio.lowlevel.checkpoint()
+            self._waited = False
+            self.phase = "idle"
 
     # ------------------------------------------------------------ reading
     async def _read_head(self) -> Head | None:
@@ -127,23 +145,33 @@ class Connection(TCPServer):
         PayloadTooLarge, RequestTimeout."""
         limits = self.shared.limits
         searched = 0
-        self.read_deadline = trio.current_time() + (
+        blank = False
+        self.waiting_since = trio.current_time()
+        self.read_deadline = self.waiting_since + (
             limits.idle_timeout_s if self._served else limits.header_timeout_s
         )
         self._served = True
         while True:
             buffer = self.buffer
+            if buffer and buffer[0] == _CR and not blank:
+                # One empty line is forgiven (RFC 9112 §2.2): old clients end a body with it.
+                blank = buffer.startswith(b"\r\n")
+                if blank:
+                    buffer = self.buffer = buffer[2:]
             if buffer:
                 end = buffer.find(END, searched, limits.header_bytes_max + len(END))
                 if end >= 0:
                     self.buffer = buffer[end + 4 :]
                     self.read_deadline = inf
                     return parse_head(buffer[: end + 4], limits)
-                self._check_partial(buffer)
+                if blank or buffer != b"\r":
+                    self._check_partial(buffer, searched)
                 if self.phase == "idle":
                     self.phase = "head"
-                    self._head_at = trio.current_time()
+                    self._head_at = self.waiting_since = trio.current_time()
                     self.read_deadline = self._head_at + limits.header_timeout_s
+                elif searched:
+                    await trio.lowlevel.checkpoint()
                 searched = max(len(buffer) - 3, 0)
             try:
                 data = await self.receive_some(RECV_HEAD_BYTES)
@@ -154,35 +182,58 @@ class Connection(TCPServer):
                 raise RequestTimeout("the request's headers did not come in time") from None
             except Woken:
                 return None
-            if not data:
+            if not data or self.gives_way:
                 return None
             self.buffer = buffer + data if buffer else data
 
-    def _check_partial(self, buffer: bytes) -> None:
-        """Refuses what no further bytes can turn into a request."""
+    def _check_partial(self, buffer: bytes, searched: int) -> None:
+        """Refuses what no further bytes can turn into a request; `searched`: where the search for
+        the head's end began."""
         check_first_byte(buffer)
         limit = self.shared.limits.header_bytes_max
         if len(buffer) > limit:
             raise HeadersTooLarge(f"request line and headers are over {limit} bytes")
-        if _BARE_LF.search(buffer) is not None:
+        if _BARE_LF.search(buffer, searched) is not None:
             raise BadRequest("a line ends in a bare LF")
 
     async def receive_some(self, size_bytes: int) -> bytes:
         """Up to `size_bytes`; b"" at the end of the stream.
 
-        Raises OSError, ReadTimeout (at `read_deadline`), Woken (idle while draining)."""
+        Raises OSError, ReadTimeout (at `read_deadline`), Woken (see there)."""
         while True:
             try:
                 return self.sock.recv(size_bytes)
             except BlockingIOError:
                 pass
-            if self._draining and self.phase == "idle":
+            if self.gives_way or (self._draining and self.phase == "idle"):
                 raise Woken
+            self._waited = True
             try:
                 await trio.lowlevel.wait_readable(self.sock)
             except trio.ClosedResourceError:
                 if trio.current_time() >= self.read_deadline:
                     raise ReadTimeout from None
+
+    @property
+    def spare(self) -> bool:
+        """It waits for a request of which at most a part has come, and nothing is unread."""
+        if self.refused or self.gives_way:
+            return False
+        if self.phase == "idle":
+            if self.buffer:
+                return False
+        elif self.phase != "head":
+            return False
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
+
+    def give_way(self) -> None:
+        """Closes a `spare` connection: another is worth more."""
+        self.gives_way = True
+        self.shared.hooks.rejected("gave-way")
+        self.nudge()
 
     def nudge(self) -> None:
         """Makes the task look at its deadlines (and at draining) now."""
@@ -202,11 +253,11 @@ class Connection(TCPServer):
         return True
 
     # ------------------------------------------------------------ writing
-    def write_now(self, data: bytes) -> None:
+    def write_now(self, data: bytes, flags: int = 0) -> None:
         """Sends what goes without waiting; the next `write` sends the rest. Raises ClientGone."""
         data = self._unsent + data
         try:
-            sent = self.sock.send(data)
+            sent = self.sock.send(data, flags)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -214,7 +265,7 @@ class Connection(TCPServer):
         self._unsent = data[sent:]
 
     async def write(self, data: bytes) -> None:
-        """Raises ClientGone, also for a client that takes no byte for `write_stall_s`."""
+        """Raises ClientGone, also for a client that takes its answer too slowly, see HttpLimits."""
         if self._unsent:
             data = self._unsent + data
             self._unsent = b""
@@ -225,27 +276,58 @@ class Connection(TCPServer):
         except OSError as error:
             raise ClientGone("the client is gone") from error
         if sent < len(data):
-            await self._write_rest(memoryview(data)[sent:])
+            await self._write_rest(data, sent)
 
-    async def _write_rest(self, rest: memoryview) -> None:
-        stall_s = self.shared.limits.write_stall_s
+    async def write_answer(self, head: bytes, body: bytes) -> None:
+        """As `write`."""
+        if len(body) <= JOIN_BYTES_MAX:
+            await self.write(head + body)
+        else:
+            self.write_now(head, socket.MSG_MORE)
+            await self.write(body)
+
+    async def _write_rest(self, data: bytes, sent: int) -> None:
+        limits = self.shared.limits
+        unsent = self.shared.unsent
+        rest = memoryview(data)[sent:]
+        began = trio.current_time()
+        self.write_deadline = began + self._slack_s
+        if not unsent.hold(self, len(data)):
+            raise self._too_slow("unsent-bytes")
         try:
             while rest:
-                self.write_deadline = trio.current_time() + stall_s
-                try:
+                sent = 0
+                with contextlib.suppress(BlockingIOError, trio.ClosedResourceError):
                     await trio.lowlevel.wait_writable(self.sock)
-                    rest = rest[self.sock.send(rest) :]
-                except BlockingIOError:
-                    continue
-                except trio.ClosedResourceError:
-                    if trio.current_time() >= self.write_deadline:
-                        self.shared.hooks.rejected("write-stall")
-                        self.reset_on_close()
-                        raise ClientGone("the client stopped reading") from None
-                except OSError as error:
-                    raise ClientGone("the client is gone") from error
+                    sent = self.sock.send(rest)
+                rest = rest[sent:]
+                now = trio.current_time()
+                # A leaky bucket: waiting empties it, bytes fill it at the minimum rate.
+                slack_s = self._slack_s - (now - began) + sent / limits.write_bytes_per_s_min
+                self._slack_s = min(slack_s, limits.write_stall_s)
+                began = now
+                self.write_deadline = now + self._slack_s
+                if self._write_cut:
+                    raise self._too_slow("unsent-bytes")
+                if self._slack_s <= 0:
+                    raise self._too_slow("write-stall")
+        except ClientGone:
+            raise
+        except OSError as error:
+            raise ClientGone("the client is gone") from error
         finally:
+            unsent.release(self)
             self.write_deadline = inf
+
+    def _too_slow(self, reason: str) -> ClientGone:
+        self.shared.hooks.rejected(reason)
+        self.reset_on_close()
+        return ClientGone("the client reads too slowly")
+
+    def cut_write(self) -> None:
+        """Ends the write that waits now: others need the memory."""
+        self._write_cut = True
+        self.nudge()
 
     async def answer_error(self, error: EdgedError, *, method: str = "GET") -> None:
         """Answers in the application's place; the connection is to be closed after it."""

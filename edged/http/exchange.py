@@ -1,11 +1,11 @@
 """One request and its answer, as ASGI 3 sees them.
 
-`receive` and `send` are the standard's. Besides, `scope["extensions"][EXTENSION]` is this object,
-for applications that know it: `respond` answers in one call, `on_disconnect` registers a callback
-instead of a task. Rules: a response's head is held until its first body bytes, so that most answers
-are one packet, unless the application waits in `receive`, which is what streaming ones do; a body
-that is not read when its answer is sent closes the connection, after it has been thrown away
-(bounded); what the application gets wrong ends this connection and nothing else.
+`scope["extensions"][EXTENSION]` is this object, for applications that know it: `respond` answers in
+one call, `on_disconnect` registers a callback instead of a task. Rules: a response's head is held
+until its first body bytes, so that most answers are one packet, unless the application waits in
+`receive`, which is what streaming ones do; a body that is not read when its answer is sent closes
+the connection, after it has been thrown away (bounded); what the application gets wrong ends this
+connection and nothing else.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Exchange:
         "_left_out",
         "_receiving",
         "_state",
+        "_turn_owed",
         "_watching",
         "body_read",
     )
@@ -81,6 +82,7 @@ class Exchange:
             self._decoder = ChunkDecoder(connection.shared.limits.body_bytes_max)
         self.body_read = False
         """The application has seen the end of the body."""
+        self._turn_owed = False
         self._body_deadline = inf
         self._continue = head.expects_continue and head.body != 0
         self._error: EdgedError | None = None
@@ -213,6 +215,10 @@ class Exchange:
         """Some of the body (b"" only at its end), None: the client left in the middle."""
         connection = self._connection
         while self.unread:
+            if self._turn_owed:
+                # A fast sender takes its turn with the others. Before the bytes are taken, so that
+                # an application that cancels `receive` loses none.
+                await trio.lowlevel.checkpoint()
             data = connection.buffer
             if data:
                 connection.buffer = b""
@@ -224,11 +230,9 @@ class Exchange:
                     limits = connection.shared.limits
                     self._body_deadline = trio.current_time() + limits.body_timeout_s
                 connection.read_deadline = self._body_deadline
-                size = RECV_BODY_BYTES
+                size = RECV_BODY_BYTES if self._decoder else min(RECV_BODY_BYTES, self._body)
                 try:
-                    data = await connection.receive_some(
-                        size if self._decoder is not None else min(size, self._body)
-                    )
+                    data = await connection.receive_some(size)
                 except ReadTimeout:
                     raise RequestTimeout("the request's body did not come in time") from None
                 except OSError:
@@ -238,10 +242,10 @@ class Exchange:
                 if not data:
                     return None
             self._continue = False
+            self._turn_owed = True
             piece = self._take(data)
             if piece:
                 return piece
-            await trio.lowlevel.checkpoint()
         return b""
 
     def _take(self, data: bytes) -> bytes:
@@ -258,12 +262,11 @@ class Exchange:
         return data
 
     def _take_buffered(self) -> None:
-        """Uses up an unread body that is here already, so the connection can stay."""
+        """Uses up an unread body that is here already, so the connection can stay, unless it is in
+        more chunks than are decoded at once."""
+        data, self._connection.buffer = self._connection.buffer, b""
         try:
-            while self.unread and self._connection.buffer:
-                data = self._connection.buffer
-                self._connection.buffer = b""
-                self._take(data)
+            self._take(data)
         except EdgedError:
             self._close = True
 
@@ -313,7 +316,9 @@ class Exchange:
             raise BadResponse("a second answer to one request")
         head = self._encode_head(status, headers, len(body))
         self._state = "done"
-        await self._connection.write(head if bodiless(self._head.method, status) else head + body)
+        if bodiless(self._head.method, status):
+            body = b""
+        await self._connection.write_answer(head, body)
 
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI. Raises ClientGone, BadResponse."""
@@ -333,7 +338,7 @@ class Exchange:
     def _encode_head(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], whole_bytes: int | None
     ) -> bytes:
-        if self._body or self._decoder is not None:
+        if (self._body or self._decoder is not None) and self.unread:
             self._take_buffered()
         shared = self._connection.shared
         head, self._left_out, self._close = shared.encoder.head(
@@ -364,7 +369,7 @@ class Exchange:
         if not more:
             self._left_out = 0
             self._state = "done"
-            await self._connection.write(head + body)
+            await self._connection.write_answer(head, body)
             return
         await self._connection.write(head + self._frame(body))
         await trio.lowlevel.checkpoint()

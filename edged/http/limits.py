@@ -26,7 +26,11 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """413, at once from Content-Length, while reading for chunked bodies. The application may have
     a tighter bound of its own."""
     connections_max: int = 1024
-    """Open connections; one more is answered 503 and closed."""
+    """Open connections. For one more, that which has waited longest without a request gives way
+    (nginx: reusable connections); if there is none, the newcomer is answered 503 and closed."""
+    give_way_after_s: float = 1.0
+    """Only a connection that has waited so long gives way, idle or within its headers: time for
+    the request that a client sends right after it has connected, at any round trip on earth."""
     header_timeout_s: float = 10.0
     """From a connection's opening, later from a request's first byte, to the end of its headers;
     408, or nothing where no byte came."""
@@ -35,7 +39,14 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_s: float = 75.0
     """Keep-alive without a request; the connection is closed."""
     write_stall_s: float = 20.0
-    """A client that takes no byte of its answer for so long is cut."""
+    """A client that is so far behind `write_bytes_per_s_min` with its answer is cut; so is one that
+    takes no byte for so long. What it took faster earns no more patience than this."""
+    write_bytes_per_s_min: int = 4096
+    """Below it an answer does not end, it holds memory: at the 240 B/s of IIS and Kestrel (and 500
+    of Apache's mod_reqtimeout) one of 8 MiB could be held for hours. A GPRS phone is faster."""
+    unsent_bytes_max: int = 256 * MEBIBYTE
+    """Answers in memory that clients have not taken yet, all together; above it those furthest
+    behind are cut. An answer that is larger alone is cut if its client does not take it at once."""
     linger_s: float = 2.0
     """After an answer to a request whose body is unread: how long its rest is thrown away so that
     the client reads the answer instead of a reset (nginx: lingering_close)."""
@@ -67,7 +78,8 @@ class HttpHooks(msgspec.Struct, frozen=True, kw_only=True):
 
     rejected: Callable[[str], None] = _ignore
     """A request or connection was refused or cut; gets a short stable reason: an error code of
-    edged.errors, "connections", "idle", "write-stall", "client-gone" or "drain"."""
+    edged.errors, "connections", "gave-way", "idle", "write-stall", "unsent-bytes", "client-gone" or
+    "drain"."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Headers of every answer that the adapter makes itself."""
 
@@ -80,4 +92,6 @@ class HttpStatistics(msgspec.Struct, frozen=True):
     """Requests whose application is running."""
     accepted: int
     requests: int
+    unsent_bytes: int
+    """Of answers in memory whose clients are slow."""
     draining: bool

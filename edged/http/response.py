@@ -158,4 +158,5 @@ def problem_response(
     allow = error.extra.get("allow")
     if info.status == 405 and allow:
         headers.append((b"allow", ", ".join(allow).encode("ascii", "replace")))
-    return info.status, headers, msgspec.json.encode(document)
+    # The newline is for people: a shell's prompt after curl stands on its own line.
+    return info.status, headers, msgspec.json.encode(document) + b"\n"

@@ -32,6 +32,7 @@ from edged.telemetry import Log
 from .connection import Connection
 from .limits import HttpHooks, HttpLimits, HttpStatistics
 from .response import Encoder
+from .unsent import UnsentBudget
 from .watch import HangupWatcher
 
 _RETURNED: Final = (trio.ClosedResourceError, trio.BrokenResourceError)
@@ -78,6 +79,7 @@ class Shared:
         self.log = log
         self.encoder = Encoder()
         self.watcher = HangupWatcher()
+        self.unsent = UnsentBudget(limits.unsent_bytes_max)
         self.wrapper = ASGIWrapper(cast(Any, app))
         self.config = Config()
         self.config.errorlog = None
@@ -85,6 +87,9 @@ class Shared:
         self.state: dict[str, Any] = {}
         self.connections: set[Connection] = set()
         self.refusing = 0
+        self.giving_way = 0
+        self.no_spare_until = -inf
+        """No connection has waited for long enough to give way before."""
         self.accepted = 0
         self.requests = 0
         self.in_flight = 0
@@ -118,6 +123,7 @@ class HttpServer:
             in_flight=shared.in_flight,
             accepted=shared.accepted,
             requests=shared.requests,
+            unsent_bytes=shared.unsent.bytes,
             draining=shared.draining,
         )
 
@@ -179,7 +185,7 @@ class HttpServer:
     def _admit(self, client: socket.socket, nursery: trio.Nursery) -> None:
         shared = self._shared
         shared.accepted += 1
-        refused = len(shared.connections) - shared.refusing >= shared.limits.connections_max
+        refused = self._full() and not self._make_room()
         if refused and shared.refusing >= REFUSING_MAX:
             shared.hooks.rejected("connections")
             client.close()
@@ -195,6 +201,32 @@ class HttpServer:
         self._arrived.set()
         nursery.start_soon(self._handle, connection)
 
+    def _full(self) -> bool:
+        shared = self._shared
+        admitted = len(shared.connections) - shared.refusing - shared.giving_way
+        return admitted >= shared.limits.connections_max
+
+    def _make_room(self) -> bool:
+        """Closes the connection that has waited longest for its request, if any has for long
+        enough. While none has, this costs nothing."""
+        shared = self._shared
+        after_s = shared.limits.give_way_after_s
+        now = trio.current_time()
+        if shared.draining or now < shared.no_spare_until:
+            return False
+        waiting = [each for each in shared.connections if each.phase in ("idle", "head")]
+        waiting.sort(key=lambda each: each.waiting_since)
+        for connection in waiting:
+            if connection.waiting_since > now - after_s:
+                break
+            if connection.spare:
+                shared.giving_way += 1
+                connection.give_way()
+                return True
+        fresh = (each.waiting_since for each in waiting if each.waiting_since > now - after_s)
+        shared.no_spare_until = min(fresh, default=now) + after_s
+        return False
+
     async def _handle(self, connection: Connection) -> None:
         shared = self._shared
         try:
@@ -202,6 +234,7 @@ class HttpServer:
         finally:
             shared.connections.discard(connection)
             shared.refusing -= connection.refused
+            shared.giving_way -= connection.gives_way
             if shared.draining and not shared.connections:
                 self._empty.set()
 

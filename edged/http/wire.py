@@ -7,6 +7,8 @@ from typing import Final
 RECV_HEAD_BYTES: Final = 16 * 1024
 RECV_BODY_BYTES: Final = 256 * 1024
 """As large as what an uploader has in flight on a fast link; smaller reads cost a pass each."""
+JOIN_BYTES_MAX: Final = 64 * 1024
+"""A larger answer is sent without copying it behind its head: two copies would be in memory."""
 
 
 class ClientGone(OSError):
@@ -18,4 +20,4 @@ class ReadTimeout(Exception):
 
 
 class Woken(Exception):
-    """The listener drains; an idle connection should close."""
+    """The connection should close: it is idle and the listener drains, or it gives way."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import BadRequest, PayloadTooLarge
-from edged.http.chunked import ChunkDecoder
+from edged.http.chunked import CHUNKS_PER_FEED, OVERHEAD_BYTES_MAX, ChunkDecoder
 
 EXTENSION = st.sampled_from([b"", b"", b";a", b";a=b", b';a="b c"', b";a;b=c", b"; a", b" ", b";="])
 
@@ -23,6 +23,8 @@ def decode(pieces: list[bytes], limit: int = 100_000) -> tuple[bytes, bytes] | s
                 rest += piece
             else:
                 out += decoder.feed(piece)
+                while decoder.rest and not decoder.done:
+                    out += decoder.feed(decoder.rest)
     except (BadRequest, PayloadTooLarge) as error:
         return type(error).__name__
     return (out, decoder.rest + rest) if decoder.done else "more"
@@ -82,3 +84,30 @@ def test_the_limit_is_exact(size: int, limit: int) -> None:
     message = b"1\r\nx\r\n" * size + b"0\r\n\r\n"
     expected = (b"x" * size, b"") if size <= limit else "PayloadTooLarge"
     assert decode([message], limit) == expected
+
+
+@given(st.integers(1, 30), st.integers(0, 60), st.integers(0, 8 * CHUNKS_PER_FEED))
+def test_framing_may_not_outweigh_the_body(size: int, extension: int, count: int) -> None:
+    line = b"%x" % size + (b";" + b"a" * extension if extension else b"")
+    message = (line + b"\r\n" + b"x" * size + b"\r\n") * count + b"0\r\n\r\n"
+    # The last chunk's line is framing too, after all of the body.
+    worst = max(
+        (len(line) + 4 - size) * count + 5, *((len(line) + 4 - size) * n for n in (0, count))
+    )
+    expected = "BadRequest" if worst > OVERHEAD_BYTES_MAX else (b"x" * size * count, b"")
+    assert decode([message]) == expected
+
+
+@given(st.integers(0, 3 * CHUNKS_PER_FEED), st.integers(1, 4000))
+def test_one_call_decodes_a_bounded_number_of_chunks(count: int, cut: int) -> None:
+    message = b"5\r\nabcde\r\n" * count + b"0\r\n\r\n" + b"GET /"
+    decoder = ChunkDecoder(100_000)
+    out, left = b"", [message[:cut], message[cut:]]
+    while left and not decoder.done:
+        piece = decoder.feed(left.pop(0))
+        assert len(piece) <= 5 * (CHUNKS_PER_FEED + 1)
+        out += piece
+        if decoder.rest:
+            left.insert(0, decoder.rest)
+    assert out == b"abcde" * count
+    assert b"".join(left) == b"GET /"

@@ -26,7 +26,10 @@ H = b"Host: test\r\n"
 
 MALFORMED: dict[str, bytes] = {
     "no request at all": b"hello\r\n\r\n",
-    "empty line first": b"\r\nGET / HTTP/1.1\r\n" + H + b"\r\n",
+    "two empty lines first": b"\r\n\r\nGET / HTTP/1.1\r\n" + H + b"\r\n",
+    "bare CR first": b"\rGET / HTTP/1.1\r\n" + H + b"\r\n",
+    "bare LF first": b"\nGET / HTTP/1.1\r\n" + H + b"\r\n",
+    "CR after an empty line": b"\r\n\r",
     "TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "NUL first": b"\x00",
     "h2 prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
@@ -117,6 +120,8 @@ BAD_CHUNKS: dict[str, bytes] = {
     "bad extension": b"3;a b\r\nabc\r\n0\r\n\r\n",
     "extension with CR": b"3;a=\rb\r\nabc\r\n0\r\n\r\n",
     "endless extension": b"3;" + b"a" * 400,
+    "mostly framing": b"1\r\na\r\n" * 5000 + b"0\r\n\r\n",
+    "mostly extensions": (b"1;a=".ljust(200, b"b") + b"\r\na\r\n") * 100 + b"0\r\n\r\n",
     "bad trailer": b"0\r\nX y: z\r\n\r\n",
     "folded trailer": b"0\r\nX: z\r\n y\r\n\r\n",
     "endless trailers": b"0\r\n" + b"X: y\r\n" * 1000,
@@ -260,7 +265,8 @@ async def test_body_limit_early_from_the_length_and_late_from_chunks() -> None:
 
 
 async def test_one_connection_too_many_is_told_so() -> None:
-    async with listening(echo, replace(PATIENT, connections_max=2)) as listener:
+    limits = replace(PATIENT, connections_max=2, give_way_after_s=60.0)
+    async with listening(echo, limits) as listener:
         first, second = [await listener.connect() for _ in range(2)]
         assert (await first.get()).status == 200
         assert (await second.get()).status == 200
@@ -394,8 +400,8 @@ async def test_an_uploader_that_never_stops_is_cut() -> None:
 async def test_many_small_chunks_are_one_body() -> None:
     async with listening(echo) as listener:
         client = await listener.connect()
-        await client.send(CHUNKED + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
-        assert (await client.response()).body == b"POST / " + b"x" * 20_000
+        await client.send(CHUNKED + b"5\r\nxxxxx\r\n" * 20_000 + b"0\r\n\r\n")
+        assert (await client.response()).body == b"POST / " + b"x" * 100_000
 
 
 async def test_the_handler_of_a_client_that_left_is_told_while_it_works() -> None:

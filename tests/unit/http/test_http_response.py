@@ -125,6 +125,7 @@ def test_problems() -> None:
     assert (b"content-type", b"application/problem+json") in headers
     assert b'"instance":"urn:i"' in body
     assert b"backtrace" not in body
+    assert body.endswith(b"}\n")
 
 
 @pytest.mark.parametrize(
