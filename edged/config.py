@@ -49,6 +49,7 @@ class GatewaySection(Section, frozen=True):
     """Request line and headers together (nginx: 4 x 8 KiB, Node.js: 16 KiB)."""
     header_count_max: Annotated[int, Meta(ge=8, le=1000)] = 100
     connections_max: Annotated[int, Meta(ge=1)] = 1024
+    """Open at once; above it the longest idle gives way to a newcomer, else 503."""
     invocations_max: Annotated[int, Meta(ge=1, le=1024)] = 64
     """Guests running at once; the threads they run in."""
     queue_max: Annotated[int, Meta(ge=0)] = 256
@@ -63,7 +64,7 @@ class GatewaySection(Section, frozen=True):
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 75.0
     """Keep-alive without a request (nginx's 75 s)."""
     write_stall_s: Annotated[float, Meta(gt=0)] = 20.0
-    """A client that takes no byte of its answer for so long is cut."""
+    """A client that falls so far behind taking 4 KiB/s of its answer is cut."""
     drain_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     """SIGTERM: what is accepted may run so long."""
 
