@@ -6,8 +6,8 @@ line of it was measured (scripts/bench/invoke).
 
 A deadline holds to within a tick (5 ms) plus the longest step that nothing interrupts: one bulk
 instruction (memory.fill, memory.copy, table.fill) or one copy in a host call. Its time is in
-proportion to `policy.memory_bytes`: a memory.fill of 4 GiB took 8.7 s (fresh pages), of the default
-128 MiB 0.3 s. Whoever grants gigabytes grants seconds.
+proportion to `policy.memory_bytes`: a memory.fill of 4 GiB took 8.7 s, of 128 MiB (the default)
+0.1 s. Whoever grants gigabytes grants seconds.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ async def test_a_gibibyte_of_stdout_costs_nothing(lab):
         ((1, 2097152 - 8, 2, 8), EFAULT),
         ((1, 0, 1, -1), EFAULT),
         ((1, 0, 1, 2097152 - 3), EFAULT),
-        ((1, 0, -1, 8), 0),  # 1,024 empty iovecs of 4 billion
+        ((1, 0, -1, 8), 0),  # the first of 4 billion, all empty
         ((1, 0, 0, 8), 0),
         ((3, 0, 1, 8), EBADF),
         ((0, 0, 1, 8), EBADF),
@@ -276,7 +276,7 @@ async def test_hostile_iovec_contents(lab, params, errno):
 
 
 async def test_overlapping_iovecs_amount_to_no_memory(lab):
-    """1,024 iovecs over one 1.9 MiB range: 1.9 GiB if anyone joined them."""
+    """1,024 iovecs over one 1.9 MiB range: 1.9 GiB if anyone joined them; 16 are taken."""
     guest = """(module
       (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
       (memory (export "memory") 32)
