@@ -343,8 +343,11 @@ class Activation:
             raise error.with_traceback(None)
 
     def _failed(self, module: Digest, error: EdgedError) -> None:
+        """Backs off from a module that cannot be made ready; not for what the node lacked."""
         reason = error.reason if isinstance(error, CompileFailed) else info_of(error).code
         self._metrics.compiles.labels(reason).inc()
+        if isinstance(error, Overloaded):
+            return
         failure = self._failures.setdefault(module, _Failure())
         pause_s = RETRY_AFTER_FAILURE_S[min(failure.count, len(RETRY_AFTER_FAILURE_S) - 1)]
         failure.count += 1

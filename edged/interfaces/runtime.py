@@ -117,16 +117,17 @@ class Runtime(Protocol):
     """Target triple, e.g. "x86_64-unknown-linux-gnu" or "pulley64"."""
 
     async def parse(self, data: bytes) -> bytes:
-        """Binary wasm of `.wasm` or `.wat` input. Raises ModuleRejected."""
+        """Binary wasm of `.wasm` or `.wat` input. Raises ModuleRejected, Overloaded."""
         ...
 
     async def validate(self, wasm: bytes) -> ModuleInfo:
-        """Validator, imports, supported kinds. Raises ModuleRejected."""
+        """Validator, imports, supported kinds. Raises ModuleRejected, Overloaded."""
         ...
 
     async def compile(self, module: Path, output: Path) -> CompileReport:
         """In a killable subprocess within the configured time and memory; `output` is complete
-        or absent. Cancellation kills the subprocess. Raises CompileFailed, ModuleRejected."""
+        or absent. Cancellation kills the subprocess. Raises CompileFailed, ModuleRejected,
+        Overloaded (the node lacked descriptors, processes or memory)."""
         ...
 
     async def load(self, module: Digest, artifact: Path) -> LoadedModule:

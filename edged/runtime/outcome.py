@@ -76,7 +76,7 @@ def error_of_exit(call: Call, status: int) -> GuestExit | None:
 def error_of_trap(failure: Failure, call: Call) -> GuestTrap:
     code = failure.code
     kind = TRAPS.get(code, "trap") if code is not None else "host call failed"
-    told = [call.cause or failure.text, failure.frames]
+    told = [call.cause or failure.text or f"wasm trap: {kind}", failure.frames]
     return GuestTrap(
         f"the function trapped: {kind}", stderr=bytes(call.stderr), private="\n".join(told).strip()
     )

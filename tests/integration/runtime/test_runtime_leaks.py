@@ -106,7 +106,8 @@ async def test_no_outcome_leaks(lab, outcome):
     threads, open_before, before = threading.active_count(), descriptors(), rss_bytes()
     repeat(lambda: module.invoke(invocation, cancel), expected, times)
     assert rss_bytes() - before < RSS_GROWTH_BYTES_MAX
-    assert (descriptors(), threading.active_count()) == (open_before, threads)
+    assert descriptors() == open_before
+    assert threading.active_count() <= threads, "fewer is fine: earlier tests' idle threads end"
     assert list(lab.scratch.iterdir()) == []
 
 
