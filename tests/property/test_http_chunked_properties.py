@@ -95,7 +95,7 @@ def test_framing_may_not_outweigh_the_body(size: int, extension: int, count: int
         (len(line) + 4 - size) * count + 5, *((len(line) + 4 - size) * n for n in (0, count))
     )
     expected = "BadRequest" if worst > OVERHEAD_BYTES_MAX else (b"x" * size * count, b"")
-    assert decode([message]) == expected
+    assert decode([message], limit=size * count) == expected
 
 
 @given(st.integers(0, 3 * CHUNKS_PER_FEED), st.integers(1, 4000))

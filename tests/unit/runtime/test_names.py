@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import wasmtime
 from hypothesis import given
@@ -84,6 +86,7 @@ def test_what_a_toolchain_writes() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_arbitrary_bytes(data: bytes) -> None:
-    check_names(HEADER + data)
-    check_names(HEADER + custom(data))
+def test_arbitrary_bytes_raise_only_the_refusal(data: bytes) -> None:
+    for sections in (data, custom(data)):
+        with contextlib.suppress(NamesRefused):
+            check_names(HEADER + sections)
