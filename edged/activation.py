@@ -84,7 +84,6 @@ class Activation:
         on_held: Callable[[Digest], None],
         loaded_bytes_max: int,
         loaded_max: int,
-        compiles_max: int,
         metrics: Metrics,
         log: Log,
     ) -> None:
@@ -97,7 +96,6 @@ class Activation:
         self._on_held = on_held
         self._loaded_bytes_max = loaded_bytes_max
         self._loaded_max = loaded_max
-        self._compile_limiter = trio.CapacityLimiter(compiles_max)
         self._metrics = metrics
         self._log = log
         self._mapped: OrderedDict[Digest, Mapped] = OrderedDict()
@@ -299,8 +297,7 @@ class Activation:
 
     async def _compile(self, module: Digest) -> ArtifactRow:
         output = self._store.temp_path()
-        async with self._compile_limiter:
-            report = await self._runtime.compile(self._store.path(module), output)
+        report = await self._runtime.compile(self._store.path(module), output)
         self._metrics.compiles.labels("ok").inc()
         self._metrics.compile_seconds.inc(report.cpu_s)
         info = await self._store.put_file(output, kind="artifact")

@@ -225,7 +225,6 @@ class Parts:
             on_held=self._on_held,
             loaded_bytes_max=config.runtime.loaded_bytes_max,
             loaded_max=config.runtime.loaded_max,
-            compiles_max=config.runtime.compiles_max,
             metrics=self._metrics,
             log=self._log,
         )
