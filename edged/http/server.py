@@ -5,7 +5,7 @@ gives the connection contract and the lifespan protocol; its worker is not used,
 waits for shielded writes and its accept loop takes one connection per pass (p99 509 ms against
 55 ms at 64 connections, FACTS §6). One `Shared` per listener, nothing global.
 
-Drain, in this order: stop accepting, having accepted all that the kernel had; every answer says
+Drain, in this order: have newcomers ignored, accept all that the kernel has, close; every answer says
 `connection: close`; idle connections get a grace time for a request that is on its way, then close;
 at the deadline what still runs is cancelled and told so with a 503.
 """
@@ -13,8 +13,10 @@ at the deadline what still runs is cancelled and told so with a 503.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Any, Final, cast
@@ -46,6 +48,17 @@ REFUSING_MAX: Final = 64
 """Connections over the limit that are being told so; more are closed without a word."""
 ACCEPT_PAUSE_S: Final = 0.1
 """Out of descriptors: as trio's serve_listeners does."""
+LAST_ACCEPT_S: Final = 0.01
+"""Between turning newcomers away and the last look: a handshake under way ends within it."""
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h; not in Python's socket module
+_INSTRUCTION: Final = struct.Struct("=HBBI")
+_DROP_SYN: Final = (
+    (0x30, 0, 0, 13),  # load the byte of TCP flags
+    (0x45, 0, 1, 0x02),  # SYN?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # keep
+)
+"""Classic BPF over the TCP header."""
 _NO_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 
 
@@ -67,6 +80,18 @@ def bind_tcp(host: str, port: int, *, key: str = "bind") -> socket.socket:
         sock.close()
         raise ConfigError(f"{key} = {host}:{port}: {error.strerror}") from error
     return sock
+
+
+def turn_away_newcomers(sock: socket.socket) -> None:
+    """Makes the kernel ignore further connection attempts, so that what it has accepted for this
+    listener can be taken before the listener closes: closing resets all that still waits, and
+    under load some always came since the last look. An ignored client tries again within about
+    a second, and is refused then. Where the kernel knows no such filter nothing changes."""
+    program = b"".join(_INSTRUCTION.pack(*each) for each in _DROP_SYN)
+    held = ctypes.create_string_buffer(program, len(program))
+    filter_ = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(held))
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
 
 
 class Shared:
@@ -152,6 +177,9 @@ class HttpServer:
                         task_status.started(self)
                         await self._stop.wait()
                         acceptors.cancel_scope.cancel()
+                    for sock in sockets:
+                        turn_away_newcomers(sock)
+                    await trio.sleep(LAST_ACCEPT_S)
                     for sock in sockets:
                         self._accept_waiting(sock, connections, at_most=2 * BACKLOG)
                         sock.close()

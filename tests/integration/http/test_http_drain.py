@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from edged.errors import EdgedError
 from edged.http import EXTENSION, HttpLimits, HttpServer, bind_tcp, serve
+from edged.http.server import turn_away_newcomers
 from edged.telemetry import make_log
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -102,6 +103,24 @@ async def test_what_waits_in_the_backlog_is_answered() -> None:
         client.settimeout(5)
         assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
         client.close()
+
+
+def test_a_closing_listener_ignores_newcomers_and_keeps_what_it_had() -> None:
+    """Ignored, not reset: who connects between the last accept and the close must not believe
+    for a moment that it was accepted."""
+    sock = bind_tcp("127.0.0.1", 0)
+    address = sock.getsockname()
+    with sock, socket.create_connection(address, timeout=5) as early:
+        turn_away_newcomers(sock)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(address, timeout=0.2)
+        early.sendall(b"still here")
+        accepted, _ = sock.accept()
+        with accepted:
+            accepted.settimeout(5)
+            assert accepted.recv(100) == b"still here"
+        with pytest.raises(BlockingIOError):
+            sock.accept()
 
 
 async def test_drain_under_load_loses_no_request() -> None:
