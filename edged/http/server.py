@@ -5,7 +5,7 @@ gives the connection contract and the lifespan protocol; its worker is not used,
 waits for shielded writes and its accept loop takes one connection per pass (p99 509 ms against
 55 ms at 64 connections, FACTS §6). One `Shared` per listener, nothing global.
 
-Drain, in this order: have newcomers ignored, accept all that the kernel has, close; every answer says
+Drain, in this order: newcomers are ignored, what the kernel has is accepted; every answer says
 `connection: close`; idle connections get a grace time for a request that is on its way, then close;
 at the deadline what still runs is cancelled and told so with a 503.
 """
@@ -290,6 +290,7 @@ class HttpServer:
         shared = self._shared
         if not shared.connections:
             return
+        self._empty = trio.Event()  # it was empty for a moment, maybe, before the last accept
         with trio.move_on_at(self._drain_deadline):
             with trio.move_on_after(shared.limits.drain_grace_s):
                 await self._empty.wait()
