@@ -83,7 +83,9 @@ def bind_tcp(host: str, port: int, *, key: str = "bind") -> socket.socket:
 
 
 def turn_away_newcomers(sock: socket.socket) -> None:
-    """Makes the kernel ignore further connection attempts, so that what it has accepted for this
+    """For a listener that nobody shares (duplicates of the descriptor are the same listener).
+
+    Makes the kernel ignore further connection attempts, so that what it has accepted for this
     listener can be taken before the listener closes: closing resets all that still waits, and
     under load some always came since the last look. An ignored client tries again within about
     a second, and is refused then. Where the kernel knows no such filter nothing changes."""
@@ -125,8 +127,11 @@ class Shared:
 class HttpServer:
     """A running listener, as its owner sees it."""
 
-    def __init__(self, shared: Shared, addresses: tuple[tuple[str, int], ...]) -> None:
+    def __init__(
+        self, shared: Shared, addresses: tuple[tuple[str, int], ...], *, alone: bool
+    ) -> None:
         self._shared = shared
+        self._alone = alone
         self.addresses = addresses
         """(host, port) of each socket, with the real port where 0 was asked for."""
         self._stop = trio.Event()
@@ -177,9 +182,10 @@ class HttpServer:
                         task_status.started(self)
                         await self._stop.wait()
                         acceptors.cancel_scope.cancel()
-                    for sock in sockets:
-                        turn_away_newcomers(sock)
-                    await trio.sleep(LAST_ACCEPT_S)
+                    if self._alone:
+                        for sock in sockets:
+                            turn_away_newcomers(sock)
+                        await trio.sleep(LAST_ACCEPT_S)
                     for sock in sockets:
                         self._accept_waiting(sock, connections, at_most=2 * BACKLOG)
                         sock.close()
@@ -308,15 +314,17 @@ async def serve(
     *,
     log: Log,
     hooks: HttpHooks | None = None,
+    shared_sockets: bool = False,
     task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until `drain` (of the server that `task_status` gets) has ended, or cancelled.
 
-    Owns `sockets` (see bind_tcp) from now on. Raises EdgedError if the application's lifespan says
+    Owns `sockets` (see bind_tcp) from now on; `shared_sockets`: others, who serve on, have
+    duplicates of them. Raises EdgedError if the application's lifespan says
     that it cannot start."""
     shared = Shared(app, limits, hooks or HttpHooks(), log)
     addresses = tuple(cast(tuple[str, int], sock.getsockname()[:2]) for sock in sockets)
-    server = HttpServer(shared, addresses)
+    server = HttpServer(shared, addresses, alone=not shared_sockets)
     for sock in sockets:
         sock.setblocking(False)
     lifespan = Lifespan(cast(Any, shared.wrapper), shared.config, cast(Any, shared.state))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import trio
 from http_support import (
@@ -156,9 +158,12 @@ async def test_workers_share_a_descriptor_only_as_a_whole() -> None:
         servers: list[HttpServer] = []
         for sock in (first.dup(), first):
 
-            async def run(sock: object = sock, *, task_status: trio.TaskStatus[HttpServer]) -> None:
-                sockets = [sock]
-                await serve(echo, sockets, PATIENT, log=log, task_status=task_status)  # type: ignore[arg-type]
+            async def run(
+                sock: socket.socket = sock, *, task_status: trio.TaskStatus[HttpServer]
+            ) -> None:
+                await serve(
+                    echo, [sock], PATIENT, log=log, shared_sockets=True, task_status=task_status
+                )
 
             servers.append(await nursery.start(run))
 
