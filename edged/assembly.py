@@ -25,12 +25,13 @@ from protocol.gossip import Gossip, GossipConfig
 from protocol.ids import Digest, FunctionName
 from protocol.member import Metadata
 from protocol.presets import PRESETS
-from protocol.records import Record
+from protocol.records import Record, encoded_records
 from protocol.seal import Keyring
 
 from .activation import Activation
 from .config import Config, parse_address
 from .errors import FunctionNotFound
+from .eventlog import EventLog, function_of
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .http import bind_tcp
@@ -162,6 +163,7 @@ class Parts:
         self._persisting = trio.Lock()
         """Held by whoever writes records to disk: Operations and the gossip driver."""
         self.journal = Journal()
+        self.events = EventLog(node=config.node.name, generation=generation)
         self.gossip = make_gossip(config, trust, runtime, sockets, generation)
         self._recall()
         self._wire_peers(sockets)
@@ -199,6 +201,7 @@ class Parts:
             metrics=metrics,
             log=log,
             on_event=self._on_event,
+            observe=self.events.note,
             persisting=self._persisting,
             drop_records=store.drop_records,
         )
@@ -305,6 +308,8 @@ class Parts:
     def _publish(self, records: Sequence[Record]) -> None:
         self.gossip.publish(records, trio.current_time())
         self.gossip_service.notify()
+        for key, _ in encoded_records(records):
+            self.events.add("record-published", function_of(key), key)
 
     def _lookup(self, name: str) -> FunctionView:
         current = self.gossip.catalog.lookup(name)

@@ -112,7 +112,7 @@ class Node:
         config, log = self._config, self._log
         token = read_token(config.path(config.control.token_file))
         control_app = make_control_app(
-            parts.operations, token=token, log=log, metrics=self._metrics
+            parts.operations, events=parts.events, token=token, log=log, metrics=self._metrics
         )
         hooks = HttpHooks(
             rejected=lambda reason: self._metrics.http_rejected.labels(reason).inc(),
@@ -135,6 +135,7 @@ class Node:
                 )
             write_run_file(config.data_dir / RUN_FILE, sockets.addresses)
             self._state = "ready"
+            parts.events.add("node-ready", config.node.name)
             log.info("ready", **msgspec.structs.asdict(sockets.addresses))
             task_status.started(sockets.addresses)
             await self._stop.wait()
@@ -144,6 +145,8 @@ class Node:
     async def _drain(self, parts: Parts, gateway: HttpServer | None, control: HttpServer) -> None:
         self._state = "draining"
         self._log.info("draining", running=parts.functions.running)
+        parts.events.add("node-draining", self._config.node.name)
+        parts.events.close()
         parts.journal.end_followers()
         cut = 0
         if gateway is not None:

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "logs": "edged.cli.logs:logs",
     "status": "edged.cli.show:status",
     "members": "edged.cli.show:members",
+    "events": "edged.cli.events:events",
     "explain": "edged.cli.show:explain",
     "cluster": "edged.cli.cluster:cluster",
 }

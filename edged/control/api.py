@@ -17,18 +17,24 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from edged.errors import BadRequest, Draining, FunctionNotFound, Overloaded
-from edged.interfaces import DeployRequest, Operator
+from edged.interfaces import DeployRequest, EventSource, Operator
 from protocol.errors import RemoteProtocolError
 from protocol.function import MODULE_BYTES_MAX
 from protocol.ids import parse_function_name
 
 from .bodies import UploadBudget, digest_field, expected_digest, read_body, read_json
 from .responses import COMMON, json_response
-from .stream import NDJSON, LogStream, ndjson
+from .stream import NDJSON, LogStream, ndjson, unless_disconnected
 
 HEALTH_PATH: Final = "/v1/health"
 TAIL_DEFAULT: Final = 100
 TAIL_MAX: Final = 10_000
+EVENTS_LIMIT: Final = 1000
+EVENTS_LIMIT_MAX: Final = 4096
+EVENTS_WAIT_S_MAX: Final = 60
+"""A long poll; proxies commonly call an answer dead after that."""
+EVENT_SEQ_MAX: Final = 2**53 - 1
+"""What every JSON reader can hold."""
 PROMETHEUS: Final = "text/plain; version=0.0.4"
 VERSION_PREFIX: Final = re.compile(r"[0-9a-f]{4,64}\Z")
 
@@ -44,8 +50,9 @@ class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Api:
     """One method per endpoint; each parses its input and hands it to the operator."""
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Operator, events: EventSource) -> None:
         self._operator = operator
+        self._events = events
         self._uploads = UploadBudget()
 
     def routes(self) -> list[Route]:
@@ -54,6 +61,7 @@ class Api:
             ("GET", "/v1/status", self.status),
             ("GET", "/v1/members", self.members),
             ("GET", "/v1/metrics", self.metrics),
+            ("GET", "/v1/events", self.events),
             ("PUT", "/v1/modules", self.put_module),
             ("GET", "/v1/functions", self.functions),
             ("PUT", "/v1/functions/{name}", self.deploy),
@@ -88,6 +96,16 @@ class Api:
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._operator.metrics(), media_type=PROMETHEUS)
+
+    async def events(self, request: Request) -> Response:
+        after = _number(request, "after", EVENT_SEQ_MAX)
+        limit = _number(request, "limit", EVENTS_LIMIT_MAX)
+        wait_s = _number(request, "wait_s", EVENTS_WAIT_S_MAX) or 0
+        read = self._events.read(
+            after=after, limit=EVENTS_LIMIT if limit is None else limit, wait_s=wait_s
+        )
+        view = await unless_disconnected(request.receive, read)
+        return Response(status_code=204) if view is None else json_response(view)  # 204: to nobody
 
     async def put_module(self, request: Request) -> Response:
         expected = expected_digest(request)
@@ -130,7 +148,8 @@ class Api:
 
     async def logs(self, request: Request) -> Response | LogStream:
         name = _known_name(request)
-        tail = _tail(request)
+        tail = _number(request, "tail", TAIL_MAX)
+        tail = TAIL_DEFAULT if tail is None else tail
         follow = request.query_params.get("follow", "0")
         if follow not in ("0", "1"):
             raise BadRequest(f"follow = {follow[:80]!r}: 0 or 1")
@@ -163,8 +182,11 @@ def _known_name(request: Request) -> str:
         raise FunctionNotFound(f"no function {error.detail}") from error
 
 
-def _tail(request: Request) -> int:
-    text = request.query_params.get("tail", str(TAIL_DEFAULT))
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) <= TAIL_MAX):
-        raise BadRequest(f"tail = {text[:80]!r}: a number of lines, 0 to {TAIL_MAX}")
+def _number(request: Request, name: str, largest: int) -> int | None:
+    """Of a query parameter; None where it is missing. Raises BadRequest."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= largest):
+        raise BadRequest(f"{name} = {text[:80]!r}: a whole number, 0 to {largest}")
     return int(text)

@@ -17,20 +17,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edged.errors import ConfigError, EdgedError, MethodNotAllowed, Unauthorized, info_of
-from edged.interfaces import Operator
+from edged.interfaces import EventSource, Operator
 from edged.telemetry import Log, Metrics
 
 from .api import HEALTH_PATH, Api
 from .responses import error_response, plain_problem
 
 
-def make_control_app(operator: Operator, *, token: str, log: Log, metrics: Metrics) -> ASGIApp:
+def make_control_app(
+    operator: Operator, *, events: EventSource, token: str, log: Log, metrics: Metrics
+) -> ASGIApp:
     """Serves one node's operator API. `token` must not be empty."""
     if not token:
         raise ConfigError("the control token is empty; remove its file and start again")
     errors = _Errors(log, metrics)
     app = Starlette(
-        routes=Api(operator).routes(),
+        routes=Api(operator, events).routes(),
         exception_handlers={
             HTTPException: errors.of_http,
             EdgedError: errors.expected,

@@ -1,4 +1,5 @@
-"""A function's log as NDJSON that goes on until the client leaves or the function is removed.
+"""Answers that wait: a function's log as NDJSON that goes on until the client leaves or the
+function is removed, and long polls.
 
 One line is one LogLine. Blank lines come when nothing else did for a while: they let both ends
 notice that the other is gone, and readers skip them.
@@ -6,8 +7,8 @@ notice that the other is gone, and readers skip them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Final, TypeVar
 
 import msgspec
 import trio
@@ -21,6 +22,8 @@ KEEPALIVE_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
 NDJSON: Final = b"application/x-ndjson"
+
+T = TypeVar("T")
 
 
 def ndjson(lines: list[LogLine]) -> bytes:
@@ -95,6 +98,23 @@ class _Writer:
                 await self._send(message)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 self.broken = True
+
+
+async def unless_disconnected(receive: Receive, waiting: Awaitable[T]) -> T | None:
+    """What `waiting` gives; None if the client left before that. Raises what `waiting` does of
+    EdgedError."""
+    result: T | None = None
+    refused: EdgedError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
+        try:
+            result = await waiting
+        except EdgedError as error:
+            refused = error
+        nursery.cancel_scope.cancel()
+    if refused is not None:
+        raise refused
+    return result
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

@@ -5,6 +5,7 @@ what passes between them is a frozen struct here. Times are durations in seconds
 clock unless the name says otherwise.
 """
 
+from .events import EventKind, EventRow, EventSource, EventsView
 from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
 from .operator import (
     Deployed,
@@ -43,6 +44,10 @@ __all__ = [
     "CompileReport",
     "DeployRequest",
     "Deployed",
+    "EventKind",
+    "EventRow",
+    "EventSource",
+    "EventsView",
     "ExplainView",
     "ExportCall",
     "Fetcher",

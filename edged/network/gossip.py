@@ -74,11 +74,13 @@ class GossipService:
         metrics: Metrics,
         log: Log,
         on_event: OnEvent | None = None,
+        observe: Callable[[Event], None] = lambda _event: None,
         persisting: trio.Lock | None = None,
         drop_records: DropRecords | None = None,
         wall_ms: Callable[[], int] = _wall_ms,
     ) -> None:
-        """`on_event` gets every event but SyncWanted, in order; it may take its time. Nobody but
+        """`on_event` gets every event but SyncWanted, in order; it may take its time. `observe`
+        gets them the moment they happen, before anything is saved, and must be quick. Nobody but
         the holder of `persisting` writes records to disk, or drops them from it. Without
         `drop_records` what the catalog forgets stays there until the next start."""
         self._gossip = gossip
@@ -88,6 +90,7 @@ class GossipService:
         self._metrics = metrics
         self._log = log
         self._on_event = on_event
+        self._observe = observe
         self._persisting = persisting or trio.Lock()
         self._drop_records = drop_records
         self._wall_ms = wall_ms
@@ -148,6 +151,7 @@ class GossipService:
                 if isinstance(event, SyncWanted):
                     self._start_sync(helpers, event.peer)
                 else:
+                    self._observe(event)
                     await events.send(event)
             self._transmit()
             for host in self._names.take_wanted():

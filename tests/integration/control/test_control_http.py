@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from edged.control import make_control_app
+from edged.eventlog import EventLog
 from edged.http import HttpLimits, bind_tcp, serve
 from edged.telemetry import Metrics, make_log
 from protocol.ids import digest_of
@@ -58,7 +59,13 @@ async def read_answer(stream: trio.SocketStream) -> tuple[int, dict[str, str], b
 async def served() -> AsyncIterator[Served]:
     operator, log = MemoryOperator(), io.StringIO()
     logger = make_log("n1", level="debug", stream=log)
-    app = make_control_app(operator, token=TOKEN, log=logger, metrics=Metrics())
+    app = make_control_app(
+        operator,
+        events=EventLog(node="n1", generation=1),
+        token=TOKEN,
+        log=logger,
+        metrics=Metrics(),
+    )
     with trio.fail_after(15):
         async with trio.open_nursery() as nursery:
             listen = partial(serve, log=logger)

@@ -74,6 +74,7 @@ async def test_three_nodes_converge_spread_records_and_notice_a_death(
         b.kill()
         await until(lambda: all_see([a, c], a="alive", b="down", c="alive"))
         for node in (a, c):
+            await until(lambda node=node: any(isinstance(e, MemberDown) for e in node.events))
             downs = [event for event in node.events if isinstance(event, MemberDown)]
             assert [event.member.name for event in downs] == ["b"]
             ups = {event.member.name for event in node.events if isinstance(event, MemberUp)}

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from edged.control import make_control_app
+from edged.eventlog import EventLog
 from edged.http import HttpLimits, bind_tcp, serve
 from edged.interfaces import ModuleStored
 from edged.telemetry import Metrics, make_log
@@ -79,6 +80,7 @@ class NodeThread:
 
     def __init__(self) -> None:
         self.operator = ExportingOperator()
+        self.events = EventLog(node="n1", generation=1)
         self.log = io.StringIO()
         self._started: queue.Queue[Any] = queue.Queue()
         self._thread = threading.Thread(target=trio.run, args=(self._main,))
@@ -102,7 +104,9 @@ class NodeThread:
 
     async def _main(self) -> None:
         log = make_log("n1", stream=self.log)
-        app = make_control_app(self.operator, token=TOKEN, log=log, metrics=Metrics())
+        app = make_control_app(
+            self.operator, events=self.events, token=TOKEN, log=log, metrics=Metrics()
+        )
         limits = HttpLimits(linger_s=1.0)
         async with trio.open_nursery() as nursery:
             listen = partial(serve, log=log)

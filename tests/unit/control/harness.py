@@ -6,6 +6,7 @@ import io
 import json
 
 from edged.control import make_control_app
+from edged.eventlog import EventLog
 from edged.telemetry import Metrics, make_log
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.memory_operator import MAGIC, MemoryOperator
@@ -17,10 +18,12 @@ WASM = MAGIC + b"one"
 class Node:
     def __init__(self) -> None:
         self.operator = MemoryOperator()
+        self.events = EventLog(node="n1", generation=1)
         self.metrics = Metrics()
         self.log = io.StringIO()
         self.app = make_control_app(
             self.operator,
+            events=self.events,
             token=TOKEN,
             log=make_log("n1", level="debug", stream=self.log),
             metrics=self.metrics,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edged.control import bodies, make_control_app
 from edged.errors import ConfigError, Overloaded
+from edged.eventlog import EventLog
 from edged.telemetry import Metrics, make_log
 from protocol.ids import digest_of
 from tests.unit.control.asgi_client import Answer, Client
@@ -24,6 +25,7 @@ EVERYTHING = [
     ("GET", "/v1/status"),
     ("GET", "/v1/members"),
     ("GET", "/v1/metrics"),
+    ("GET", "/v1/events"),
     ("PUT", "/v1/modules"),
     ("GET", "/v1/functions"),
     ("PUT", "/v1/functions/a"),
@@ -88,7 +90,13 @@ async def test_upload_without_token_stores_nothing(node: Node) -> None:
 
 def test_an_empty_token_is_refused() -> None:
     with pytest.raises(ConfigError, match="token"):
-        make_control_app(MemoryOperator(), token="", log=make_log("n"), metrics=Metrics())
+        make_control_app(
+            MemoryOperator(),
+            events=EventLog(node="n1", generation=1),
+            token="",
+            log=make_log("n"),
+            metrics=Metrics(),
+        )
 
 
 # ---------------------------------------------------------------- health, status, members, metrics
@@ -216,7 +224,11 @@ async def test_uploads_together_are_bounded(node: Node, monkeypatch: pytest.Monk
     monkeypatch.setattr("edged.control.bodies.UPLOADS_BYTES_MAX", 20)
     monkeypatch.setattr("edged.control.bodies.UploadBudget.__init__.__defaults__", (20,))
     app = make_control_app(
-        MemoryOperator(), token=TOKEN, log=make_log("n", stream=io.StringIO()), metrics=Metrics()
+        MemoryOperator(),
+        events=EventLog(node="n1", generation=1),
+        token=TOKEN,
+        log=make_log("n", stream=io.StringIO()),
+        metrics=Metrics(),
     )
     answer = await Client(app, TOKEN).request("PUT", "/v1/modules", body=WASM + bytes(20))
     check_problem(answer, 503, "overloaded")

@@ -1,0 +1,42 @@
+"""Each node's event log tells what happened in its cluster, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from .cluster import Running, lab, says
+
+
+async def wait_for(node: Running, kind: str, name: str) -> dict[str, Any]:
+    after = 0
+    while True:
+        view = await node.ask("GET", f"/v1/events?after={after}&wait_s=30")
+        after = view["next_after"]
+        for row in view["events"]:
+            if (row["kind"], row["name"]) == (kind, name):
+                return row
+
+
+async def test_events_of_a_cluster(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        up = await wait_for(a, "member-up", "b")
+        assert up["node"] == "a"
+        deployed = await a.deploy("hello", says("one"))
+        published = await wait_for(a, "record-published", "hello")
+        accepted = await wait_for(b, "record-accepted", "hello")
+        assert {published["detail"], accepted["detail"]} <= {
+            "a/hello",
+            f"v/hello/{deployed['version']}",
+        }
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.stop, "b")
+            left = await wait_for(a, "member-left", "b")
+        rows = (await a.ask("GET", "/v1/events?after=0"))["events"]
+        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+        assert up["seq"] < published["seq"] < left["seq"]
