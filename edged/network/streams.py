@@ -19,13 +19,14 @@ from protocol.streams import (
     Message,
     Reply,
     Request,
-    encode_frame,
+    frame_head,
     reply_reader,
     request_reader,
 )
 
 from ..errors import PeerError
 from ..trust import Trust, peer_node_id
+from .tls import TlsStream
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """For the TLS close_notify; a peer that takes none is cut."""
@@ -36,9 +37,7 @@ M = TypeVar("M", bound=Message)
 class Connection(Generic[M]):
     """One authenticated stream that reads messages of kind M."""
 
-    def __init__(
-        self, stream: trio.SSLStream[trio.SocketStream], peer: NodeId, reader: FrameReader[M]
-    ) -> None:
+    def __init__(self, stream: TlsStream, peer: NodeId, reader: FrameReader[M]) -> None:
         self.peer: Final = peer
         self.heard_at = trio.current_time()
         """When the last bytes came, by trio's clock."""
@@ -52,7 +51,7 @@ class Connection(Generic[M]):
     async def send(self, message: Message, body: bytes = b"") -> None:
         """Raises PeerError."""
         try:
-            await self._stream.send_all(encode_frame(message, body))
+            await self._stream.send_all((frame_head(message, len(body)), body))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError("connection lost while sending", private=_why(error)) from error
 
@@ -71,7 +70,7 @@ class Connection(Generic[M]):
     async def fill(self) -> bool:
         """Waits for some bytes; False at the end of the stream. Raises PeerError."""
         try:
-            data = await self._stream.receive_some()
+            data = await self._stream.receive()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError("connection lost while receiving", private=_why(error)) from error
         if not data:
@@ -103,26 +102,23 @@ class Connection(Generic[M]):
     async def aclose(self) -> None:
         """Says goodbye if the peer lets us within CLOSE_TIMEOUT_S; never raises for the peer."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S) as scope:
-            try:
-                await self._stream.aclose()
-            except trio.BrokenResourceError:
-                scope.cancel()
-        if scope.cancel_called:
-            await trio.aclose_forcefully(self._stream.transport_stream)
+            await self._stream.aclose()
+        if scope.cancelled_caught:
+            await self._stream.abort()
 
 
-async def _handshake(stream: trio.SSLStream[trio.SocketStream]) -> NodeId:
+async def _handshake(stream: TlsStream) -> NodeId:
     """Raises PeerError; the stream is then closed."""
     try:
-        await stream.do_handshake()
-        if stream.selected_alpn_protocol() != ALPN:
+        await stream.handshake()
+        if stream.alpn() != ALPN:
             raise PeerError(f"does not speak {ALPN}")  # noqa: TRY301 - closed below in each case
-        return peer_node_id(stream.getpeercert(binary_form=True))
+        return peer_node_id(stream.peer_certificate())
     except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(stream)
+        await stream.abort()
         raise PeerError(f"TLS handshake failed: {_why(error)}") from error
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        await stream.abort()
         raise
 
 
@@ -138,19 +134,17 @@ async def dial(
         raise PeerError(
             f"{address[0]}:{address[1]} cannot be reached", private=str(error)
         ) from error
-    context = trust.client_ssl_context()
-    stream = trio.SSLStream(transport, context, https_compatible=True)
+    stream = TlsStream(transport, trust.client_ssl_context())
     peer = await _handshake(stream)
     if expected is not None and peer != expected:
-        await trio.aclose_forcefully(stream)
+        await stream.abort()
         raise PeerError(f"node {peer} answered where {expected} was expected")
     return Connection(stream, peer, reply_reader())
 
 
 async def accept(transport: trio.SocketStream, trust: Trust) -> Connection[Request]:
     """The other end of dial. The caller sets the timeout. Raises PeerError."""
-    context = trust.server_ssl_context()
-    stream = trio.SSLStream(transport, context, server_side=True, https_compatible=True)
+    stream = TlsStream(transport, trust.server_ssl_context(), server_side=True)
     return Connection(stream, await _handshake(stream), request_reader())
 
 
