@@ -37,6 +37,7 @@ from .ids import Digest, NodeId
 from .member import Address, Member, MemberState, Metadata
 from .membership import Membership
 from .messages import (
+    LOAD_FULL,
     Ack,
     Alive,
     Down,
@@ -47,6 +48,7 @@ from .messages import (
     MemberRow,
     Nack,
     News,
+    Pad,
     Ping,
     PingReq,
     ProbeMessage,
@@ -131,19 +133,20 @@ class Gossip:
         self.node_id: Final = credential.node_id
         self.catalog: Final = Catalog(anchor, private_key, credential)
         self.holdings: Final = Holdings(self.node_id, config.generation)
-        self._generation = config.generation
+        self._keyring = keyring
+        self._load = 0
         self._timers = Timers()
         self._broadcasts = Broadcasts()
         self._seal = Seal(keyring, self.node_id, config.generation, senders_max=config.senders_max)
         self._membership = Membership(
             node_id=self.node_id,
             generation=config.generation,
-            metadata=config.metadata,
+            metadata=self._complete(config.metadata),
             knobs=config.knobs,
             rng=rng,
             timers=self._timers,
             broadcasts=self._broadcasts,
-            digest=self.state_digest,
+            ack=self._ack,
             now=now,
         )
         own = self._membership.own
@@ -183,11 +186,25 @@ class Gossip:
         """Raises LocalProtocolError if the name is not the credential's."""
         if metadata.name != self._membership.own.metadata.name:
             raise LocalProtocolError("a node's name is its credential's")
-        self._membership.set_metadata(metadata, now)
+        self._membership.set_metadata(self._complete(metadata), now)
         self._settle(now)
 
-    def set_keyring(self, keyring: Keyring) -> None:
+    def set_load(self, share: float) -> None:
+        """Busy share of this node's capacity, 0 to 1. It travels in Acks: no datagram is sent for
+        it, and others know it about as well as they know that this node is alive."""
+        self._load = round(min(max(share, 0.0), 1.0) * LOAD_FULL)
+
+    def set_keyring(self, keyring: Keyring, now: float) -> None:
+        """In force at once; members learn its ids from this node's metadata."""
+        self._keyring = keyring
         self._seal.set_keyring(keyring)
+        self.set_metadata(self._membership.own.metadata, now)
+
+    def _complete(self, metadata: Metadata) -> Metadata:
+        return msgspec.structs.replace(metadata, keyring="".join(self._keyring.ids))
+
+    def _ack(self, seq: int) -> Ack:
+        return Ack(seq, self.state_digest() & 0xFFFFFFFF, self._load)
 
     def publish(self, records: Sequence[Record], now: float) -> None:
         """Applies records of catalog.prepare_* (persisted by the caller first) and spreads them.
@@ -235,6 +252,12 @@ class Gossip:
         return self._events.popleft() if self._events else None
 
     # ------------------------------------------------------------ reading
+    @property
+    def keyring_ids(self) -> tuple[str, ...]:
+        """Of the keys in force here, 8 hex digits each, the one that seals first. What members
+        have is in their Metadata.keyring."""
+        return self._keyring.ids
+
     def members(self) -> tuple[Member, ...]:
         """Everyone known, this node first, gone ones included."""
         return tuple(peer.view() for peer in self._table.peers())
@@ -286,13 +309,15 @@ class Gossip:
             return
         # News first: probes are answered, and digests compared, in the light of it.
         probes: list[ProbeMessage] = []
+        introduced = False
         for message in messages:
             if isinstance(message, (Ping, Ack, PingReq, Nack)):
                 probes.append(message)
-            else:
+            elif not isinstance(message, Pad):
+                introduced |= isinstance(message, Alive) and message.node.hex() == opened.sender
                 self._item(message, opened.sender, now, wall_ms)
         for probe in probes:
-            self._probe(probe, opened.sender, source, now)
+            self._probe(probe, opened.sender, source, now, introduced=introduced)
         self._settle(now)
 
     def _check_sender(self, opened: Opened) -> None:
@@ -321,13 +346,21 @@ class Gossip:
         except RemoteProtocolError as error:
             self._refused[error.code] += 1
 
-    def _probe(self, message: ProbeMessage, sender: NodeId, source: Address, now: float) -> None:
+    def _probe(
+        self,
+        message: ProbeMessage,
+        sender: NodeId,
+        source: Address,
+        now: float,
+        *,
+        introduced: bool,
+    ) -> None:
         try:
             match message:
                 case Ping():
-                    self._membership.on_ping(message, sender, source)
+                    self._membership.on_ping(message, sender, source, introduce=introduced)
                 case Ack():
-                    equal = message.digest == self.state_digest()
+                    equal = message.digest == self.state_digest() & 0xFFFFFFFF
                     if self._policy.mismatch(equal, now):
                         self._want_sync(sender, now)
                     self._membership.on_ack(message, sender, now)

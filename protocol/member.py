@@ -27,7 +27,7 @@ _NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?\
 class Metadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Versioned by (generation, incarnation): a change is a new incarnation.
 
-    At most about 470 bytes encoded, so that one always fits a datagram."""
+    At most about 640 bytes encoded, so that one always fits a datagram."""
 
     name: _NodeName
     gossip_address: Address
@@ -37,6 +37,11 @@ class Metadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     target: _Text = ""
     artifact_key: Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*\Z")] = ""
     """A prefix (16 digits do) of the node's artifact key: tells a builder whom an artifact fits."""
+    keyring: Annotated[str, Meta(max_length=64, pattern=r"^([0-9a-f]{8})*\Z")] = ""
+    """Ids of the cluster keys this node holds, 8 digits each, the one it seals with first: how a
+    rotation sees that all have got so far. Filled in by Gossip."""
+    wire: Annotated[int, Meta(ge=1, le=127)] = 1
+    """The highest wire version this node speaks. Filled in by Gossip."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -52,6 +57,8 @@ class Member(msgspec.Struct, frozen=True):
     is_self: bool
     changed_at_s: float
     """`now` of the last change of state."""
+    load: float | None = None
+    """Busy share of its capacity, 0 to 1, by its last Ack; None before the first."""
 
     @property
     def name(self) -> str:

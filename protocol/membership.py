@@ -26,7 +26,6 @@ from .events import (
 from .ids import NodeId
 from .member import Address, Metadata
 from .messages import (
-    ANYONE,
     Ack,
     Alive,
     Down,
@@ -62,7 +61,7 @@ class Membership:
         rng: Rng,
         timers: Timers,
         broadcasts: Broadcasts,
-        digest: Callable[[], int],
+        ack: Callable[[int], Ack],
         now: float,
     ) -> None:
         self.table = Table()
@@ -74,12 +73,12 @@ class Membership:
         self.muted = False
         """While old news in bulk (a whole table at join) comes in: it is not passed on."""
         self.false_suspicions = 0
-        self.prober = Prober(knobs, rng, timers, self.table, digest)
+        self.prober = Prober(knobs, rng, timers, self.table, ack)
         self._knobs = knobs
         self._rng = rng
         self._timers = timers
         self._broadcasts = broadcasts
-        self._digest = digest
+        self._ack = ack
         self._seeds: tuple[Address, ...] = ()
         self._joining: dict[int, None] = {}
         self._raw = bytes.fromhex(node_id)
@@ -108,8 +107,7 @@ class Membership:
                 continue
             seq = self._rng.getrandbits(32)
             self._joining[seq] = None
-            ping = Ping(seq, ANYONE, self._digest())
-            self.sends.append(Send(address, None, (ping, self.own.alive_message())))
+            self.sends.append(Send(address, None, (Ping(seq), self.own.alive_message())))
         self._timers.set(("join", 0), now + self._knobs.join_retry_s)
 
     def leave(self, now: float) -> None:
@@ -178,7 +176,7 @@ class Membership:
         chance = max(0.1, len(gone) / total, 4 / total)
         if gone and self._rng.random() < chance:
             peer = self._rng.sample(gone, 1)[0]
-            self.sends.append(Send(peer.address, peer.node_id, (self.prober.ping_message(peer),)))
+            self.sends.append(Send(peer.address, peer.node_id, (self.prober.ping_message(),)))
         self._knock(now)
 
     def reap(self, now: float) -> None:
@@ -195,16 +193,17 @@ class Membership:
             self.table.remove(peer)
 
     # ------------------------------------------------------------ probing
-    def on_ping(self, ping: Ping, sender: NodeId, source: Address) -> None:
-        """Raises RemoteProtocolError("ping-guard") for a ping meant for another node."""
-        if ping.guard not in (ANYONE, self.own.guard):
-            raise RemoteProtocolError("ping-guard", "for a node that was here before")
-        ack: list[Message] = [Ack(ping.seq, self._digest())]
-        if ping.guard == ANYONE or self.table.get(sender) is None:
+    def on_ping(self, ping: Ping, sender: NodeId, source: Address, *, introduce: bool) -> None:
+        """`introduce`: the sender may not know this node."""
+        ack: list[Message] = [self._ack(ping.seq)]
+        if introduce or self.table.get(sender) is None:
             ack.append(self.own.alive_message())
         self.sends.append(Send(source, sender, tuple(ack)))
 
     def on_ack(self, ack: Ack, sender: NodeId, now: float) -> None:
+        peer = self.table.get(sender)
+        if peer is not None:
+            peer.load = ack.load
         if ack.seq in self._joining:
             self._joining = {}
             self._timers.cancel(("join", 0))

@@ -17,9 +17,8 @@ from .member import Address, Metadata
 RawNodeId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 RawDigest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 U63 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-U64 = Annotated[int, Meta(ge=0)]
-"""msgpack has no larger integers."""
 U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+U8 = Annotated[int, Meta(ge=0, le=255)]
 Form = Literal["module", "artifact", "snapshot"]
 
 MESSAGES_MAX: Final = 128
@@ -28,9 +27,7 @@ SYNC_BYTES_MAX: Final = 1024 * 1024
 SYNC_RECORDS_MAX: Final = 256
 """Each new one costs a signature check of 0.19 ms, in one step of the receiver's loop: 50 ms."""
 SYNC_ITEMS_MAX: Final = 16_384
-GUARD_BYTES: Final = 4
-ANYONE: Final = bytes(GUARD_BYTES)
-"""Guard of a join ping: whoever is at that address shall answer."""
+LOAD_FULL: Final = 255
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -39,19 +36,20 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 # ------------------------------------------------------------ probing
 class Ping(_Wire, frozen=True, tag=1):
-    """Answer with Ack(seq), if `guard` is ANYONE or the start of your node id: addresses may have
-    changed hands. `digest` is the sender's state digest."""
+    """Answer with Ack(seq)."""
 
     seq: U32
-    guard: Annotated[bytes, Meta(min_length=4, max_length=4)]
-    digest: U64
 
 
 class Ack(_Wire, frozen=True, tag=2):
-    """Of a ping; relayed by a helper when the ping was indirect."""
+    """Of a ping; relayed by a helper when the ping was indirect. Digest and load are the sender's
+    own, whoever was pinged."""
 
     seq: U32
-    digest: U64
+    digest: U32
+    """Low half of the state digest."""
+    load: U8
+    """Busy share of its capacity; LOAD_FULL is all of it."""
 
 
 class PingReq(_Wire, frozen=True, tag=3):
@@ -130,10 +128,17 @@ class HoldingsUpdate(_Wire, frozen=True, tag=11):
     ]
 
 
+class Pad(_Wire, frozen=True, tag=12):
+    """Nothing, at length: a datagram that anyone could have recorded is at least as long as what it
+    is answered with."""
+
+    zeros: Annotated[bytes, Meta(max_length=1200)]
+
+
 ProbeMessage = Ping | Ack | PingReq | Nack
 Word = Alive | Suspect | Down | Left
 News = Word | RecordUpdate | RecordHint | HoldingsUpdate
-Message = ProbeMessage | News
+Message = ProbeMessage | News | Pad
 
 
 # ------------------------------------------------------------ sync

@@ -75,13 +75,14 @@ class Health:
 
 class Prober:
     def __init__(
-        self, knobs: Knobs, rng: Rng, timers: Timers, table: Table, digest: Callable[[], int]
+        self, knobs: Knobs, rng: Rng, timers: Timers, table: Table, ack: Callable[[int], Ack]
     ) -> None:
         self._knobs = knobs
         self._rng = rng
         self._timers = timers
         self._table = table
-        self._digest = digest
+        self._ack = ack
+        """Makes the Ack of a seq, with this node's digest and load."""
         self.health = Health(knobs.health_max)
         self._seq = rng.getrandbits(32)
         self._probes: dict[int, Probe] = {}
@@ -113,9 +114,9 @@ class Prober:
         return None
 
     # ------------------------------------------------------------ own probes
-    def ping_message(self, peer: Peer) -> Ping:
+    def ping_message(self) -> Ping:
         """One that nobody waits for."""
-        return Ping(self._next_seq(), peer.guard, self._digest())
+        return Ping(self._next_seq())
 
     def start(self, peer: Peer, now: float, *, last_look: bool = False) -> list[Send]:
         """[] if the peer is being probed already or PROBES_MAX probes run. A last look is direct
@@ -130,7 +131,7 @@ class Prober:
             else peer.rtt.timeout_s(knobs.direct_timeout_min_s, knobs.direct_timeout_max_s)
         )
         window_s = direct_s if last_look else knobs.probe_window_s * scale
-        ping = self.ping_message(peer)
+        ping = self.ping_message()
         self._probes[ping.seq] = Probe(
             peer, now=now, deadline_s=now + window_s, last_look=last_look
         )
@@ -203,8 +204,7 @@ class Prober:
         seq = self._next_seq()
         self._relays[seq] = _Relay(origin, source, request.seq, target)
         self._timers.set(("relay", seq), now + NACK_SHARE * self._relay_s())
-        ping = Ping(seq, request.target[:4], self._digest())
-        return [Send(request.address, target, (ping,))]
+        return [Send(request.address, target, (Ping(seq),))]
 
     def _relay_s(self) -> float:
         """What the origin's window leaves for its helpers."""
@@ -227,4 +227,4 @@ class Prober:
             return []
         del self._relays[seq]
         self._timers.cancel(("relay", seq))
-        return [Send(relay.address, relay.origin, (Ack(relay.seq, self._digest()),))]
+        return [Send(relay.address, relay.origin, (self._ack(relay.seq),))]

@@ -51,6 +51,8 @@ class Keyring:
         if len(self._keys) != len(keys):
             raise LocalProtocolError("two keys of the keyring are equal or share a key id")
         self.primary: Final = key_id(keys[0])
+        self.ids: Final = tuple(identifier.hex() for identifier in self._keys)
+        """Hex, the primary's first."""
 
     def get(self, identifier: bytes) -> bytes | None:
         return self._keys.get(identifier)

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from .ids import NodeId
 from .member import Address, Member, MemberState, Metadata
-from .messages import GUARD_BYTES, Alive, Down, Suspect
+from .messages import LOAD_FULL, Alive, Down, Suspect
 from .suspicion import Suspicion
 
 MEMBERS_MAX: Final = 12_288
@@ -59,6 +59,7 @@ class Peer:
         "generation",
         "incarnation",
         "is_self",
+        "load",
         "metadata",
         "node_id",
         "raw",
@@ -81,14 +82,11 @@ class Peer:
         self.suspicion: Suspicion | None = None
         self.contribution = 0
         self.changed_at_s = now
+        self.load: int | None = None
 
     @property
     def address(self) -> Address:
         return self.metadata.gossip_address
-
-    @property
-    def guard(self) -> bytes:
-        return self.raw[:GUARD_BYTES]
 
     @property
     def reachable(self) -> bool:
@@ -107,6 +105,7 @@ class Peer:
             self.rtt.srtt_s,
             self.is_self,
             self.changed_at_s,
+            None if self.load is None else self.load / LOAD_FULL,
         )
 
     def alive_message(self) -> Alive:

@@ -39,6 +39,7 @@ from protocol.messages import (  # noqa: E402
     MemberRow,
     Message,
     Nack,
+    Pad,
     Ping,
     PingReq,
     RecordHint,
@@ -55,14 +56,17 @@ A, B = bytes.fromhex(node_id("n0")), bytes.fromhex(node_id("n1"))
 METADATA = metadata_of("n0", ("127.0.0.1", 7946))
 ALIVE = Alive(A, 7, 3, METADATA)
 SPEC = spec_bytes("vector")
+BARE = ["n", ["h", 1], ["h", 1], "", "", "", ""]
+"""Metadata up to its key ids."""
 Case = dict[str, object]
 
 
 def message_cases() -> list[Case]:
     good: list[tuple[str, str, Message]] = [
-        ("ping", "5.3", Ping(1, A[:4], (1 << 64) - 1)),
-        ("join ping", "5.1", Ping(2, bytes(4), 0)),
-        ("ack", "5.3", Ack(1, 5)),
+        ("ping", "5.3", Ping((1 << 32) - 1)),
+        ("ack", "5.3", Ack(1, (1 << 32) - 1, 255)),
+        ("ack, idle", "5.3", Ack(1, 0, 0)),
+        ("pad", "4.3", Pad(bytes(3))),
         ("indirect probe", "5.3", PingReq(3, B, ("::1", 7946))),
         ("nack", "5.3", Nack(3)),
         ("alive", "5.2", ALIVE),
@@ -88,7 +92,16 @@ def message_cases() -> list[Case]:
         ("no messages", b"\xdc\x00\x00"),
         ("array that promises 2^32 - 1 items", b"\xdd\xff\xff\xff\xff"),
         ("unknown tag", packed([[99, 1]])),
-        ("missing field", packed([[1, 1]])),
+        ("missing field", packed([[1]])),
+        ("digest over 32 bits", packed([[2, 1, 1 << 32, 0]])),
+        ("load over 8 bits", packed([[2, 1, 1, 256]])),
+        ("load that is negative", packed([[2, 1, 1, -1]])),
+        ("pad of 1201", packed([[12, bytes(1201)]])),
+        (
+            "key ids of 7 digits",
+            packed([[5, A, 1, 0, [*BARE, "0" * 7]]]),
+        ),
+        ("wire version 0", packed([[5, A, 1, 0, [*BARE, "", 0]]])),
         ("extra field", packed([[4, 1, 2]])),
         ("sequence over 32 bits", packed([[4, 1 << 32]])),
         ("negative sequence", packed([[4, -1]])),
@@ -113,7 +126,7 @@ def message_cases() -> list[Case]:
 
 def datagram_file() -> Case:
     seal = Seal(Keyring([CLUSTER_KEY]), node_id("n0"), 7)
-    payload = join_messages([encode_message(Ping(1, bytes(4), 5)), encode_message(ALIVE)])
+    payload = join_messages([encode_message(Ping(1)), encode_message(ALIVE)])
     good = seal.seal(payload)
     bad = [
         ("seal-short", good[:54]),

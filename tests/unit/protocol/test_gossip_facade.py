@@ -39,7 +39,7 @@ from protocol.messages import (
 )
 from protocol.records import encode_record, record_key
 from protocol.rng import Rng
-from protocol.seal import Keyring
+from protocol.seal import Keyring, key_id
 
 SPEC = spec_bytes("one")
 
@@ -350,15 +350,38 @@ def test_the_keyring_changes_live() -> None:
     wire.join_all()
     new = b"n" * 32
     ring = Keyring([new, bytes(range(32))])
-    wire[0].set_keyring(ring)
+    wire[0].set_keyring(ring, wire.now)
+    assert wire[0].keyring_ids == tuple(key_id(key).hex() for key in (new, bytes(range(32))))
     wire.run(2)
     assert "seal-key" in wire.errors
-    wire[1].set_keyring(ring)
+    wire[1].set_keyring(ring, wire.now)
     wire.errors.clear()
     wire.run(5)
     assert wire.errors == []
+    member = wire[1].member(wire[0].node_id)
+    assert member is not None
+    assert member.metadata.keyring == "".join(wire[0].keyring_ids)
     assert wire.states(0) == wire.states(1) == {"n0": "alive", "n1": "alive"}
     statistics = wire[0].statistics()
     assert statistics.datagrams_sent > 0
     assert statistics.bytes_received > 0
     assert statistics.members == {"alive": 2}
+
+
+def test_load_travels_in_acks_and_costs_nothing_else() -> None:
+    wire = Wire(2)
+    wire.join_all()
+    wire.run(3)
+    before = wire[0].statistics().datagrams_sent
+    wire.run(10)
+    quiet = wire[0].statistics().datagrams_sent - before
+    for share, heard in ((0.5, 128 / 255), (7.0, 1.0), (-1.0, 0.0)):
+        before = wire[0].statistics().datagrams_sent
+        for _ in range(100):
+            wire[0].set_load(share)
+        wire.run(10)
+        assert wire[0].statistics().datagrams_sent - before <= quiet + 2
+        member = wire[1].member(wire[0].node_id)
+        assert member is not None
+        assert member.load == heard
+        assert member.incarnation == 0

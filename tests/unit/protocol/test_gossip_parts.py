@@ -200,7 +200,7 @@ def prober(members: int) -> tuple[Prober, Table, Timers]:
     table, timers = Table(), Timers()
     for index in range(members):
         add(table, index)
-    return Prober(LAN, random.Random(1), timers, table, lambda: 7), table, timers
+    return Prober(LAN, random.Random(1), timers, table, lambda seq: Ack(seq, 7, 9)), table, timers
 
 
 def test_each_round_visits_everyone_once() -> None:
@@ -262,7 +262,7 @@ def test_relays_answer_once_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     (nack,) = probes.on_relay_deadline(seq, 0.2)
     assert nack.messages == (Nack(5),)
     (ack,) = probes.on_relayed_ack(seq, NODES[1])
-    assert (ack.address, ack.messages) == (address_of(2), (Ack(5, 7),))
+    assert (ack.address, ack.messages) == (address_of(2), (Ack(5, 7, 9),))
     assert probes.on_relayed_ack(seq, NODES[1]) == []
     assert timers.next() is None
     monkeypatch.setattr(probing, "RELAYS_MAX", 1)
