@@ -99,6 +99,10 @@ def _walk(value: Any, kind: inspect.Type, path: str) -> Iterator[_Wrong]:
             yield from _check_length(value, kind, path, "entries")
             for item in value:
                 yield from _walk(item, kind.item_type, path)
+        case inspect.UnionType():
+            others = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
+            if value is not None and len(others) == 1:
+                yield from _walk(value, others[0], path)
         case inspect.LiteralType():
             if value not in kind.values:
                 yield _Wrong(path, value, _one_of(value, kind.values))

@@ -28,6 +28,7 @@ QUICK += ["--ignore", "tests/conformance/test_guests.py"]  # compiles them
 COMPUTING = [f"tests/{name}" for name in (
     "unit/protocol", "property", "sim", "conformance", "tidy", "packaging",
 )]  # fmt: skip
+SEEDS = ["--seeds", "200", "--fresh", "50", "--jobs", "2"]
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 CLOSING = re.compile(r"^=* ?.*\b(passed|failed|error|errors|no tests ran)\b.* in [\d.]+s.*$")
 
@@ -168,6 +169,10 @@ def main() -> int:
     started_s = time.monotonic()
     ok, counts = run_suites(suites_of(options, env))
     record("tests", ok, started_s)
+    if not options.quick and not options.pytest:
+        started_s = time.monotonic()
+        ok = run_tool([sys.executable, str(ROOT / "scripts" / "sim"), *SEEDS])
+        record("200 fixed and 50 fresh simulations", ok, started_s)
     started_s = time.monotonic()
     report = [sys.executable, "-m", "coverage", "report", "--skip-covered", "--show-missing"]
     covered = run_tool([*report, f"--fail-under={COVERAGE_PERCENT_MIN}"])

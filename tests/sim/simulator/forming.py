@@ -1,0 +1,39 @@
+"""A cluster that is up already: every node knows every other. A thousand joins are a test of
+joining, not of what comes after, and cost a million first meetings."""
+
+from __future__ import annotations
+
+from protocol.codec import encode_sync
+from protocol.messages import Alive, MemberRow, SyncPush
+
+from .node import Node
+from .simulation import Simulation
+
+ROWS_MAX = 4000
+"""Per payload, which is at most 1 MiB."""
+
+
+def start_formed(sim: Simulation) -> None:
+    """Starts all; each is told of all others before it does anything."""
+    gossips = [(node, sim.make(node)) for node in sim.nodes]
+    pushes = [
+        encode_sync(SyncPush(members=rows, records=(), holdings=(), more=False))
+        for rows in _rows(sim)
+    ]
+    teller = sim.nodes[0].node_id
+    for node, gossip in gossips:
+        for push in pushes:
+            gossip.sync_accept(push, teller, node.clock.local(sim.now), node.clock.wall_ms(sim.now))
+        while gossip.poll_event() is not None:
+            pass
+        gossip.join(sim.seeds(), node.clock.local(sim.now))
+        sim.begin(node, gossip)
+
+
+def _rows(sim: Simulation) -> list[tuple[MemberRow, ...]]:
+    rows = [MemberRow("alive", _alive(sim, node)) for node in sim.nodes]
+    return [tuple(rows[at : at + ROWS_MAX]) for at in range(0, len(rows), ROWS_MAX)]
+
+
+def _alive(sim: Simulation, node: Node) -> Alive:
+    return Alive(bytes.fromhex(node.node_id), node.disk.generation, 0, sim.metadata(node))
