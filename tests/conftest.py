@@ -21,13 +21,19 @@ GUESTS = ROOT / ".cache" / "guests"
 TEST_TIMEOUT_S = 120.0
 SLOW_TEST_TIMEOUT_S = 420.0
 # Tracing doubles a simulation's time, and these directories' tests are the long ones.
-UNMEASURED = {"sim", "integration", "chaos", "packaging"}
+UNMEASURED = {"sim", "scenarios", "integration", "chaos", "packaging"}
 
 # A shared machine makes any deadline a coin toss; examples are reproducible from the printed blob.
 settings.register_profile(
     "edged", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("edged")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite", action="store_true", help="write the outcomes in tests/scenarios anew"
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> Run:
         nodes=options.nodes,
         seed=options.seed,
         knobs=PRESETS[options.preset],
-        topology=_topology(options.topology),
+        topology=topology_of(options.topology),
         command=command_of(options),
     )
     try:
@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> Run:
     return Run(sim, results, time.process_time() - start_s)
 
 
-def _topology(name: str) -> Topology | None:
+def topology_of(name: str) -> Topology | None:
+    """Raises ConfigError."""
     if not name:
         return None
     return load_topology(topology_path(name))

@@ -59,7 +59,8 @@ class Simulation:
         self.network = Network(self.world, network or Conditions(), topology)
         self._ca = self._key("ca")
         self._anchor = TrustAnchor(public_bytes(self._ca))
-        self.keyring = Keyring([blake3(b"keyring%d" % seed).digest()])
+        self.keys = [blake3(b"keyring%d" % seed).digest()]
+        self._keys_of: dict[int, list[bytes]] = {}
         self.nodes: list[Node] = []
         self._by_id: dict[NodeId, Node] = {}
         self._by_address: dict[Address, Node] = {}
@@ -145,7 +146,7 @@ class Simulation:
                 generation=node.disk.generation,
                 knobs=self.knobs,
             ),
-            self.keyring,
+            Keyring(self._keys_of.get(node.index, self.keys)),
             self._anchor,
             node.key,
             node.credential,
@@ -222,6 +223,13 @@ class Simulation:
         node.clock.drift(1 + drift, self.now)
         node.timer_s = float("inf")
         self.processes.arm(node)
+
+    def set_keys(self, node: Node, keys: list[bytes]) -> None:
+        """On its disk, and in force at once; the first seals."""
+        self._keys_of[node.index] = keys
+        if node.gossip is not None:
+            node.gossip.set_keyring(Keyring(keys), node.clock.local(self.now))
+            self.processes.drain(node)
 
     # ------------------------------------------------------------ network
     def partition(self, groups: Sequence[Sequence[Node]]) -> None:
