@@ -5,7 +5,8 @@ or `all`. Outcomes are states and bounds, never measured times, so a file holds 
 draws. Commands:
 
   cluster nodes=N seed=K preset=P topology=T [silent] [apart]    starts all; `apart`: none
-  run S · kill N · start N [at=HOST] · pause N S · leave N · wipe N · add NAME · clock N MS [drift=D]
+  run S · kill N [torn] · start N [at=HOST] · pause N S · leave N · wipe N · add NAME
+  clock N MS [drift=D]
   split A | B · cut A -> B · heal · net loss=L dup=D reorder=R corrupt=C jitter=S
   deploy N F · remove N F · rollback N F · hold N TEXT · keys N K1,K2   (first seals)
   until CONDITION within S       agreed | settled | down N | up N | left N | function F | no F
