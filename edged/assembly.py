@@ -271,10 +271,16 @@ class Parts:
 
     async def _on_event(self, event: Event) -> None:
         match event:
-            case MemberUp() | MemberSuspect() | MemberDown() | MemberLeft():
+            case MemberUp() | MemberLeft():
                 kind = type(event).__name__.removeprefix("Member").lower()
                 member = event.member
                 self._log.info(f"member {kind}", member=member.name, member_id=member.node_id)
+            case MemberSuspect() | MemberDown():
+                kind = type(event).__name__.removeprefix("Member").lower()
+                member, why = event.member, event.reason.text
+                self._log.info(
+                    f"member {kind}", member=member.name, member_id=member.node_id, why=why
+                )
             case RecordsAccepted():
                 self._forget_removed(event)
             case IdentityClash():

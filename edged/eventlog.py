@@ -16,10 +16,12 @@ from typing import Final
 import trio
 
 from protocol.events import (
+    Accused,
     Event,
     IdentityClash,
     MemberDown,
     MemberLeft,
+    MemberRefuted,
     MemberSuspect,
     MemberUp,
     MemberUpdated,
@@ -116,13 +118,16 @@ class EventLog:
             case MemberUp(member):
                 self._member("member-up", member, _incarnation(member))
             case MemberUpdated(member):
-                refuted = member.node_id in self._reasons
-                kind: EventKind = "member-refuted" if refuted else "member-updated"
-                self._member(kind, member, _incarnation(member))
-            case MemberSuspect(member):
-                self._member("member-suspect", member, _incarnation(member), accused=True)
-            case MemberDown(member):
-                self._member("member-down", member, _incarnation(member), accused=True)
+                self._member("member-updated", member, _incarnation(member))
+            case MemberRefuted(member, reason):
+                detail = f"{_incarnation(member)}; was {reason.text}"
+                self._member("member-refuted", member, detail)
+            case MemberSuspect(member, reason):
+                self._member("member-suspect", member, reason.text, accused=True)
+            case MemberDown(member, reason):
+                self._member("member-down", member, reason.text, accused=True)
+            case Accused(accuser, state):
+                self.add("accused", self._node, f"{accuser or 'somebody'} said: {state}; refuted")
             case MemberLeft(member):
                 self._member("member-left", member, _incarnation(member))
             case RecordsAccepted(records):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from copy import copy
 from typing import Final, assert_never
 
 import msgspec
@@ -29,12 +30,13 @@ from .events import (
     MemberUp,
     RecordsAccepted,
     RecordsPurged,
+    StreamOutcome,
     SyncWanted,
 )
 from .holdings import Holdings
 from .identity import Credential, TrustAnchor
 from .ids import Digest, NodeId
-from .member import Address, Member, MemberState, Metadata
+from .member import Address, Member, Metadata
 from .membership import Membership
 from .messages import (
     LOAD_FULL,
@@ -64,6 +66,7 @@ from .presets import LAN, Knobs
 from .records import Record, Verified
 from .rng import Rng
 from .seal import SENDERS_MAX, Keyring, Opened, Seal
+from .statistics import Statistics
 from .sync import Sync
 from .syncpolicy import SyncPolicy
 from .timers import Timers
@@ -84,31 +87,6 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     knobs: Knobs = LAN
     senders_max: int = SENDERS_MAX
     """Replay windows and derived keys kept (about 1 KB each)."""
-
-
-class Statistics(msgspec.Struct, frozen=True):
-    """Counters since the start, and gauges of now."""
-
-    datagrams_received: int
-    datagrams_sent: int
-    bytes_received: int
-    bytes_sent: int
-    """UDP payload bytes."""
-    transmits_lost: int
-    updates_lost: int
-    """By overflow of the broadcast queue."""
-    updates_queued: int
-    refused: dict[str, int]
-    """Items refused inside accepted input, by code; raised errors are the driver's to count."""
-    syncs_wanted: int
-    syncs_answered: int
-    false_suspicions: int
-    """Suspicions that were refuted."""
-    health: int
-    """Local health; 0 is well."""
-    members: dict[MemberState, int]
-    records: int
-    state_digest: int
 
 
 class Gossip:
@@ -172,9 +150,10 @@ class Gossip:
         self._timers.set(("house", 0), now + HOUSEKEEPING_S)
 
     # ------------------------------------------------------------ the driver's verbs
-    def join(self, addresses: Sequence[Address], now: float) -> None:
-        """Knocks at the seeds until one answers, and again whenever this node is alone."""
-        self._membership.join(addresses, now)
+    def join(self, seeds: Sequence[Address], now: float, *, known: Sequence[Address] = ()) -> None:
+        """Knocks at the seeds until one answers, and again whenever this node is alone. If none
+        does at first, at some of the `known` (members of former times) too, in turn."""
+        self._membership.join(seeds, known, now)
         self._settle(now)
 
     def leave(self, now: float) -> None:
@@ -225,11 +204,17 @@ class Gossip:
         self._membership.note_refused(address, now)
         self._settle(now)
 
+    def on_stream_probe(self, probe_id: int, outcome: StreamOutcome, now: float) -> None:
+        """What became of a StreamProbe; `stalled` may be followed by more. Late and unknown ones
+        are ignored."""
+        self._membership.on_stream_probe(probe_id, outcome, now)
+        self._settle(now)
+
     def on_timer(self, now: float, wall_ms: int) -> None:
         """Everything due; calling it early is harmless."""
         due = self._timers.next()
         if due is not None and now - due > self._stall_s:
-            self._membership.on_stall(now - due)
+            self._membership.on_stall(now - due, now)
         while (key := self._timers.pop_due(now)) is not None:
             if key == ROUND_KEY:
                 self._outbox.round(now)
@@ -288,7 +273,10 @@ class Gossip:
             refused=dict(self._refused),
             syncs_wanted=self._counts["syncs_wanted"],
             syncs_answered=self._counts["syncs_answered"],
-            false_suspicions=self._membership.false_suspicions,
+            probing=copy(self._membership.counts),
+            probes_running=len(self._membership.prober),
+            stream_probes_open=len(self._membership.streams),
+            suspects=len(self._membership.judge),
             health=self._membership.prober.health.score,
             members=dict(states),
             records=len(self.catalog),
@@ -331,7 +319,7 @@ class Gossip:
         try:
             match message:
                 case Alive() | Suspect() | Down() | Left():
-                    if self._membership.on_word(message, now):
+                    if self._membership.on_word(message, sender, now):
                         self._want_sync(sender, now)
                     self._absorb()
                 case RecordUpdate():
@@ -445,11 +433,11 @@ class Gossip:
     ) -> None:
         if self._membership.has_left:
             return
-        self._membership.muted = len(rows) > BULK_ITEMS
+        self._membership.judge.muted = len(rows) > BULK_ITEMS
         for row in rows:
             with _Counting(self._refused):
                 self._membership.on_row(row, peer, now)
-        self._membership.muted = False
+        self._membership.judge.muted = False
         self._absorb()
         for record in records:
             with _Counting(self._refused):

@@ -13,13 +13,13 @@ from .broadcasts import Broadcasts
 from .codec import MESSAGE_BYTES_MAX, encode_message, join_messages
 from .events import Datagram
 from .member import Address
-from .messages import MESSAGES_MAX
+from .messages import MESSAGES_MAX, Down, Suspect
 from .presets import Knobs
 from .probing import Send
 from .rng import Rng
 from .seal import Seal
 from .suspicion import retransmit_limit
-from .table import Table
+from .table import Peer, Table
 from .timers import Timers
 
 TRANSMITS_MAX: Final = 8192
@@ -65,10 +65,15 @@ class Outbox:
         """A member that is suspected or held down hears of it first, so that it can refute."""
         parts = [encode_message(message) for message in send.messages]
         peer = self._table.get(send.to) if send.to is not None else None
-        accusation = peer.accusation(self._own) if peer is not None else None
+        accusation = self._accusation(peer)
         if accusation is not None:
             parts.append(encode_message(accusation))
         self._emit(send.address, parts)
+
+    def _accusation(self, peer: Peer | None) -> Suspect | Down | None:
+        if peer is None or (peer.state == "suspect" and not self._knobs.buddy):
+            return None
+        return peer.accusation(self._own)
 
     def _emit(self, address: Address, parts: list[bytes]) -> None:
         room = MESSAGE_BYTES_MAX - sum(map(len, parts))
@@ -97,6 +102,7 @@ class Outbox:
             return
         self._round_at_s = now
         for peer in self._rng.sample(others, min(self._knobs.gossip_fanout, len(others))):
-            self._emit(peer.address, [])
+            accusation = self._accusation(peer)
+            self._emit(peer.address, [] if accusation is None else [encode_message(accusation)])
         if len(self._broadcasts):
             self._timers.set(ROUND_KEY, now + self._knobs.gossip_interval_s)

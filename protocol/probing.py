@@ -15,6 +15,8 @@ from .member import Address
 from .messages import Ack, Message, Nack, Ping, PingReq
 from .presets import Knobs
 from .rng import Rng
+from .statistics import ProbeCounts
+from .suspicion import Evidence
 from .table import Peer, Table
 from .timers import Timers
 
@@ -35,16 +37,31 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Probe:
-    __slots__ = ("asked", "deadline_s", "helpers", "last_look", "nacks", "sent_at_s", "target")
+    __slots__ = (
+        "asked",
+        "deadline_s",
+        "direct_s",
+        "helpers",
+        "last_look",
+        "nacks",
+        "sent_at_s",
+        "target",
+    )
 
-    def __init__(self, target: Peer, *, now: float, deadline_s: float, last_look: bool) -> None:
+    def __init__(
+        self, target: Peer, *, now: float, direct_s: float, deadline_s: float, last_look: bool
+    ) -> None:
         self.target = target
         self.sent_at_s = now
+        self.direct_s = direct_s
         self.deadline_s = deadline_s
         self.last_look = last_look
         self.helpers: dict[NodeId, None] = {}
         self.nacks: dict[NodeId, None] = {}
         self.asked = False
+
+    def evidence(self) -> Evidence:
+        return Evidence(round(1000 * self.direct_s), len(self.helpers), len(self.nacks))
 
 
 class _Relay:
@@ -84,6 +101,7 @@ class Prober:
         self._ack = ack
         """Makes the Ack of a seq, with this node's digest and load."""
         self.health = Health(knobs.health_max)
+        self.counts = ProbeCounts()
         self._seq = rng.getrandbits(32)
         self._probes: dict[int, Probe] = {}
         self._targets: dict[NodeId, int] = {}
@@ -133,18 +151,21 @@ class Prober:
         window_s = direct_s if last_look else knobs.probe_window_s * scale
         ping = self.ping_message()
         self._probes[ping.seq] = Probe(
-            peer, now=now, deadline_s=now + window_s, last_look=last_look
+            peer, now=now, direct_s=direct_s, deadline_s=now + window_s, last_look=last_look
         )
+        self.counts.probes += 1
         self._targets[peer.node_id] = ping.seq
         self._timers.set(("probe", ping.seq), now + direct_s)
         return [Send(peer.address, peer.node_id, (ping,))]
 
-    def on_deadline(self, seq: int) -> tuple[list[Send], Probe | None]:
-        """(indirect probes to send, the probe if it failed)."""
+    def on_deadline(self, seq: int) -> tuple[list[Send], Probe, bool]:
+        """(indirect probes to send, the probe, whether it has failed); else its direct ping has,
+        and it goes on by other paths."""
         probe = self._probes[seq]
         if probe.last_look or probe.asked:
             self._end(seq)
-            return [], probe
+            self.counts.probes_failed += 1
+            return [], probe, True
         probe.asked = True
         self._timers.set(("probe", seq), probe.deadline_s)
         able = [
@@ -156,7 +177,7 @@ class Prober:
         probe.helpers = {peer.node_id: None for peer in helpers}
         target = probe.target
         request = PingReq(seq, target.raw, target.address)
-        return [Send(peer.address, peer.node_id, (request,)) for peer in helpers], None
+        return [Send(peer.address, peer.node_id, (request,)) for peer in helpers], probe, False
 
     def _end(self, seq: int) -> None:
         probe = self._probes.pop(seq)
@@ -175,24 +196,39 @@ class Prober:
         self.health.change(-1)
         if direct:
             probe.target.rtt.add(max(0.0, now - probe.sent_at_s))
+            self.counts.acks_direct += 1
+        else:
+            self.counts.acks_indirect += 1
         return probe
 
     def on_nack(self, seq: int, sender: NodeId) -> None:
         probe = self._probes.get(seq)
-        if probe is not None and sender in probe.helpers:
+        if probe is not None and sender in probe.helpers and sender not in probe.nacks:
             probe.nacks[sender] = None
+            self.counts.nacks += 1
 
     def blame(self, probe: Probe) -> None:
-        """A failed probe: silent helpers speak against this node's own connection (Lifeguard)."""
-        missing = len(probe.helpers) - len(probe.nacks)
-        if probe.helpers:
-            self.health.change(min(missing, 1))
+        """A failed probe speaks against this node's own connection unless every helper, by its
+        Nack, vouches for that (Lifeguard §IV-A)."""
+        if not probe.helpers or len(probe.nacks) < len(probe.helpers):
+            self.health.change(1)
 
-    def forget(self, node_id: NodeId) -> None:
-        """No verdict on this member any more: it is down, left or gone."""
+    def forget(self, node_id: NodeId) -> bool:
+        """No verdict on this member any more: it is down, left, gone, or was heard by another way.
+        Whether it was being probed."""
         seq = self._targets.get(node_id)
         if seq is not None:
             self._end(seq)
+        return seq is not None
+
+    def abandon(self) -> None:
+        """No verdict on anybody: this process was stopped for longer than a probe lasts."""
+        for seq in list(self._probes):
+            self._end(seq)
+
+    def __len__(self) -> int:
+        """Own probes under way."""
+        return len(self._probes)
 
     # ------------------------------------------------------------ for others
     def relay(self, request: PingReq, origin: NodeId, source: Address, now: float) -> list[Send]:

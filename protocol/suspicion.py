@@ -8,10 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import msgspec
 from blake3 import blake3
 
 from .ids import NodeId
 from .presets import Knobs
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What a failed probe of this node's own saw."""
+
+    direct_ms: int
+    helpers: int
+    nacks: int
 
 
 def timeout_s(*, min_s: float, max_s: float, confirmations: int, expected: int) -> float:
@@ -50,6 +59,7 @@ class Suspicion:
         "_max_s",
         "_min_s",
         "accusers",
+        "evidence",
         "looking",
         "refused",
         "started_at_s",
@@ -62,6 +72,8 @@ class Suspicion:
         self.refused: dict[NodeId, None] = {}
         self.looking = False
         """The last look is under way."""
+        self.evidence: Evidence | None = None
+        """Of this node's latest failed probe."""
         self._expected = min(knobs.confirmations, others)
         self._min_s = knobs.suspicion_min_s
         self._max_s = knobs.suspicion_min_s * knobs.suspicion_max_factor

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.catalog import Catalog
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event, SyncWanted
+from protocol.events import Event, StreamProbe, SyncWanted
 from protocol.function import FunctionSpec, encode_spec, version_of
 from protocol.gossip import Gossip, GossipConfig
 from protocol.identity import ROLES, Credential, Role, TrustAnchor, issue_credential, public_bytes
@@ -178,7 +178,18 @@ class Wire:
             self.events.append((machine.member(machine.node_id).name, event))  # type: ignore[union-attr]
             if isinstance(event, SyncWanted) and address not in self.cut:
                 self.sync(machine, event.peer.metadata.stream_address)
+            if isinstance(event, StreamProbe) and address not in self.cut:
+                self.look(machine, event)
         return busy
+
+    def look(self, machine: Gossip, probe: StreamProbe) -> None:
+        address = probe.member.metadata.stream_address
+        if address in self.cut:
+            return
+        if address in self.machines:
+            machine.on_stream_probe(probe.probe_id, "pong", self.now)
+        elif self.refuse:
+            machine.on_stream_probe(probe.probe_id, "refused", self.now)
 
     def sync(self, machine: Gossip, address: Address) -> None:
         peer = self.machines.get(address)

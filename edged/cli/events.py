@@ -22,6 +22,7 @@ _COLOURS: Final = {
     "member-up": "green",
     "member-refuted": "green",
     "member-suspect": "yellow",
+    "accused": "yellow",
     "member-down": "red",
     "identity-clash": "red",
 }

@@ -13,6 +13,7 @@ EventKind = Literal[
     "member-suspect",
     "member-down",
     "member-left",
+    "accused",
     "record-accepted",
     "record-published",
     "record-forgotten",

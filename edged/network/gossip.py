@@ -19,10 +19,18 @@ from typing import Final, Protocol
 import trio
 
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event, RecordsAccepted, RecordsPurged, SyncWanted
+from protocol.events import (
+    Event,
+    RecordsAccepted,
+    RecordsPurged,
+    StreamOutcome,
+    StreamProbe,
+    StreamProbeEnd,
+    SyncWanted,
+)
 from protocol.gossip import Gossip
 from protocol.ids import NodeId
-from protocol.member import Member
+from protocol.member import Address, Member
 from protocol.streams import ErrorReply, Reply, Sync, SyncReply
 
 from ..config import parse_address
@@ -30,6 +38,7 @@ from ..errors import PeerError, StoreError
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .sockets import GossipSockets, Names
+from .streamprobes import StreamProber
 from .streams import Connection, dial
 
 BATCH: Final = 64
@@ -79,8 +88,9 @@ class GossipService:
         drop_records: DropRecords | None = None,
         wall_ms: Callable[[], int] = _wall_ms,
     ) -> None:
-        """`on_event` gets every event but SyncWanted, in order; it may take its time. `observe`
-        gets them the moment they happen, before anything is saved, and must be quick. Nobody but
+        """`on_event` gets every event that asks nothing of the driver, in order; it may take its
+        time. `observe` gets them the moment they happen, before anything is saved, and must be
+        quick. Nobody but
         the holder of `persisting` writes records to disk, or drops them from it. Without
         `drop_records` what the catalog forgets stays there until the next start."""
         self._gossip = gossip
@@ -95,6 +105,7 @@ class GossipService:
         self._drop_records = drop_records
         self._wall_ms = wall_ms
         self._names = Names()
+        self._prober = StreamProber(trust, numeric=self._numeric, report=self._stream_probed)
         self._waiting = trio.CancelScope()
         self._stopping = False
         self._ended = trio.Event()
@@ -148,11 +159,16 @@ class GossipService:
             self._receive()
             self._gossip.on_timer(trio.current_time(), self._wall_ms())
             while (event := self._gossip.poll_event()) is not None:
-                if isinstance(event, SyncWanted):
-                    self._start_sync(helpers, event.peer)
-                else:
-                    self._observe(event)
-                    await events.send(event)
+                match event:
+                    case SyncWanted():
+                        self._start_sync(helpers, event.peer)
+                    case StreamProbe():
+                        self._prober.start(helpers, event)
+                    case StreamProbeEnd():
+                        self._prober.end(event.probe_id)
+                    case _:
+                        self._observe(event)
+                        await events.send(event)
             self._transmit()
             for host in self._names.take_wanted():
                 helpers.start_soon(self._names.look_up, host, self._sockets.udp.family)
@@ -191,6 +207,13 @@ class GossipService:
                 self._out_bytes.inc(len(datagram.data))
             else:
                 self._metrics.datagrams_dropped.labels(reason=reason).inc()
+
+    def _numeric(self, address: Address) -> Address | None:
+        return self._names.numeric(address, trio.current_time())
+
+    def _stream_probed(self, probe_id: int, outcome: StreamOutcome) -> None:
+        self._gossip.on_stream_probe(probe_id, outcome, trio.current_time())
+        self.notify()
 
     async def _deliver(self, events: trio.MemoryReceiveChannel[Event]) -> None:
         async for event in events:

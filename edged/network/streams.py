@@ -134,6 +134,14 @@ async def dial(
         raise PeerError(
             f"{address[0]}:{address[1]} cannot be reached", private=str(error)
         ) from error
+    return await shake(transport, trust, expected=expected)
+
+
+async def shake(
+    transport: trio.SocketStream, trust: Trust, *, expected: NodeId | None
+) -> Connection[Reply]:
+    """The dialling side's handshake over `transport`, which is closed on failure. Raises
+    PeerError."""
     stream = TlsStream(transport, trust.client_ssl_context())
     peer = await _handshake(stream)
     if expected is not None and peer != expected:

@@ -16,11 +16,14 @@ from protocol.events import (
     IdentityClash,
     MemberDown,
     MemberLeft,
+    MemberRefuted,
     MemberSuspect,
     MemberUp,
     MemberUpdated,
     RecordsAccepted,
     RecordsPurged,
+    StreamOutcome,
+    StreamProbe,
     SyncWanted,
 )
 from protocol.gossip import Gossip
@@ -155,6 +158,19 @@ class Processes:
         source.gossip.note_refused(address, source.clock.local(now))
         self.drain(source)
 
+    def stream_probed(
+        self, node: Node, generation: int, probe_id: int, outcome: StreamOutcome
+    ) -> None:
+        now = self._world.now
+        if node.gossip is None or node.disk.generation != generation:
+            return
+        if now < node.paused_until_s:
+            again_s = node.paused_until_s
+            self._world.at(again_s, self.stream_probed, node, generation, probe_id, outcome)
+            return
+        node.gossip.on_stream_probe(probe_id, outcome, node.clock.local(now))
+        self.drain(node)
+
     # ------------------------------------------------------------ events
     def _event(self, node: Node, gossip: Gossip, event: Event) -> None:
         kind = type(event).__name__
@@ -164,6 +180,9 @@ class Processes:
             case SyncWanted(peer=peer):
                 self._world.note(kind, node.index, peer.node_id.encode())
                 sim.streams.sync(node, sim.by_id(peer.node_id))
+            case StreamProbe(probe_id=probe_id, member=member):
+                self._world.note(kind, node.index, member.node_id.encode())
+                sim.streams.look(node, sim.by_id(member.node_id), probe_id)
             case RecordsAccepted(records=records):
                 self._world.note(kind, node.index, b"".join(key.encode() for key, _ in records))
                 self._save(node, tuple(records))
@@ -172,7 +191,7 @@ class Processes:
             case MemberDown(member=member):
                 self._world.note(kind, node.index, member.node_id.encode())
                 sim.declared_down(node, sim.by_id(member.node_id), member.generation)
-            case MemberUp() | MemberUpdated() | MemberSuspect() | MemberLeft():
+            case MemberUp() | MemberUpdated() | MemberSuspect() | MemberRefuted() | MemberLeft():
                 self._world.note(kind, node.index, event.member.node_id.encode())
                 sim.heard(node, sim.by_id(event.member.node_id), kind)
             case HoldingsChanged(node_id=node_id):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from protocol.events import StreamOutcome
 from protocol.gossip import Gossip
 
 from .node import Node
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 SYNC_TIMEOUT_S = 30.0
 """Of the daemon, for a whole sync."""
+
+CONNECT_TIMEOUT_S = 1.5
+HOLD_S = 30.0
+"""Of the daemon's looks: for a connection to stand, and for an answer on it."""
 
 Step = Callable[[Gossip, Gossip], None]
 
@@ -30,6 +35,67 @@ class Streams:
     def sync(self, node: Node, peer: Node) -> None:
         _SyncRun(self._sim, node, peer).begin()
         self.started += 1
+
+    def look(self, node: Node, peer: Node, probe_id: int) -> None:
+        _LookRun(self._sim, node, peer, probe_id).begin()
+
+
+class _LookRun:
+    """A stream probe: the kernel answers for the host, the process for itself. A process that dies
+    or is restarted meanwhile resets the connection; dialling again tells which."""
+
+    def __init__(self, sim: Simulation, node: Node, peer: Node, probe_id: int) -> None:
+        self._sim = sim
+        self._node, self._peer = node, peer
+        self._generations = (node.disk.generation, peer.disk.generation)
+        self._address = peer.address
+        self._probe_id = probe_id
+        self._until_s = sim.world.now + HOLD_S
+
+    def begin(self) -> None:
+        network, world = self._sim.network, self._sim.world
+        there_s = network.leg_s(self._node, self._peer, syn=True)
+        legs_s = there_s + network.leg_s(self._peer, self._node)
+        if legs_s > CONNECT_TIMEOUT_S:
+            self._report_in(CONNECT_TIMEOUT_S, "silent")
+        else:
+            world.at(world.now + legs_s, self._connected)
+
+    def _report_in(self, after_s: float, outcome: StreamOutcome) -> None:
+        world, node = self._sim.world, self._node
+        report = self._sim.processes.stream_probed
+        world.at(world.now + after_s, report, node, self._generations[0], self._probe_id, outcome)
+
+    def _cut(self) -> bool:
+        network = self._sim.network
+        return network.blocked(self._node, self._peer) or network.blocked(self._peer, self._node)
+
+    def _connected(self) -> None:
+        listens = self._peer.gossip is not None and self._peer.address == self._address
+        if self._cut() or not (listens or self._sim.network.conditions.refuses):
+            self._report_in(CONNECT_TIMEOUT_S, "silent")
+        elif not listens:
+            self._report_in(0.0, "refused")
+        else:
+            self._report_in(0.0, "stalled")
+            self._answered()
+
+    def _answered(self) -> None:
+        """TLS and Ping take two round trips more, once the process runs and the link is whole."""
+        peer, world, now = self._peer, self._sim.world, self._sim.world.now
+        if now > self._until_s:
+            self._report_in(0.0, "silent")
+        elif self._cut() or now < peer.paused_until_s:
+            world.at(max(now + 0.2, peer.paused_until_s), self._answered)
+        elif peer.gossip is None or peer.disk.generation != self._generations[1]:
+            self._report_in(0.0, "silent" if peer.gossip else "refused")
+        else:
+            network = self._sim.network
+            legs_s = sum(
+                network.leg_s(one, other)
+                for one, other in 2 * ((self._node, peer), (peer, self._node))
+            )
+            self._report_in(legs_s, "pong")
 
 
 class _SyncRun:

@@ -11,18 +11,25 @@ from edged import eventlog
 from edged.errors import Overloaded
 from edged.eventlog import EventLog
 from protocol.events import (
+    Accused,
     HoldingsChanged,
     IdentityClash,
     MemberDown,
     MemberLeft,
+    MemberRefuted,
     MemberSuspect,
     MemberUp,
     MemberUpdated,
+    Reason,
     RecordsAccepted,
     RecordsPurged,
 )
 from protocol.ids import NodeId
 from protocol.member import Member, Metadata
+
+REASON = Reason(
+    accuser="n7", accusers=2, refusals=1, direct_ms=50, helpers=3, nacks=2, stream="refused"
+)
 
 
 def ticking() -> Callable[[], float]:
@@ -142,10 +149,10 @@ async def test_what_the_gossip_machine_tells(log: EventLog) -> None:
     for event in (
         MemberUp(member),
         MemberUpdated(member),
-        MemberSuspect(member),
-        MemberUpdated(member),
-        MemberSuspect(member),
-        MemberDown(member),
+        MemberSuspect(member, REASON),
+        MemberRefuted(member, REASON),
+        MemberSuspect(member, REASON),
+        MemberDown(member, REASON),
         MemberUp(member),
         MemberUpdated(member),
         MemberLeft(member),
@@ -153,6 +160,7 @@ async def test_what_the_gossip_machine_tells(log: EventLog) -> None:
         RecordsPurged(("a/gone",)),
         HoldingsChanged(member.node_id),
         IdentityClash(9),
+        Accused("n7", "suspect"),
     ):
         log.note(event)
     rows = (await log.read(after=0, limit=100, wait_s=0)).events
@@ -170,15 +178,20 @@ async def test_what_the_gossip_machine_tells(log: EventLog) -> None:
         ("record-accepted", "hello"),
         ("record-forgotten", "gone"),
         ("identity-clash", "n1"),
+        ("accused", "n1"),
     ]
     assert rows[9].detail == "v/hello/ab"
+    assert rows[5].detail == (
+        "accused by n7 and 1 more; own ping unanswered for 50 ms; "
+        "3 helpers asked: 2 heard nothing, 1 were silent; stream refused; refused to 1"
+    )
 
 
 def test_reasons_last_as_long_as_the_suspicion(log: EventLog) -> None:
     member = make_member()
     assert log.reason(member.node_id) == ""
-    log.note(MemberSuspect(member))
-    log.note(MemberDown(member))
-    assert log.reason(member.node_id) != ""
+    log.note(MemberSuspect(member, REASON))
+    log.note(MemberDown(member, REASON))
+    assert log.reason(member.node_id) == REASON.text
     log.note(MemberUp(member))
     assert log.reason(member.node_id) == ""

@@ -22,7 +22,7 @@ from protocol.messages import (
 )
 from protocol.presets import LAN, PRESETS
 from protocol.probing import Health, Prober
-from protocol.suspicion import Suspicion, retransmit_limit, timeout_s, verifiers
+from protocol.suspicion import Evidence, Suspicion, retransmit_limit, timeout_s, verifiers
 from protocol.syncpolicy import IMPATIENCE, PER_INTERVAL_MAX, SyncPolicy
 from protocol.table import Peer, RttEstimate, Table
 from protocol.timers import Timers
@@ -224,8 +224,9 @@ def test_a_probe_asks_helpers_and_then_fails() -> None:
     assert probes.start(target, 10.0) == [], "one probe per member"
     seq = send.messages[0].seq  # type: ignore[union-attr]
     assert timers.at(("probe", seq)) == pytest.approx(10.2)
-    asked, failed = probes.on_deadline(seq)
-    assert failed is None
+    asked, probe, failed = probes.on_deadline(seq)
+    assert not failed
+    assert probe.target is target
     assert len(asked) == 3
     assert all(isinstance(s.messages[0], PingReq) and s.to != NODES[1] for s in asked)
     assert timers.at(("probe", seq)) == 10.5
@@ -235,9 +236,10 @@ def test_a_probe_asks_helpers_and_then_fails() -> None:
     probes.on_nack(seq, NODES[1])
     probes.on_nack(seq + 1, helper)
     assert probes.on_ack(seq, NODES[9], 10.3) is None, "a stranger's ack"
-    _, failed = probes.on_deadline(seq)
-    assert failed is not None
-    probes.blame(failed)
+    _, probe, failed = probes.on_deadline(seq)
+    assert failed
+    assert probe.evidence() == Evidence(direct_ms=200, helpers=3, nacks=1)
+    probes.blame(probe)
     assert probes.health.score == 1, "two of three helpers were silent"
     assert probes.on_ack(seq, NODES[1], 10.6) is None, "late"
 

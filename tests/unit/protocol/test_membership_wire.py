@@ -14,7 +14,7 @@ from protocol_support import (
     node_id,
 )
 
-from protocol import membership as membership_module
+from protocol import joining as joining_module
 from protocol import outbox as outbox_module
 from protocol import probing as probing_module
 from protocol.codec import encode_message, join_messages
@@ -401,7 +401,8 @@ def test_datagrams_waiting_for_the_driver_are_bounded(monkeypatch: pytest.Monkey
 
 
 def test_knocks_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership_module, "SEEDS_MAX", 1)
+    monkeypatch.setattr(joining_module, "SEEDS_MAX", 1)
+    monkeypatch.setattr(joining_module, "KNOWN_AT_ONCE", 0)
     machine = make_gossip(0)
     machine.join([address_of(1), address_of(2)], 0.0)
     for step in range(60):
@@ -410,7 +411,7 @@ def test_knocks_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch)
     while (datagram := machine.poll_transmit()) is not None:
         sent.append(datagram.address)
     assert set(sent) == {address_of(1)}
-    assert len(machine._membership._joining) <= 5
+    assert len(machine._membership._contacts._joining) <= 5
 
 
 def test_more_members_than_the_table_holds_are_refused() -> None:

@@ -1,0 +1,113 @@
+"""Looks at members over TCP on behalf of the gossip machine: connect, TLS, Ping. SPEC §5.3.
+
+The kernel of a stopped process takes the connection, the one of a dead process refuses it, and a
+host that is gone says nothing. A connection that stands is kept until the machine ends the probe:
+it tells the moment the process wakes (it answers) or dies (the kernel resets it). The machine
+bounds how many are open (protocol.streamprobes.OPEN_MAX).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from protocol.events import StreamOutcome, StreamProbe
+from protocol.member import Address, Member
+from protocol.streams import Ping
+
+from ..errors import PeerError
+from ..trust import Trust
+from .streams import shake
+
+CONNECT_TIMEOUT_S: Final = 1.5
+"""A SYN that is lost is sent again after 1 s (RFC 6298 §2.1)."""
+PATIENCE_S: Final = 0.1
+"""From the connection to the handshake, which costs both ends 2.5 ms of CPU (FACTS §4): most
+probes have been answered by datagram until then."""
+HOLD_S: Final = 30.0
+"""No suspicion lasts so long; a backstop."""
+
+Report = Callable[[int, StreamOutcome], None]
+Numeric = Callable[[Address], Address | None]
+
+
+class StreamProber:
+    """`numeric` resolves host names without blocking, or not yet; `report` tells the machine."""
+
+    def __init__(self, trust: Trust, *, numeric: Numeric, report: Report) -> None:
+        self._trust = trust
+        self._numeric = numeric
+        self._report = report
+        self._running: dict[int, trio.CancelScope] = {}
+
+    def start(self, nursery: trio.Nursery, probe: StreamProbe) -> None:
+        self._running[probe.probe_id] = trio.CancelScope()
+        nursery.start_soon(self._run, probe)
+
+    def end(self, probe_id: int) -> None:
+        scope = self._running.get(probe_id)
+        if scope is not None:
+            scope.cancel()
+
+    async def _run(self, probe: StreamProbe) -> None:
+        outcome: StreamOutcome | None = None
+        try:
+            with self._running[probe.probe_id]:
+                outcome = await self._look(probe)
+        finally:
+            del self._running[probe.probe_id]
+        if outcome is not None:
+            self._report(probe.probe_id, outcome)
+
+    async def _look(self, probe: StreamProbe) -> StreamOutcome:
+        """How it ends; reports `stalled` on the way. A connection lost before the handshake may
+        mean a process that died or one that is crowded: dialling again tells."""
+        for _ in range(2):
+            with trio.move_on_after(HOLD_S):
+                transport = await _connect(self._numeric(probe.member.metadata.stream_address))
+                if not isinstance(transport, trio.SocketStream):
+                    return transport
+                async with transport:
+                    self._report(probe.probe_id, "stalled")
+                    await trio.sleep(PATIENCE_S)
+                    if await self._converse(transport, probe.member):
+                        return "pong"
+        return "silent"
+
+    async def _converse(self, transport: trio.SocketStream, member: Member) -> bool:
+        """Whether that very node answers; a member proves itself by its handshake."""
+        try:
+            connection = await shake(transport, self._trust, expected=member.node_id)
+        except PeerError:
+            return False
+        try:
+            await connection.send(Ping(0))
+            return await connection.receive() is not None
+        except PeerError:
+            return False
+        finally:
+            await trio.aclose_forcefully(transport)
+
+
+async def _connect(address: Address | None) -> trio.SocketStream | StreamOutcome:
+    if address is None:
+        return "silent"
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        with trio.move_on_after(CONNECT_TIMEOUT_S):
+            await sock.connect(address)
+            return trio.SocketStream(sock)
+    except ConnectionRefusedError:
+        sock.close()
+        return "refused"
+    except (OSError, ValueError, OverflowError):  # a peer told the address
+        pass
+    except BaseException:
+        sock.close()
+        raise
+    sock.close()
+    return "silent"

@@ -1,0 +1,101 @@
+"""Finding others: seeds when alone, members held down ever and again. SPEC §5.1, §5.5.
+
+Owned by Membership. Bounds: SEEDS_MAX seeds, KNOWN_MAX former members, and the knocks remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from .member import Address
+from .messages import Ping
+from .presets import Knobs
+from .probing import Prober, Send
+from .rng import Rng
+from .table import Peer, Table
+from .timers import Timers
+
+SEEDS_MAX: Final = 64
+KNOWN_MAX: Final = 1024
+KNOWN_AT_ONCE: Final = 8
+"""Former members knocked at per retry, beside the seeds."""
+
+
+class Contacts:
+    def __init__(
+        self,
+        *,
+        own: Peer,
+        table: Table,
+        prober: Prober,
+        knobs: Knobs,
+        rng: Rng,
+        timers: Timers,
+        sends: list[Send],
+        now: float,
+    ) -> None:
+        self._own = own
+        self._table = table
+        self._prober = prober
+        self._knobs = knobs
+        self._rng = rng
+        self._timers = timers
+        self._sends = sends
+        self._seeds: tuple[Address, ...] = ()
+        self._known: list[Address] = []
+        self._tries = 0
+        self._joining: dict[int, None] = {}
+        timers.set(("reconnect", 0), now + (0.5 + rng.random()) * knobs.reconnect_s)
+
+    def join(self, seeds: Sequence[Address], known: Sequence[Address], now: float) -> None:
+        self._seeds = tuple(seeds[:SEEDS_MAX])
+        self._known = list(known[:KNOWN_MAX])
+        self._rng.shuffle(self._known)
+        self._tries = 0
+        self.knock(now)
+
+    def knock(self, now: float) -> None:
+        """Pings every seed, and again until somebody answers; a seed may be this node itself. From
+        the second time on some former members too: the seeds may be gone for good."""
+        if not (self._seeds or self._known) or self._table.others():
+            return
+        targets = dict.fromkeys(self._seeds)
+        if self._tries or not self._seeds:
+            for _ in range(min(KNOWN_AT_ONCE, len(self._known))):
+                address = self._known.pop(0)
+                self._known.append(address)
+                targets[address] = None
+        self._tries += 1
+        if len(self._joining) > 4 * (SEEDS_MAX + KNOWN_AT_ONCE):
+            self._joining = {}
+        for address in targets:
+            if address == self._own.address:
+                continue
+            seq = self._rng.getrandbits(32)
+            self._joining[seq] = None
+            self._sends.append(Send(address, None, (Ping(seq), self._own.alive_message())))
+        self._timers.set(("join", 0), now + self._knobs.join_retry_s)
+
+    def answered(self, seq: int) -> bool:
+        """Whether this ack is a seed's: then the knocking ends."""
+        if seq not in self._joining:
+            return False
+        self._joining = {}
+        self._tries = 0
+        self._timers.cancel(("join", 0))
+        return True
+
+    def reconnect(self, now: float) -> None:
+        """Keeps knocking at members believed down, so that healed partitions meet."""
+        knobs = self._knobs
+        self._timers.set(("reconnect", 0), now + knobs.reconnect_s)
+        gone = [peer for peer in self._table.peers() if peer.state == "down"]
+        total = len(self._table)
+        reachable = 1 + len(self._table.others())
+        chance = max(len(gone) / total, knobs.reconnect_s * knobs.reconnect_rate_hz / reachable)
+        if gone and self._rng.random() < chance:
+            peer = self._rng.sample(gone, 1)[0]
+            ping = self._prober.ping_message()
+            self._sends.append(Send(peer.address, peer.node_id, (ping,)))
+        self.knock(now)

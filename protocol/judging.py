@@ -1,0 +1,228 @@
+"""Suspicions, from the first accusation to acquittal or verdict. SPEC §5.4.
+
+Owned by Membership, which hears the words; this decides what they mean for a suspect and says what
+shall be sent. A node is never declared down by one silent observer alone before the longest
+suspicion has passed, and never without a last look; while that finds the process merely stopped,
+it is given time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .broadcasts import Broadcasts
+from .codec import encode_message
+from .events import Event, MemberDown, MemberSuspect, Reason, StreamOutcome
+from .ids import NodeId
+from .messages import Alive, Down, Left, Suspect
+from .presets import Knobs
+from .probing import Prober, Send
+from .streamprobes import StreamProbes
+from .suspicion import Evidence, Suspicion, verifiers
+from .table import Peer, Table
+from .timers import Timers
+
+
+class Judge:
+    def __init__(
+        self,
+        *,
+        own: Peer,
+        table: Table,
+        prober: Prober,
+        streams: StreamProbes,
+        knobs: Knobs,
+        timers: Timers,
+        broadcasts: Broadcasts,
+        sends: list[Send],
+        events: list[Event],
+    ) -> None:
+        self.muted = False
+        """While old news in bulk (a whole table at join) comes in: it is not passed on."""
+        self._own = own
+        self._table = table
+        self._prober = prober
+        self._streams = streams
+        self._knobs = knobs
+        self._timers = timers
+        self._broadcasts = broadcasts
+        self._sends = sends
+        self._events = events
+        self._counts = prober.counts
+        self._suspects: dict[NodeId, Peer] = {}
+
+    def __len__(self) -> int:
+        """Members under suspicion."""
+        return len(self._suspects)
+
+    # ------------------------------------------------------------ accusation
+    def accuse(
+        self,
+        peer: Peer,
+        accuser: NodeId,
+        *,
+        refused: bool,
+        now: float,
+        first_hand: bool = False,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """`first_hand`: the accuser told this node itself. `evidence`: of this node's own probe."""
+        own = accuser == self._own.node_id
+        suspicion = peer.suspicion
+        fresh = suspicion is None
+        chosen = False
+        if suspicion is None:
+            chosen = self._is_verifier(peer)
+            suspicion = self._open(peer, verifier=chosen, now=now)
+            self._counts.suspicions_raised += own
+        if evidence is not None:
+            suspicion.evidence = evidence
+        news = suspicion.accuse(accuser, refused=refused)
+        if fresh:
+            self._events.append(MemberSuspect(peer.view(), self.reason(peer, now)))
+        if not news:
+            return
+        word = Suspect(peer.raw, peer.generation, peer.incarnation, bytes.fromhex(accuser), refused)
+        self._broadcasts.put(f"s/{peer.node_id}/{accuser}", encode_message(word))
+        if len(suspicion.refused) >= min(2, len(self._table.others())):
+            self.declare_down(peer, self._own.raw, now)
+            return
+        if not suspicion.looking:
+            self._timers.set(("suspect", peer.node_id), suspicion.deadline())
+        if not own and (chosen or (refused and first_hand)):
+            self._verify(peer, suspicion, refused=refused, now=now)
+
+    def _open(self, peer: Peer, *, verifier: bool, now: float) -> Suspicion:
+        suspicion = peer.suspicion = Suspicion(
+            self._knobs, now=now, others=len(self._table.others()) - 1, verifier=verifier
+        )
+        self._suspects[peer.node_id] = peer
+        self._set_state(peer, "suspect", now)
+        self._counts.suspicions += 1
+        return suspicion
+
+    def _verify(self, peer: Peer, suspicion: Suspicion, *, refused: bool, now: float) -> None:
+        """Looks for itself at once. Where a refusal is claimed, by both ways a host can refuse: its
+        second witness makes the verdict, milliseconds after the first."""
+        sends = self._prober.start(peer, now)
+        if refused and self._own.node_id not in suspicion.refused:
+            if not sends:  # a probe runs, whose ping may have been sent before the crash
+                ping = self._prober.ping_message()
+                sends = [Send(peer.address, peer.node_id, (ping,))]
+            if self._knobs.stream_probe:
+                self._streams.start(peer)
+        self._sends += sends
+
+    def _is_verifier(self, peer: Peer) -> bool:
+        nodes = [other.node_id for other in self._table.others()]
+        if len(nodes) <= self._knobs.verifiers:
+            return True
+        nodes.append(self._own.node_id)
+        chosen = verifiers(
+            peer.node_id, peer.generation, peer.incarnation, nodes, self._knobs.verifiers
+        )
+        return self._own.node_id in chosen
+
+    # ------------------------------------------------------------ last look
+    def on_deadline(self, node_id: NodeId, now: float) -> None:
+        """A last look before the verdict. A probe that is under way already is that look."""
+        peer = self._suspects.get(node_id)
+        if peer is None or peer.suspicion is None:
+            return
+        if not self._knobs.last_look:
+            self.declare_down(peer, self._own.raw, now)
+            return
+        peer.suspicion.looking = True
+        self._prober.forget(node_id)
+        room = not self._knobs.stream_probe or self._streams.start(peer)
+        sends = self._prober.start(peer, now, last_look=True) if room else []
+        if not sends:  # too many looks are under way: again when some have ended
+            self._timers.set(("suspect", node_id), now + self._knobs.probe_window_s)
+        self._sends += sends
+
+    def look_failed(self, peer: Peer, now: float) -> None:
+        """No ack. A process that is there and does not run is given until stall_patience_s."""
+        suspicion = peer.suspicion
+        if suspicion is None:
+            return
+        patience_s = suspicion.started_at_s + self._knobs.stall_patience_s
+        if self._streams.outcome(peer.node_id) == "stalled" and now < patience_s:
+            suspicion.looking = False
+            self._counts.stalls_spared += 1
+            look_at = min(now + self._knobs.stall_look_s, patience_s)
+            self._timers.set(("suspect", peer.node_id), look_at)
+            return
+        self.declare_down(peer, self._own.raw, now)
+
+    def look_answered(self, peer: Peer, now: float) -> None:
+        """It lives; it will refute, as each datagram tells it what is said of it."""
+        suspicion = peer.suspicion
+        if suspicion is not None and suspicion.looking:
+            suspicion.looking = False
+            self._timers.set(("suspect", peer.node_id), now + self._knobs.suspicion_min_s)
+
+    def on_stall(self, lag_s: float, now: float) -> None:
+        """This process was stopped: time did not pass for suspicions, and looks begin anew."""
+        for peer in self._suspects.values():
+            suspicion = peer.suspicion
+            if suspicion is not None:
+                suspicion.started_at_s += lag_s
+                if suspicion.looking:
+                    suspicion.looking = False
+                    self._prober.forget(peer.node_id)
+                    again_at = now + self._knobs.direct_timeout_max_s
+                    self._timers.set(("suspect", peer.node_id), again_at)
+
+    # ------------------------------------------------------------ the end of it
+    def declare_down(self, peer: Peer, accuser: bytes, now: float) -> None:
+        """`accuser`: who says so first, this node or the one whose Down was heard."""
+        reason = self.reason(peer, now, accuser=NodeId(accuser.hex()))
+        self.acquit(peer)
+        self._set_state(peer, "down", now)
+        self._counts.deaths += 1
+        self.announce(peer, Down(peer.raw, peer.generation, peer.incarnation, accuser))
+        self._events.append(MemberDown(peer.view(), reason))
+
+    def acquit(self, peer: Peer) -> None:
+        """Ends suspicion, probes and looks of `peer`, and what was being said about it."""
+        suspicion = peer.suspicion
+        self._prober.forget(peer.node_id)
+        self._streams.end(peer.node_id)
+        if suspicion is not None:
+            peer.suspicion = None
+            del self._suspects[peer.node_id]
+            self._timers.cancel(("suspect", peer.node_id))
+            for accuser in (*suspicion.accusers, *suspicion.refused):
+                self._broadcasts.drop(f"s/{peer.node_id}/{accuser}")
+
+    def reason(self, peer: Peer, now: float, *, accuser: NodeId | None = None) -> Reason:
+        suspicion = peer.suspicion
+        stream: StreamOutcome | None = self._streams.outcome(peer.node_id)
+        if suspicion is None:
+            return Reason(accuser=self.name(accuser), accusers=1, refusals=0, stream=stream)
+        first = next(iter(suspicion.accusers), accuser)
+        evidence = suspicion.evidence
+        return Reason(
+            accuser=self.name(first),
+            accusers=len(suspicion.accusers),
+            refusals=len(suspicion.refused),
+            direct_ms=evidence.direct_ms if evidence else None,
+            helpers=evidence.helpers if evidence else 0,
+            nacks=evidence.nacks if evidence else 0,
+            stream=stream,
+            suspected_ms=round(1000 * (now - suspicion.started_at_s)),
+        )
+
+    def name(self, node_id: NodeId | None) -> str:
+        """The member's name, or its id if it is not known."""
+        peer = self._table.get(node_id) if node_id is not None else None
+        return peer.metadata.name if peer is not None else str(node_id or "")
+
+    def announce(self, peer: Peer, word: Alive | Down | Left) -> None:
+        if not self.muted or peer.is_self:
+            self._broadcasts.put(f"m/{peer.node_id}", encode_message(word))
+
+    def _set_state(self, peer: Peer, state: Literal["suspect", "down"], now: float) -> None:
+        self._table.update(
+            peer, generation=peer.generation, incarnation=peer.incarnation, state=state, now=now
+        )
