@@ -258,6 +258,7 @@ class Parts:
                 catalog=self.gossip.catalog,
                 publish=self._publish,
                 members=self.views.members,
+                join=self.gossip_service.join,
                 holders=self.views.holders,
                 on_held=self._on_held,
                 status=self.views.status,

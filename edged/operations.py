@@ -30,6 +30,7 @@ from .activation import Activation
 from .errors import (
     BadRequest,
     BlobNotFound,
+    ConfigError,
     Conflict,
     DigestMismatch,
     Draining,
@@ -72,6 +73,7 @@ class ClusterAccess:
         catalog: Catalog,
         publish: Callable[[Sequence[Record]], None],
         members: Callable[[], tuple[MemberView, ...]],
+        join: Callable[[Sequence[str]], None],
         holders: Callable[[Digest], tuple[HolderView, ...]],
         on_held: Callable[[Digest], None],
         status: Callable[[], StatusView],
@@ -82,6 +84,7 @@ class ClusterAccess:
         self.catalog = catalog
         self.publish = publish
         self.members = members
+        self.join = join
         self.holders = holders
         self.on_held = on_held
         self.status = status
@@ -408,6 +411,13 @@ class Operations:
 
     def members(self) -> tuple[MemberView, ...]:
         return self._cluster.members()
+
+    def join(self, seeds: tuple[str, ...]) -> None:
+        self._check_state()
+        try:
+            self._cluster.join(seeds)
+        except ConfigError as error:
+            raise BadRequest(str(error)) from error
 
     def metrics(self) -> bytes:
         return self._cluster.metrics()

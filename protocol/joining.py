@@ -53,12 +53,13 @@ class Contacts:
         self._known = list(known[:KNOWN_MAX])
         self._rng.shuffle(self._known)
         self._tries = 0
-        self.knock(now)
+        self.knock(now, asked=True)
 
-    def knock(self, now: float) -> None:
+    def knock(self, now: float, *, asked: bool = False) -> None:
         """Pings every seed, and again until somebody answers; a seed may be this node itself. From
-        the second time on some former members too: the seeds may be gone for good."""
-        if not (self._seeds or self._known) or self._table.others():
+        the second time on some former members too: the seeds may be gone for good. Who knows
+        others knocks only when asked to, so that two clusters can become one."""
+        if not (self._seeds or self._known) or (self._table.others() and not asked):
             return
         targets = dict.fromkeys(self._seeds)
         if self._tries or not self._seeds:

@@ -1,7 +1,8 @@
 """The steps of scripts/check: each runs even when one before it failed.
 
 The tests run as two processes side by side. Ends with "N passed, N failed", which a CI reads.
-`--quick` leaves out simulations, sockets, processes, whatever is marked slow, and building guests.
+`--quick` leaves out simulations, sockets, processes, whatever is marked slow, and building guests;
+`--slow` adds what is marked long: minutes of stopped and starved processes.
 Arguments after `--` go to pytest.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from _env import ROOT
 
 PYTEST_TIMEOUT_S = 900.0
+SLOW_TIMEOUT_S = 2700.0
 COVERAGE_PERCENT_MIN = 95
 QUICK = ["tests/tidy", "tests/unit", "tests/property", "tests/conformance"]
 QUICK += ["--ignore", "tests/conformance/test_guests.py"]  # compiles them
@@ -91,7 +93,7 @@ class Suite:
         try:
             status = self._process.wait(max(deadline_s - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
-            print(f"{self.name}: not done after {PYTEST_TIMEOUT_S:.0f} s, killed", flush=True)
+            print(f"{self.name}: not done in time, killed", flush=True)
             status = -1
         self.kill()
         self._output.seek(0)
@@ -112,9 +114,9 @@ class Suite:
         return Counter({kind.rstrip("s"): int(number) for number, kind in found})
 
 
-def run_suites(suites: list[Suite]) -> tuple[bool, Counter[str]]:
+def run_suites(suites: list[Suite], timeout_s: float) -> tuple[bool, Counter[str]]:
     """Waits for all; (whether all passed, tests by outcome)."""
-    deadline_s = time.monotonic() + PYTEST_TIMEOUT_S
+    deadline_s = time.monotonic() + timeout_s
     try:
         passed = [suite.wait(deadline_s) for suite in suites]
     finally:
@@ -129,6 +131,8 @@ def suites_of(options: argparse.Namespace, env: dict[str, str]) -> list[Suite]:
         chosen = ["-m", "not slow", *QUICK] if options.quick else []
         return [Suite("tests", [*chosen, *options.pytest], env, trace=True)]
     rest = [f"--ignore={path}" for path in COMPUTING]
+    if options.slow:
+        rest.append("--long")
     return [
         Suite("protocol", ["--durations=5", *COMPUTING], env, trace=True),
         Suite("node", ["--durations=5", "tests", *rest], env, trace=False),
@@ -149,6 +153,7 @@ def static_steps() -> dict[str, list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/check", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="in under a minute")
+    parser.add_argument("--slow", action="store_true", help="with what takes minutes")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
     steps: list[Step] = []
@@ -167,7 +172,8 @@ def main() -> int:
         record("guests", ok, started_s)
         env["EDGED_REQUIRE_GUESTS"] = "1"
     started_s = time.monotonic()
-    ok, counts = run_suites(suites_of(options, env))
+    timeout_s = SLOW_TIMEOUT_S if options.slow else PYTEST_TIMEOUT_S
+    ok, counts = run_suites(suites_of(options, env), timeout_s)
     record("tests", ok, started_s)
     if not options.quick and not options.pytest:
         started_s = time.monotonic()

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GUESTS = ROOT / ".cache" / "guests"
 TEST_TIMEOUT_S = 120.0
 SLOW_TEST_TIMEOUT_S = 420.0
+LONG_TEST_TIMEOUT_S = 900.0
 # Tracing doubles a simulation's time, and these directories' tests are the long ones.
 UNMEASURED = {"sim", "scenarios", "integration", "chaos", "packaging"}
 
@@ -34,6 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite", action="store_true", help="write the outcomes in tests/scenarios anew"
     )
+    parser.addoption("--long", action="store_true", help="also tests that take minutes each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long") is not None]
+    items[:] = [item for item in items if item.get_closest_marker("long") is None]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,6 +51,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Tests bound their own waits; this is for the one that does not."""
     slow = item.get_closest_marker("slow") is not None
     limit_s = SLOW_TEST_TIMEOUT_S if slow else TEST_TIMEOUT_S
+    if item.get_closest_marker("long") is not None:
+        limit_s = LONG_TEST_TIMEOUT_S
     faulthandler.dump_traceback_later(limit_s, exit=True)
     tracer = sys.gettrace()
     if UNMEASURED & set(item.path.relative_to(ROOT).parts):

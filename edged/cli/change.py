@@ -1,4 +1,4 @@
-"""`edged rollback` and `edged remove`."""
+"""`edged rollback`, `edged remove` and `edged join`."""
 
 from __future__ import annotations
 
@@ -86,3 +86,28 @@ def remove(name: str, yes: bool, as_json: bool, **where: Any) -> None:
         print_json(msgspec.Raw(data))
     else:
         click.echo(f"removed {name}")
+
+
+@click.command(cls=EdgedCommand)
+@click.argument("seeds", nargs=-1, required=True, metavar="HOST:PORT…")
+@target_options
+def join(seeds: tuple[str, ...], as_json: bool, **where: Any) -> None:
+    """Make a node knock at these members: it joins their cluster, and so do all it knows."""
+    import msgspec
+
+    from .target import find_target
+
+    data = (
+        find_target(**where)
+        .control()
+        .call(
+            "POST",
+            "/v1/join",
+            body=json.dumps({"seeds": seeds}).encode(),
+            headers=[("Content-Type", "application/json")],
+        )
+    )
+    if as_json:
+        print_json(msgspec.Raw(data))
+    else:
+        click.echo(f"knocking at {', '.join(seeds)}; edged members shows who answered")

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "status": "edged.cli.show:status",
     "members": "edged.cli.show:members",
     "events": "edged.cli.events:events",
+    "join": "edged.cli.change:join",
     "explain": "edged.cli.show:explain",
     "cluster": "edged.cli.cluster:cluster",
 }

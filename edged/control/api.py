@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from edged.errors import BadRequest, Draining, FunctionNotFound, Overloaded
-from edged.interfaces import DeployRequest, EventSource, Operator
+from edged.interfaces import DeployRequest, EventSource, JoinRequest, Operator
 from protocol.errors import RemoteProtocolError
 from protocol.function import MODULE_BYTES_MAX
 from protocol.ids import parse_function_name
@@ -60,6 +60,7 @@ class Api:
             ("GET", HEALTH_PATH, self.health),
             ("GET", "/v1/status", self.status),
             ("GET", "/v1/members", self.members),
+            ("POST", "/v1/join", self.join),
             ("GET", "/v1/metrics", self.metrics),
             ("GET", "/v1/events", self.events),
             ("PUT", "/v1/modules", self.put_module),
@@ -93,6 +94,11 @@ class Api:
 
     async def members(self, _request: Request) -> Response:
         return json_response({"members": self._operator.members()})
+
+    async def join(self, request: Request) -> Response:
+        wanted = await read_json(request, JoinRequest)
+        self._operator.join(wanted.seeds)
+        return json_response({"seeds": wanted.seeds}, status=202)
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._operator.metrics(), media_type=PROMETHEUS)

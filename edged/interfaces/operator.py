@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -33,6 +33,13 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entrypoint: str = ""
     methods: tuple[str, ...] = ()
     policy: Policy = Policy()
+
+
+class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /v1/join."""
+
+    seeds: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=16)]
+    """host:port of any members."""
 
 
 class VersionView(msgspec.Struct, frozen=True):
@@ -202,6 +209,11 @@ class Operator(Protocol):
     def status(self) -> StatusView: ...
 
     def members(self) -> tuple[MemberView, ...]: ...
+
+    def join(self, seeds: tuple[str, ...]) -> None:
+        """Knocks at these members' addresses (host:port), and again while nobody answers and no
+        other member is known. Raises BadRequest naming the address that is none."""
+        ...
 
     def metrics(self) -> bytes:
         """Prometheus text format."""

@@ -290,6 +290,15 @@ def test_control_and_node_together(run: Any, node: NodeThread) -> None:
     assert (result.exit_code, "leave out" in result.stderr) == (2, True)
 
 
+def test_join(cli: Any, as_json: Any, node: NodeThread) -> None:
+    assert as_json("join", "10.0.0.1:7946")["seeds"] == ["10.0.0.1:7946"]
+    assert "10.0.0.1:7946, b:1" in cli("join", "10.0.0.1:7946", "b:1").stdout
+    assert node.operator.joined == [("10.0.0.1:7946",), ("10.0.0.1:7946", "b:1")]
+    result = cli("join", "nowhere")
+    assert (result.exit_code, "host:port" in result.stderr) == (1, True)
+    assert cli("join").exit_code == 2
+
+
 def test_rollback_to_what_is_not_there(cli: Any, module_file: Path) -> None:
     cli("deploy", module_file)
     result = cli("rollback", "hello", "deadbeef")

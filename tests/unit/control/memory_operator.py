@@ -60,6 +60,7 @@ class MemoryOperator:
         self.table: dict[str, _Function] = {}
         self.counters = Metrics()
         self.following = 0
+        self.joined: list[tuple[str, ...]] = []
         self.bug: Exception | None = None
 
     # ------------------------------------------------------------ modules and functions
@@ -255,6 +256,11 @@ class MemoryOperator:
             running=0,
             repair=RepairReport(0, (), (), (), False),
         )
+
+    def join(self, seeds: tuple[str, ...]) -> None:
+        if not all(seed.rpartition(":")[2].isdigit() for seed in seeds):
+            raise BadRequest("gossip.seeds: write host:port")
+        self.joined.append(seeds)
 
     def members(self) -> tuple[MemberView, ...]:
         return (

@@ -25,6 +25,7 @@ EVERYTHING = [
     ("GET", "/v1/status"),
     ("GET", "/v1/members"),
     ("GET", "/v1/metrics"),
+    ("POST", "/v1/join"),
     ("GET", "/v1/events"),
     ("PUT", "/v1/modules"),
     ("GET", "/v1/functions"),
@@ -123,6 +124,18 @@ async def test_views(node: Node) -> None:
     metrics = await node.client.request("GET", "/v1/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert b"edged_invocations_running" in metrics.body
+
+
+async def test_join(node: Node) -> None:
+    body = msgspec.json.encode({"seeds": ["10.0.0.1:7946", "edge.example:7946"]})
+    answer = await node.client.request("POST", "/v1/join", body=body)
+    assert answer.status == 202
+    assert node.operator.joined == [("10.0.0.1:7946", "edge.example:7946")]
+    for seeds in ([], ["no port"], [":"] * 17, "10.0.0.1:7946", [7946]):
+        body = msgspec.json.encode({"seeds": seeds})
+        answer = await node.client.request("POST", "/v1/join", body=body)
+        check_problem(answer, 400, "bad-request")
+    assert len(node.operator.joined) == 1
 
 
 # ---------------------------------------------------------------- modules

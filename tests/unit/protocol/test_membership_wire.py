@@ -111,6 +111,19 @@ def test_joining_retries_until_a_seed_answers() -> None:
     assert wire.states(1) == {"n1": "alive", "n0": "alive"}
 
 
+def test_two_clusters_become_one_when_a_member_is_told_to_join() -> None:
+    """Although it knows others. Knocking in vain is not repeated, as it is not alone."""
+    wire = Wire(4)
+    wire[1].join([address_of(0)], 0.0)
+    wire[3].join([address_of(2)], 0.0)
+    wire.run(2)
+    assert wire.states(0) == {"n0": "alive", "n1": "alive"}
+    wire[0].join([("10.9.9.9", 1), address_of(3)], wire.now)
+    wire.run(2)
+    for index in range(4):
+        assert wire.states(index) == {f"n{i}": "alive" for i in range(4)}
+
+
 def test_a_silent_death_is_suspected_confirmed_and_declared() -> None:
     wire = Wire(5)
     wire.join_all()
