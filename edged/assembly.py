@@ -37,6 +37,7 @@ from .gateway import Gateway, GatewayLimits
 from .http import bind_tcp
 from .interfaces import FunctionView, NodeState, Peer
 from .journal import Journal
+from .keys import KeyService
 from .network import ExchangeService, GossipService, GossipSockets, StreamServer, bind_gossip
 from .operations import ClusterAccess, Operations
 from .runtime.runtime import WasmtimeRuntime
@@ -249,6 +250,13 @@ class Parts:
             uptime_s=lambda: trio.current_time() - started_s,
             metrics=self._metrics,
         )
+        self.keys = KeyService(
+            self._trust.keyring_keys,
+            path=config.path(config.trust.directory) / "keyring",
+            members=self.gossip.members,
+            install=self._install_keys,
+            note=self.events.add,
+        )
         self.operations = Operations(
             store=self._store,
             runtime=self._runtime,
@@ -291,6 +299,10 @@ class Parts:
                 )
             case _:
                 pass  # views read it from the machine
+
+    def _install_keys(self, keys: tuple[bytes, ...]) -> None:
+        self.gossip.set_keyring(Keyring(keys), trio.current_time())
+        self.gossip_service.notify()
 
     def _forget_removed(self, event: RecordsAccepted) -> None:
         """A function removed elsewhere leaves no log here."""

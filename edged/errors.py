@@ -134,6 +134,10 @@ class FunctionNotFound(EdgedError):
     """No such function (or version) in the catalog."""
 
 
+class KeyNotFound(EdgedError):
+    """The node's keyring has no such key."""
+
+
 class MethodNotAllowed(EdgedError):
     """`extra["allow"]` lists what is."""
 
@@ -236,6 +240,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     InvocationCancelled: ErrorInfo(499, "cancelled", False, "debug", "Invocation cancelled"),
     BadRequest: ErrorInfo(400, "bad-request", False, "debug", "Bad request"),
     FunctionNotFound: ErrorInfo(404, "function-not-found", False, "debug", "Function not found"),
+    KeyNotFound: ErrorInfo(404, "key-not-found", False, "info", "Key not found"),
     MethodNotAllowed: ErrorInfo(405, "method-not-allowed", False, "debug", "Method not allowed"),
     RequestTimeout: ErrorInfo(408, "request-timeout", False, "debug", "Request timeout"),
     LengthRequired: ErrorInfo(411, "length-required", False, "debug", "Length required"),

@@ -26,11 +26,21 @@ def write_file(path: Path, data: bytes, *, secret: bool) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            _sync_directory(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _sync_directory(path: Path) -> None:
+    """So that the file has its name after a power cut too."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def read_file(path: Path, *, secret: bool) -> bytes:

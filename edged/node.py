@@ -112,7 +112,12 @@ class Node:
         config, log = self._config, self._log
         token = read_token(config.path(config.control.token_file))
         control_app = make_control_app(
-            parts.operations, events=parts.events, token=token, log=log, metrics=self._metrics
+            parts.operations,
+            events=parts.events,
+            keys=parts.keys,
+            token=token,
+            log=log,
+            metrics=self._metrics,
         )
         hooks = HttpHooks(
             rejected=lambda reason: self._metrics.http_rejected.labels(reason).inc(),

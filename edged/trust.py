@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
-import secrets
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -38,14 +37,13 @@ from protocol.streams import ALPN
 
 from .errors import ConfigError, PeerError
 from .files import read_file, write_file
+from .keyring import new_key, parse_keyring, read_keyring, write_keyring
 
 CA_DAYS: Final = 3650
 NODE_DAYS: Final = 825
 """What TLS clients last accepted of a public certificate before 2020; renewal keeps the key."""
 BACKDATE: Final = datetime.timedelta(hours=1)
 """Certificates are valid this long before their making: clocks of a fresh cluster differ."""
-KEYRING_KEYS_MAX: Final = 8
-KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def create_ca(directory: Path, *, wall_s: float | None = None) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, None)
     )
-    write_file(directory / "keyring", secrets.token_hex(KEY_BYTES).encode() + b"\n", secret=True)
+    write_keyring(directory / "keyring", [new_key()])
     write_file(directory / "ca.pem", certificate.public_bytes(Encoding.PEM), secret=False)
     write_file(directory / "ca.key", _private_pem(key), secret=True)
 
@@ -122,7 +120,7 @@ def issue_node(
     if _certificate_key(ca, ca_directory / "ca.pem") != public_bytes(ca_key):
         raise ConfigError(f"{ca_directory / 'ca.pem'}: does not belong to ca.key beside it")
     keyring = read_file(ca_directory / "keyring", secret=True)
-    _parse_keyring(keyring, ca_directory / "keyring")
+    parse_keyring(keyring, ca_directory / "keyring")
 
     _make_directory(node_trust_directory)
     key_path = node_trust_directory / "node.key"
@@ -158,7 +156,7 @@ def load_trust(directory: Path, *, wall_s: float | None = None) -> Trust:
     certificate = _read_certificate(directory / "node.pem")
     credential = _read_credential(directory / "credential")
     keyring = directory / "keyring"
-    keys = _parse_keyring(read_file(keyring, secret=True), keyring)
+    keys = read_keyring(keyring)
 
     ca_public_key = _certificate_key(ca, directory / "ca.pem")
     for path, found in (("ca.pem", ca), ("node.pem", certificate)):
@@ -353,21 +351,3 @@ def _read_credential(path: Path) -> Credential:
         )
     except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a credential; issue the node again") from error
-
-
-def _parse_keyring(data: bytes, path: Path) -> tuple[bytes, ...]:
-    """One key per line as 64 hex digits, the first one seals; empty lines do not count."""
-    keys: list[bytes] = []
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            key = bytes.fromhex(line.strip().decode("ascii"))
-        except ValueError as error:  # UnicodeDecodeError is one
-            raise ConfigError(f"{path}: line {number} is not hex") from error
-        if len(key) != KEY_BYTES:
-            raise ConfigError(f"{path}: line {number} has {len(key)} bytes, not {KEY_BYTES}")
-        keys.append(key)
-    if not 0 < len(keys) <= KEYRING_KEYS_MAX or len(set(keys)) != len(keys):
-        raise ConfigError(f"{path}: 1 to {KEYRING_KEYS_MAX} different keys, not {len(keys)}")
-    return tuple(keys)

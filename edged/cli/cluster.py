@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .cluster_keys import keys
 from .common import EdgedCommand, json_option, print_json, progress_console
 
 if TYPE_CHECKING:
-    from edged.cluster.supervisor import Supervisor
     from edged.cluster.views import ClusterStatus, Report
 
 DEFAULT_NAME: Final = "local"
@@ -26,24 +26,13 @@ def cluster() -> None:
     """Clusters of real node processes on this machine, and the trust files of any cluster."""
 
 
+cluster.add_command(keys)
+
+
 def name_option(function: Any) -> Any:
     return click.option(
         "--name", metavar="NAME", help=f"The cluster; default: the newest, or {DEFAULT_NAME!r}."
     )(function)
-
-
-def _existing(boss: Supervisor, name: str | None) -> str:
-    """The cluster meant where none is named. Raises ClusterNotFound."""
-    if name:
-        return name
-    from edged.cluster.state import check_cluster_name
-    from edged.errors import ClusterNotFound
-
-    states = boss.home.load_all()
-    running = [state for state in states if boss.running_nodes(boss.load(state.name))]
-    for found in (*(state.name for state in (*running, *states)), *boss.home.damaged()):
-        return check_cluster_name(found)
-    raise ClusterNotFound("there is no local cluster: edged cluster up makes one")
 
 
 @contextmanager
@@ -212,11 +201,11 @@ def up(
 @json_option
 def down(name: str | None, name_flag: str | None, keep_data: bool, as_json: bool) -> None:
     """Stop a cluster and remove it; also one whose nodes have crashed."""
-    from .target import supervisor
+    from .target import existing, supervisor
 
     boss = supervisor()
     with progress_console().status("stopping"):
-        done = boss.down(_existing(boss, name or name_flag), keep_data=keep_data)
+        done = boss.down(existing(boss, name or name_flag), keep_data=keep_data)
     if as_json:
         print_json(done)
         return
@@ -232,10 +221,10 @@ def down(name: str | None, name_flag: str | None, keep_data: bool, as_json: bool
 @json_option
 def status(name: str | None, as_json: bool) -> None:
     """Show each node of a cluster: whether it runs, and whom it sees."""
-    from .target import supervisor
+    from .target import existing, supervisor
 
     boss = supervisor()
-    _show_status(boss.status(_existing(boss, name)), as_json=as_json)
+    _show_status(boss.status(existing(boss, name)), as_json=as_json)
 
 
 def _show_status(view: ClusterStatus, *, as_json: bool) -> None:
@@ -270,10 +259,10 @@ def _show_status(view: ClusterStatus, *, as_json: bool) -> None:
 @json_option
 def kill(node: str, name: str | None, as_json: bool) -> None:
     """SIGKILL a node, as a crash would; its data stay."""
-    from .target import supervisor
+    from .target import existing, supervisor
 
     boss = supervisor()
-    chosen = _existing(boss, name)
+    chosen = existing(boss, name)
     killed = boss.kill(chosen, node)
     if as_json:
         print_json({"cluster": chosen, "node": node, "pid": killed.pid})
@@ -295,10 +284,10 @@ def kill(node: str, name: str | None, as_json: bool) -> None:
 @json_option
 def restart(node: str, name: str | None, timeout_s: float, as_json: bool) -> None:
     """Stop a node if it runs, and start it with the same data and addresses."""
-    from .target import supervisor
+    from .target import existing, supervisor
 
     boss = supervisor()
-    chosen = _existing(boss, name)
+    chosen = existing(boss, name)
     with _progress(f"restarting {node}") as report:
         started = boss.restart(chosen, node, timeout_s=timeout_s, report=report)
     if as_json:

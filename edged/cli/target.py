@@ -64,13 +64,26 @@ def find_target(
     """Raises ConfigError, ClusterNotFound."""
     if control and (node is None and cluster is None):
         # EDGED_CONTROL is a default, and a node that is named beats it; two names are a mistake.
-        return Target(control, control.rstrip("/"), _token(token_file), "")
+        return Target(control, control.rstrip("/"), read_token(token_file), "")
     if control and control != os.environ.get("EDGED_CONTROL"):
         raise ConfigError("--control names a node already: leave out --node and --cluster")
     boss = supervisor()
     state = boss.load(cluster) if cluster else newest_running(boss)
     found = state.node(node) if node else _first_running(boss, state)
     return Target(found.name, found.control_url, boss.token(state, found), found.gateway_url)
+
+
+def existing(boss: Supervisor, name: str | None) -> str:
+    """The cluster meant where none is named. Raises ClusterNotFound."""
+    if name:
+        return name
+    from edged.cluster.state import check_cluster_name
+
+    states = boss.home.load_all()
+    running = [state for state in states if boss.running_nodes(boss.load(state.name))]
+    for found in (*(state.name for state in (*running, *states)), *boss.home.damaged()):
+        return check_cluster_name(found)
+    raise ClusterNotFound("there is no local cluster: edged cluster up makes one")
 
 
 def newest_running(boss: Supervisor) -> ClusterState:
@@ -94,7 +107,7 @@ def _first_running(boss: Supervisor, state: ClusterState) -> NodeState:
     return running[0]
 
 
-def _token(token_file: str | None) -> str:
+def read_token(token_file: str | None) -> str:
     token = "" if token_file else os.environ.get("EDGED_TOKEN", "").strip()
     source = "EDGED_TOKEN"
     if not token:

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from edged.errors import BadRequest, Draining, FunctionNotFound, Overloaded
-from edged.interfaces import DeployRequest, EventSource, JoinRequest, Operator
+from edged.errors import BadRequest, Draining, FunctionNotFound, KeyNotFound, Overloaded
+from edged.interfaces import DeployRequest, EventSource, JoinRequest, KeyOperator, Operator
 from protocol.errors import RemoteProtocolError
 from protocol.function import MODULE_BYTES_MAX
 from protocol.ids import parse_function_name
@@ -38,6 +38,9 @@ EVENT_SEQ_MAX: Final = 2**53 - 1
 PROMETHEUS: Final = "text/plain; version=0.0.4"
 VERSION_PREFIX: Final = re.compile(r"[0-9a-f]{4,64}\Z")
 
+KEY: Final = re.compile(r"[0-9a-f]{64}\Z")
+KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
+
 Endpoint = Callable[[Request], Awaitable[Response | LogStream]]
 
 
@@ -47,12 +50,19 @@ class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str | None = None
 
 
+class AddKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /v1/keys."""
+
+    key: str
+
+
 class Api:
     """One method per endpoint; each parses its input and hands it to the operator."""
 
-    def __init__(self, operator: Operator, events: EventSource) -> None:
+    def __init__(self, operator: Operator, events: EventSource, keys: KeyOperator) -> None:
         self._operator = operator
         self._events = events
+        self._keys = keys
         self._uploads = UploadBudget()
 
     def routes(self) -> list[Route]:
@@ -63,6 +73,10 @@ class Api:
             ("POST", "/v1/join", self.join),
             ("GET", "/v1/metrics", self.metrics),
             ("GET", "/v1/events", self.events),
+            ("GET", "/v1/keys", self.keys),
+            ("POST", "/v1/keys", self.add_key),
+            ("POST", "/v1/keys/{id}/use", self.use_key),
+            ("DELETE", "/v1/keys/{id}", self.remove_key),
             ("PUT", "/v1/modules", self.put_module),
             ("GET", "/v1/functions", self.functions),
             ("PUT", "/v1/functions/{name}", self.deploy),
@@ -113,6 +127,24 @@ class Api:
         view = await unless_disconnected(request.receive, read)
         return Response(status_code=204) if view is None else json_response(view)  # 204: to nobody
 
+    async def keys(self, _request: Request) -> Response:
+        return json_response(self._keys.view())
+
+    async def add_key(self, request: Request) -> Response:
+        wanted = await read_json(request, AddKeyRequest)
+        if not KEY.match(wanted.key):
+            raise BadRequest("key: 64 lower-case hex digits")  # what came instead stays unsaid
+        change = await self._keys.add(bytes.fromhex(wanted.key))
+        return json_response(change, status=201 if change.changed else 200)
+
+    async def use_key(self, request: Request) -> Response:
+        change = await self._keys.use(_key_id(request), force=_flag(request, "force"))
+        return json_response(change)
+
+    async def remove_key(self, request: Request) -> Response:
+        change = await self._keys.remove(_key_id(request), force=_flag(request, "force"))
+        return json_response(change)
+
     async def put_module(self, request: Request) -> Response:
         expected = expected_digest(request)
         with self._uploads.share() as share:
@@ -156,11 +188,9 @@ class Api:
         name = _known_name(request)
         tail = _number(request, "tail", TAIL_MAX)
         tail = TAIL_DEFAULT if tail is None else tail
-        follow = request.query_params.get("follow", "0")
-        if follow not in ("0", "1"):
-            raise BadRequest(f"follow = {follow[:80]!r}: 0 or 1")
-        lines = self._operator.logs(name, tail=0 if follow == "1" else tail)
-        if follow == "1":  # the call above has raised FunctionNotFound where there is none
+        follow = _flag(request, "follow")
+        lines = self._operator.logs(name, tail=0 if follow else tail)
+        if follow:  # the call above has raised FunctionNotFound where there is none
             return LogStream(self._operator.follow(name, tail=tail))
         return Response(ndjson(lines), media_type=NDJSON.decode(), headers=COMMON)
 
@@ -186,6 +216,22 @@ def _known_name(request: Request) -> str:
         return parse_function_name(request.path_params["name"])
     except RemoteProtocolError as error:
         raise FunctionNotFound(f"no function {error.detail}") from error
+
+
+def _flag(request: Request, name: str) -> bool:
+    """Raises BadRequest."""
+    text = request.query_params.get(name, "0")
+    if text not in ("0", "1"):
+        raise BadRequest(f"{name} = {text[:80]!r}: 0 or 1")
+    return text == "1"
+
+
+def _key_id(request: Request) -> str:
+    """Raises KeyNotFound for ids that no key can have."""
+    text: str = request.path_params["id"]
+    if not KEY_ID.match(text):
+        raise KeyNotFound(f"no key {text[:80]!r}: a key id has 8 lower-case hex digits")
+    return text
 
 
 def _number(request: Request, name: str, largest: int) -> int | None:

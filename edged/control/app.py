@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edged.errors import ConfigError, EdgedError, MethodNotAllowed, Unauthorized, info_of
-from edged.interfaces import EventSource, Operator
+from edged.interfaces import EventSource, KeyOperator, Operator
 from edged.telemetry import Log, Metrics
 
 from .api import HEALTH_PATH, Api
@@ -25,14 +25,20 @@ from .responses import error_response, plain_problem
 
 
 def make_control_app(
-    operator: Operator, *, events: EventSource, token: str, log: Log, metrics: Metrics
+    operator: Operator,
+    *,
+    events: EventSource,
+    keys: KeyOperator,
+    token: str,
+    log: Log,
+    metrics: Metrics,
 ) -> ASGIApp:
     """Serves one node's operator API. `token` must not be empty."""
     if not token:
         raise ConfigError("the control token is empty; remove its file and start again")
     errors = _Errors(log, metrics)
     app = Starlette(
-        routes=Api(operator, events).routes(),
+        routes=Api(operator, events, keys).routes(),
         exception_handlers={
             HTTPException: errors.of_http,
             EdgedError: errors.expected,

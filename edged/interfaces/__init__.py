@@ -7,6 +7,7 @@ clock unless the name says otherwise.
 
 from .events import EventKind, EventRow, EventSource, EventsView
 from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
+from .keys import KeyChange, KeyOperator, KeysView, MemberKeys
 from .operator import (
     Deployed,
     DeployRequest,
@@ -61,8 +62,12 @@ __all__ = [
     "Invocation",
     "InvocationResult",
     "JoinRequest",
+    "KeyChange",
+    "KeyOperator",
+    "KeysView",
     "LoadedModule",
     "LogLine",
+    "MemberKeys",
     "MemberView",
     "ModuleInfo",
     "ModuleStored",

@@ -17,6 +17,7 @@ from edged.eventlog import EventLog
 from edged.http import HttpLimits, bind_tcp, serve
 from edged.telemetry import Metrics, make_log
 from protocol.ids import digest_of
+from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MAGIC, MemoryOperator
 
 TOKEN = "integration-token"
@@ -62,6 +63,7 @@ async def served() -> AsyncIterator[Served]:
     app = make_control_app(
         operator,
         events=EventLog(node="n1", generation=1),
+        keys=MemoryKeys().service,
         token=TOKEN,
         log=logger,
         metrics=Metrics(),

@@ -19,6 +19,7 @@ from edged.http import HttpLimits, bind_tcp, serve
 from edged.interfaces import ModuleStored
 from edged.telemetry import Metrics, make_log
 from protocol.ids import Digest
+from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MemoryOperator
 
 TOKEN = "a-token-of-the-test"
@@ -80,6 +81,7 @@ class NodeThread:
 
     def __init__(self) -> None:
         self.operator = ExportingOperator()
+        self.keys = MemoryKeys()
         self.events = EventLog(node="n1", generation=1)
         self.log = io.StringIO()
         self._started: queue.Queue[Any] = queue.Queue()
@@ -105,7 +107,12 @@ class NodeThread:
     async def _main(self) -> None:
         log = make_log("n1", stream=self.log)
         app = make_control_app(
-            self.operator, events=self.events, token=TOKEN, log=log, metrics=Metrics()
+            self.operator,
+            events=self.events,
+            keys=self.keys.service,
+            token=TOKEN,
+            log=log,
+            metrics=Metrics(),
         )
         limits = HttpLimits(linger_s=1.0)
         async with trio.open_nursery() as nursery:

@@ -9,6 +9,7 @@ from edged.control import make_control_app
 from edged.eventlog import EventLog
 from edged.telemetry import Metrics, make_log
 from tests.unit.control.asgi_client import Answer, Client
+from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MAGIC, MemoryOperator
 
 TOKEN = "correct-horse"
@@ -19,11 +20,13 @@ class Node:
     def __init__(self) -> None:
         self.operator = MemoryOperator()
         self.events = EventLog(node="n1", generation=1)
+        self.keys = MemoryKeys()
         self.metrics = Metrics()
         self.log = io.StringIO()
         self.app = make_control_app(
             self.operator,
             events=self.events,
+            keys=self.keys.service,
             token=TOKEN,
             log=make_log("n1", level="debug", stream=self.log),
             metrics=self.metrics,

@@ -18,6 +18,7 @@ from edged.telemetry import Metrics, make_log
 from protocol.ids import digest_of
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.harness import TOKEN, WASM, Node, check_problem
+from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MemoryOperator
 
 # ---------------------------------------------------------------- authentication
@@ -27,6 +28,10 @@ EVERYTHING = [
     ("GET", "/v1/metrics"),
     ("POST", "/v1/join"),
     ("GET", "/v1/events"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("POST", "/v1/keys/00000000/use"),
+    ("DELETE", "/v1/keys/00000000"),
     ("PUT", "/v1/modules"),
     ("GET", "/v1/functions"),
     ("PUT", "/v1/functions/a"),
@@ -94,6 +99,7 @@ def test_an_empty_token_is_refused() -> None:
         make_control_app(
             MemoryOperator(),
             events=EventLog(node="n1", generation=1),
+            keys=MemoryKeys().service,
             token="",
             log=make_log("n"),
             metrics=Metrics(),
@@ -239,6 +245,7 @@ async def test_uploads_together_are_bounded(node: Node, monkeypatch: pytest.Monk
     app = make_control_app(
         MemoryOperator(),
         events=EventLog(node="n1", generation=1),
+        keys=MemoryKeys().service,
         token=TOKEN,
         log=make_log("n", stream=io.StringIO()),
         metrics=Metrics(),
