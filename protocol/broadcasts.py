@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from .messages import SINCE
+
 ITEMS_MAX: Final = 2048
 _LOOK_MAX: Final = 48
 """Items looked at per datagram once one did not fit."""
@@ -41,8 +43,13 @@ class Broadcasts:
         if sent is not None:
             del self._tiers[sent][key]
 
-    def take(self, budget_bytes: int, count_max: int, *, limit: int) -> list[bytes]:
-        """Updates that fit, each counted as sent once more; after `limit` times one is done."""
+    def clear(self) -> None:
+        self._tiers = [{}]
+        self._sent = {}
+
+    def take(self, budget_bytes: int, count_max: int, *, limit: int, wire: int) -> list[bytes]:
+        """Updates that fit, each counted as sent once more; after `limit` times one is done. What
+        a receiver that speaks `wire` would not understand is counted and left out."""
         taken: list[tuple[str, bytes, int]] = []
         looked = 0
         for sent, tier in enumerate(self._tiers):
@@ -63,4 +70,4 @@ class Broadcasts:
                     self._tiers.append({})
                 self._tiers[sent + 1][key] = data
                 self._sent[key] = sent + 1
-        return [data for _, data, _ in taken]
+        return [data for _, data, _ in taken if SINCE.get(data[1], 1) <= wire]

@@ -1,7 +1,7 @@
 """Bytes to messages and back, with limits. Arbitrary bytes raise only RemoteProtocolError.
 
 Messages of a datagram are encoded one by one when they are made, so that an update sent eight
-times is encoded once; a payload is their concatenation behind a fixed-width array header. §4.3.
+times is encoded once; a payload is their concatenation behind an array header. SPEC §4.6.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from .messages import (
     SyncPush,
     SyncRequest,
 )
-from .seal import PAYLOAD_BYTES_MAX
+from .seal import DATAGRAM_BYTES_MAX, PAYLOAD_BYTES_MAX, SHORT_BYTES, TAG_BYTES
 
 _ARRAY16: Final = Struct(">BH")
 FRAME_BYTES: Final = _ARRAY16.size
-"""Of a payload before its first message."""
+"""At most, of a payload before its first message."""
+_FEW: Final = 15
+"""Messages that a one-byte array header can count."""
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - FRAME_BYTES
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _packet_decoder: Final = msgspec.msgpack.Decoder(tuple[Message, ...])
+_raw_decoder: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, ...])
 _sync_decoder: Final = msgspec.msgpack.Decoder(SyncPayload)
 
 S = TypeVar("S", SyncRequest, SyncAnswer, SyncPush)
@@ -44,10 +47,19 @@ def join_messages(parts: Sequence[bytes]) -> bytes:
     """The payload of a datagram made of encoded messages.
 
     Raises LocalProtocolError over the limits."""
-    payload = _ARRAY16.pack(0xDC, len(parts)) + b"".join(parts)
-    if len(parts) > MESSAGES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
+    count = len(parts)
+    header = bytes((0x90 | count,)) if count <= _FEW else _ARRAY16.pack(0xDC, count)
+    payload = header + b"".join(parts)
+    if count > MESSAGES_MAX or len(payload) > DATAGRAM_BYTES_MAX - SHORT_BYTES - TAG_BYTES:
         raise LocalProtocolError(f"{len(parts)} messages, {len(payload)} bytes")
     return payload
+
+
+def message_sizes(payload: bytes) -> list[int]:
+    """Encoded bytes of each message of a payload that decode_packet took."""
+    if payload[0] == 0x91:
+        return [len(payload) - 1]
+    return [len(memoryview(raw)) for raw in _raw_decoder.decode(payload)]
 
 
 def decode_packet(payload: bytes) -> tuple[Message, ...]:

@@ -19,7 +19,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .broadcasts import Broadcasts
 from .catalog import Catalog
-from .codec import MESSAGE_BYTES_MAX, decode_packet, decode_sync, encode_message, encode_sync
+from .codec import (
+    MESSAGE_BYTES_MAX,
+    decode_packet,
+    decode_sync,
+    encode_message,
+    encode_sync,
+    message_sizes,
+)
+from .description import Description
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import (
     Datagram,
@@ -48,6 +56,7 @@ from .messages import (
     HoldingsUpdate,
     Left,
     MemberRow,
+    Message,
     Nack,
     News,
     Pad,
@@ -65,11 +74,12 @@ from .outbox import ROUND_KEY, Outbox
 from .presets import LAN, Knobs
 from .records import Record, Verified
 from .rng import Rng
-from .seal import SENDERS_MAX, Keyring, Opened, Seal
+from .seal import WIRE_VERSION, Keyring, Opened, Seal
 from .statistics import Statistics
 from .sync import Sync
 from .syncpolicy import SyncPolicy
 from .timers import Timers
+from .traffic import Traffic
 
 HOUSEKEEPING_S: Final = 60.0
 BULK_ITEMS: Final = 32
@@ -85,8 +95,8 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Boot epoch: above every one this node id ever used, else nonces repeat. A driver persists
     it and starts with max(persisted + 1, Unix ms), which also survives a lost data directory."""
     knobs: Knobs = LAN
-    senders_max: int = SENDERS_MAX
-    """Replay windows and derived keys kept (about 1 KB each)."""
+    wire_version: int = WIRE_VERSION
+    """The highest to speak; below WIRE_VERSION only to see how versions mix."""
 
 
 class Gossip:
@@ -103,6 +113,8 @@ class Gossip:
         wall_ms: int,
     ) -> None:
         """Raises LocalProtocolError (configuration), RemoteProtocolError (credential)."""
+        if not 1 <= config.wire_version <= WIRE_VERSION:
+            raise LocalProtocolError(f"wire version {config.wire_version}")
         if not 0 < config.generation <= GENERATION_MAX:
             raise LocalProtocolError(f"generation {config.generation}")
         if config.metadata.name != credential.name:
@@ -111,20 +123,24 @@ class Gossip:
         self.node_id: Final = credential.node_id
         self.catalog: Final = Catalog(anchor, private_key, credential)
         self.holdings: Final = Holdings(self.node_id, config.generation)
-        self._keyring = keyring
         self._load = 0
+        self._description = Description(
+            config.metadata, keyring, config.wire_version, config.knobs, now
+        )
+        self._traffic = Traffic()
         self._timers = Timers()
         self._broadcasts = Broadcasts()
-        self._seal = Seal(keyring, self.node_id, config.generation, senders_max=config.senders_max)
+        self._seal = Seal(keyring, self.node_id, config.generation, wire=config.wire_version)
         self._membership = Membership(
             node_id=self.node_id,
             generation=config.generation,
-            metadata=self._complete(config.metadata),
+            metadata=self._description.metadata(),
             knobs=config.knobs,
             rng=rng,
             timers=self._timers,
             broadcasts=self._broadcasts,
             ack=self._ack,
+            doubt=self._seal.links.doubt,
             now=now,
         )
         own = self._membership.own
@@ -137,6 +153,8 @@ class Gossip:
             rng=rng,
             timers=self._timers,
             own=own.raw,
+            wire=config.wire_version,
+            traffic=self._traffic,
         )
         self._sync = Sync(own, self._table, self.catalog, self.holdings)
         self._policy = SyncPolicy(config.knobs, now)
@@ -162,11 +180,26 @@ class Gossip:
         self._settle(now)
 
     def set_metadata(self, metadata: Metadata, now: float) -> None:
-        """Raises LocalProtocolError if the name is not the credential's."""
+        """At once, or as soon as the budget of description.py allows; what is set last counts.
+        `keyring` and `wire` are filled in.
+
+        Raises LocalProtocolError if the name is not the credential's."""
         if metadata.name != self._membership.own.metadata.name:
             raise LocalProtocolError("a node's name is its credential's")
-        self._membership.set_metadata(self._complete(metadata), now)
+        self._description.wished = metadata
+        self._describe(now, urgent=False)
         self._settle(now)
+
+    def _describe(self, now: float, *, urgent: bool) -> None:
+        metadata = self._description.metadata()
+        self._timers.cancel(("metadata", 0))
+        if metadata == self._membership.own.metadata:
+            return
+        ready_at = self._description.ready_at(self._table, now, urgent=urgent)
+        if ready_at > now:
+            self._timers.set(("metadata", 0), ready_at)
+        else:
+            self._membership.set_metadata(metadata, now)
 
     def set_load(self, share: float) -> None:
         """Busy share of this node's capacity, 0 to 1. It travels in Acks: no datagram is sent for
@@ -175,12 +208,10 @@ class Gossip:
 
     def set_keyring(self, keyring: Keyring, now: float) -> None:
         """In force at once; members learn its ids from this node's metadata."""
-        self._keyring = keyring
         self._seal.set_keyring(keyring)
-        self.set_metadata(self._membership.own.metadata, now)
-
-    def _complete(self, metadata: Metadata) -> Metadata:
-        return msgspec.structs.replace(metadata, keyring="".join(self._keyring.ids))
+        self._description.keyring = keyring
+        self._describe(now, urgent=True)
+        self._settle(now)
 
     def _ack(self, seq: int) -> Ack:
         return Ack(seq, self.state_digest() & 0xFFFFFFFF, self._load)
@@ -220,6 +251,8 @@ class Gossip:
                 self._outbox.round(now)
             elif key[0] == "resync":
                 self._want_sync(NodeId(str(key[1])), now, forced=True)
+            elif key[0] == "metadata":
+                self._describe(now, urgent=False)
             elif key[0] == "house":
                 self._housekeeping(now, wall_ms)
             else:
@@ -241,7 +274,7 @@ class Gossip:
     def keyring_ids(self) -> tuple[str, ...]:
         """Of the keys in force here, 8 hex digits each, the one that seals first. What members
         have is in their Metadata.keyring."""
-        return self._keyring.ids
+        return self._description.keyring.ids
 
     def members(self) -> tuple[Member, ...]:
         """Everyone known, this node first, gone ones included."""
@@ -263,10 +296,15 @@ class Gossip:
     def statistics(self) -> Statistics:
         states = Counter(peer.state for peer in self._table.peers())
         return Statistics(
-            datagrams_received=self._counts["received"],
-            datagrams_sent=self._outbox.sent,
-            bytes_received=self._counts["received_bytes"],
-            bytes_sent=self._outbox.sent_bytes,
+            datagrams_received=self._traffic.received.datagrams,
+            datagrams_sent=self._traffic.sent.datagrams,
+            bytes_received=self._traffic.received.bytes,
+            bytes_sent=self._traffic.sent.bytes,
+            messages_received=self._traffic.received.messages(),
+            messages_sent=self._traffic.sent.messages(),
+            message_bytes_received=self._traffic.received.message_bytes(),
+            message_bytes_sent=self._traffic.sent.message_bytes(),
+            transmits_queued=len(self._outbox),
             transmits_lost=self._outbox.lost,
             updates_lost=self._broadcasts.dropped,
             updates_queued=len(self._broadcasts),
@@ -291,22 +329,29 @@ class Gossip:
         messages = decode_packet(opened.payload)
         self._check_sender(opened)
         self._seal.commit(opened)
-        self._counts["received"] += 1
-        self._counts["received_bytes"] += len(data)
+        self._traffic.note_received(len(data), messages, message_sizes(opened.payload))
         if self._membership.has_left:
             return
         # News first: probes are answered, and digests compared, in the light of it.
         probes: list[ProbeMessage] = []
-        introduced = False
+        bytes_max = 0 if opened.bound else len(data)
         for message in messages:
-            if isinstance(message, (Ping, Ack, PingReq, Nack)):
+            if bytes_max and not self._proves_itself(message):
+                self._refused["unbound"] += 1
+            elif isinstance(message, (Ping, Ack, PingReq, Nack)):
                 probes.append(message)
             elif not isinstance(message, Pad):
-                introduced |= isinstance(message, Alive) and message.node.hex() == opened.sender
                 self._item(message, opened.sender, now, wall_ms)
         for probe in probes:
-            self._probe(probe, opened.sender, source, now, introduced=introduced)
+            self._probe(probe, opened, source, now, bytes_max)
         self._settle(now)
+
+    def _proves_itself(self, message: Message) -> bool:
+        """Whether it may stand in what could be a recording: nothing that changes more than this
+        node's own incarnation may."""
+        if isinstance(message, (Suspect, Down)):
+            return message.node == self._membership.own.raw
+        return isinstance(message, (Ping, Pad))
 
     def _check_sender(self, opened: Opened) -> None:
         if opened.sender == self.node_id:
@@ -337,16 +382,18 @@ class Gossip:
     def _probe(
         self,
         message: ProbeMessage,
-        sender: NodeId,
+        opened: Opened,
         source: Address,
         now: float,
-        *,
-        introduced: bool,
+        bytes_max: int,
     ) -> None:
+        sender = opened.sender
         try:
             match message:
                 case Ping():
-                    self._membership.on_ping(message, sender, source, introduce=introduced)
+                    self._membership.on_ping(
+                        message, sender, source, generation=opened.generation, bytes_max=bytes_max
+                    )
                 case Ack():
                     equal = message.digest == self.state_digest() & 0xFFFFFFFF
                     if self._policy.mismatch(equal, now):

@@ -56,8 +56,8 @@ class Contacts:
         self.knock(now, asked=True)
 
     def knock(self, now: float, *, asked: bool = False) -> None:
-        """Pings every seed, and again until somebody answers; a seed may be this node itself. From
-        the second time on some former members too: the seeds may be gone for good. Who knows
+        """At every seed, and again until somebody answers; a seed may be this node itself. From the
+        second time on at some former members too: the seeds may be gone for good. Who knows
         others knocks only when asked to, so that two clusters can become one."""
         if not (self._seeds or self._known) or (self._table.others() and not asked):
             return
@@ -75,7 +75,7 @@ class Contacts:
                 continue
             seq = self._rng.getrandbits(32)
             self._joining[seq] = None
-            self._sends.append(Send(address, None, (Ping(seq), self._own.alive_message())))
+            self._sends.append(Send(address, None, (Ping(seq),)))
         self._timers.set(("join", 0), now + self._knobs.join_retry_s)
 
     def answered(self, seq: int) -> bool:

@@ -62,6 +62,7 @@ class Membership:
         timers: Timers,
         broadcasts: Broadcasts,
         ack: Callable[[int], Ack],
+        doubt: Callable[[bytes], None],
         now: float,
     ) -> None:
         self.table = Table()
@@ -82,7 +83,7 @@ class Membership:
             own, generation=generation, incarnation=0, state="alive", now=now, metadata=metadata
         )
         timers.set(("round", 0), now + rng.random() * knobs.probe_interval_s)
-        self.prober = Prober(knobs, rng, timers, self.table, ack)
+        self.prober = Prober(knobs, rng, timers, self.table, ack, doubt)
         self.counts = self.prober.counts
         self.streams = StreamProbes(self.events)
         self._contacts = Contacts(
@@ -200,18 +201,23 @@ class Membership:
             self.table.remove(peer)
 
     # ------------------------------------------------------------ probing
-    def on_ping(self, ping: Ping, sender: NodeId, source: Address, *, introduce: bool) -> None:
-        """`introduce`: the sender may not know this node."""
+    def on_ping(
+        self, ping: Ping, sender: NodeId, source: Address, *, generation: int, bytes_max: int
+    ) -> None:
+        """From this generation of the sender. `bytes_max`: 0, or the length of the datagram if it
+        was for any generation of this node: then the sender may not know this one."""
         ack: list[Message] = [self._ack(ping.seq)]
-        if introduce or self.table.get(sender) is None:
+        known = self.table.get(sender)
+        if bytes_max or known is None or known.generation != generation:
             ack.append(self.own.alive_message())
-        self.sends.append(Send(source, sender, tuple(ack)))
+        self.sends.append(Send(source, sender, tuple(ack), generation, bytes_max))
 
     def on_ack(self, ack: Ack, sender: NodeId, now: float) -> None:
         peer = self.table.get(sender)
         if peer is not None:
             peer.load = ack.load
         if self._contacts.answered(ack.seq):
+            self.judge.announce(self.own, self.own.alive_message())
             self.syncs.append(sender)
             return
         probe = self.prober.on_ack(ack.seq, sender, now)

@@ -1,4 +1,4 @@
-"""Every message on the wire, as frozen tagged structs with their limits. SPEC §4.3, §5–§7.
+"""Every message on the wire, as frozen tagged structs with their limits. SPEC §4.6, §5–§7.
 
 A datagram's payload is an array of `Message`; a sync payload is one `SyncRequest`, `SyncAnswer`
 or `SyncPush`. Node ids and digests are raw bytes here and hex text everywhere else. Decoding
@@ -134,6 +134,14 @@ class Pad(_Wire, frozen=True, tag=12):
 
     zeros: Annotated[bytes, Meta(max_length=1200)]
 
+
+ALIVE_BYTES_MAX: Final = 640
+ACK_BYTES_MAX: Final = 14
+ACCUSATION_BYTES_MAX: Final = 53
+"""Encoded, with every field at its longest."""
+
+SINCE: Final[dict[int, int]] = {}
+"""Tag of a message → the wire version that brought it, where that is not 1."""
 
 ProbeMessage = Ping | Ack | PingReq | Nack
 Word = Alive | Suspect | Down | Left

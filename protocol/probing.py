@@ -28,12 +28,16 @@ _SEQ_MASK: Final = 0xFFFFFFFF
 
 
 class Send(msgspec.Struct, frozen=True):
-    """Messages for one datagram; pending updates fill the rest of it. `to` is None where nobody
-    known is meant (seeds)."""
+    """Messages for one datagram; pending updates fill the rest of it."""
 
     address: Address
     to: NodeId | None
+    """None where nobody known is meant (seeds)."""
     messages: tuple[Message, ...]
+    generation: int = 0
+    """Of `to`, by the datagram that this answers; else the table knows it."""
+    bytes_max: int = 0
+    """The length of the datagram that this answers, if that may have been a recording."""
 
 
 class Probe:
@@ -92,7 +96,13 @@ class Health:
 
 class Prober:
     def __init__(
-        self, knobs: Knobs, rng: Rng, timers: Timers, table: Table, ack: Callable[[int], Ack]
+        self,
+        knobs: Knobs,
+        rng: Rng,
+        timers: Timers,
+        table: Table,
+        ack: Callable[[int], Ack],
+        doubt: Callable[[bytes], None],
     ) -> None:
         self._knobs = knobs
         self._rng = rng
@@ -100,6 +110,9 @@ class Prober:
         self._table = table
         self._ack = ack
         """Makes the Ack of a seq, with this node's digest and load."""
+        self._doubt = doubt
+        """Tells the seal that a member may have restarted: what is bound to the generation we know
+        would not reach it."""
         self.health = Health(knobs.health_max)
         self.counts = ProbeCounts()
         self._seq = rng.getrandbits(32)
@@ -167,6 +180,7 @@ class Prober:
             self.counts.probes_failed += 1
             return [], probe, True
         probe.asked = True
+        self._doubt(probe.target.raw)
         self._timers.set(("probe", seq), probe.deadline_s)
         able = [
             peer

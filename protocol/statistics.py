@@ -47,6 +47,13 @@ class Statistics(msgspec.Struct, frozen=True):
     bytes_received: int
     bytes_sent: int
     """UDP payload bytes."""
+    messages_received: dict[str, int]
+    messages_sent: dict[str, int]
+    """By type (traffic.NAMES)."""
+    message_bytes_received: dict[str, int]
+    message_bytes_sent: dict[str, int]
+    """By type, and traffic.ENVELOPE for what is around them; together all the bytes."""
+    transmits_queued: int
     transmits_lost: int
     updates_lost: int
     """By overflow of the broadcast queue."""

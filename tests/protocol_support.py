@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.catalog import Catalog
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event, StreamProbe, SyncWanted
+from protocol.events import Datagram, Event, StreamProbe, SyncWanted
 from protocol.function import FunctionSpec, encode_spec, version_of
 from protocol.gossip import Gossip, GossipConfig
 from protocol.identity import ROLES, Credential, Role, TrustAnchor, issue_credential, public_bytes
@@ -18,7 +18,7 @@ from protocol.ids import FunctionName, NodeId, VersionId, digest_of
 from protocol.member import Address, Metadata
 from protocol.presets import LAN, Knobs
 from protocol.records import Record, encode_alias, encode_version, sign_record
-from protocol.seal import Keyring
+from protocol.seal import WIRE_VERSION, Keyring
 
 WALL_MS = 1_800_000_000_000
 NOT_AFTER_S = 4_000_000_000
@@ -111,6 +111,7 @@ def make_gossip(
     address: Address | None = None,
     key: bytes = CLUSTER_KEY,
     roles: tuple[Role, ...] = ROLES,
+    wire: int = WIRE_VERSION,
 ) -> Gossip:
     name = f"n{index}"
     return Gossip(
@@ -118,6 +119,7 @@ def make_gossip(
             metadata=metadata_of(name, address or address_of(index)),
             generation=generation,
             knobs=knobs,
+            wire_version=wire,
         ),
         Keyring([key]),
         anchor(),
@@ -132,9 +134,17 @@ def make_gossip(
 class Wire:
     """Machines that hear each other at once; `cut` addresses hear and say nothing."""
 
-    def __init__(self, count: int, *, knobs: Knobs = LAN) -> None:
+    def __init__(
+        self, count: int, *, knobs: Knobs = LAN, wires: tuple[int, ...] = (WIRE_VERSION,)
+    ) -> None:
+        """`wires`: versions of the machines, in turn."""
         self.now = 0.0
-        self.machines = {address_of(i): make_gossip(i, knobs=knobs) for i in range(count)}
+        self.machines = {
+            address_of(i): make_gossip(i, knobs=knobs, wire=wires[i % len(wires)])
+            for i in range(count)
+        }
+        self.tape: list[tuple[Address, Datagram]] = []
+        """Every datagram sent, and by whom."""
         self.cut: set[Address] = set()
         self.refuse = False
         self.events: list[tuple[str, Event]] = []
@@ -162,6 +172,7 @@ class Wire:
         busy = False
         while (datagram := machine.poll_transmit()) is not None:
             busy = True
+            self.tape.append((address, datagram))
             target = self.machines.get(datagram.address)
             if address in self.cut or datagram.address in self.cut:
                 continue

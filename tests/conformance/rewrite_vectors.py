@@ -1,5 +1,5 @@
 """Makes protocol/vectors/*.json anew: python tests/conformance/rewrite_vectors.py. Only when the
-wire changes on purpose: the version in the seal's header changes with it."""
+wire changes on purpose."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ from protocol.records import encode_record, encode_version, sign_record  # noqa:
 from protocol.seal import Keyring, Seal, key_id, sender_key  # noqa: E402
 
 A, B = bytes.fromhex(node_id("n0")), bytes.fromhex(node_id("n1"))
+OTHER_KEY = bytes(range(32, 64))
 METADATA = metadata_of("n0", ("127.0.0.1", 7946))
 ALIVE = Alive(A, 7, 3, METADATA)
 SPEC = spec_bytes("vector")
@@ -66,7 +67,7 @@ def message_cases() -> list[Case]:
         ("ping", "5.3", Ping((1 << 32) - 1)),
         ("ack", "5.3", Ack(1, (1 << 32) - 1, 255)),
         ("ack, idle", "5.3", Ack(1, 0, 0)),
-        ("pad", "4.3", Pad(bytes(3))),
+        ("pad", "4.6", Pad(bytes(3))),
         ("indirect probe", "5.3", PingReq(3, B, ("::1", 7946))),
         ("nack", "5.3", Nack(3)),
         ("alive", "5.2", ALIVE),
@@ -118,37 +119,87 @@ def message_cases() -> list[Case]:
         ("129 messages", packed([[4, 1]] * 129)),
     ]
     cases += [
-        {"name": name, "spec": "4.3", "hex": data.hex(), "ok": False, "code": "codec"}
+        {"name": name, "spec": "4.6", "hex": data.hex(), "ok": False, "code": "codec"}
         for name, data in bad
     ]
     return cases
 
 
+def bad_datagrams(long: bytes, small: bytes) -> list[tuple[str, bytes]]:
+    """Two good ones, altered."""
+    return [
+        ("seal-short", long[:55]),
+        ("seal-short", small[:25]),
+        ("seal-short", b""),
+        ("seal-long", long + bytes(1200)),
+        ("seal-magic", b"xx" + long[2:]),
+        ("seal-magic", b"\xe3" + small[1:] + bytes(30)),
+        ("seal-version", long[:2] + b"\x02" + long[3:]),
+        ("seal-flags", long[:3] + b"\x03" + long[4:]),
+        ("seal-flags", long[:3] + b"\x0a" + long[4:]),
+        ("seal-key", long[:4] + bytes(4) + long[8:]),
+        ("seal-key", small[:1] + bytes([small[1] ^ 1]) + small[2:]),
+        ("seal-session", small[:2] + bytes(4) + small[6:]),
+        ("seal-open", long[:-1] + bytes([long[-1] ^ 1])),
+        ("seal-open", long[:3] + b"\x02" + long[4:]),
+        ("seal-open", long[:41] + bytes([long[41] ^ 1]) + long[42:]),
+        ("seal-open", long[:8] + B + long[24:]),
+        ("seal-open", small[:-1] + bytes([small[-1] ^ 1])),
+        ("seal-open", small[:9] + b"\x01" + small[10:]),
+    ]
+
+
 def datagram_file() -> Case:
-    seal = Seal(Keyring([CLUSTER_KEY]), node_id("n0"), 7)
-    payload = join_messages([encode_message(Ping(1)), encode_message(ALIVE)])
-    good = seal.seal(payload)
-    bad = [
-        ("seal-short", good[:54]),
-        ("seal-long", good + bytes(1200)),
-        ("seal-magic", b"xx" + good[2:]),
-        ("seal-version", good[:2] + b"\x02" + good[3:]),
-        ("seal-key", good[:3] + bytes(4) + good[7:]),
-        ("seal-open", good[:-1] + bytes([good[-1] ^ 1])),
-        ("seal-open", good[:40] + bytes([good[40] ^ 1]) + good[41:]),
-        ("seal-open", good[:7] + B + good[23:]),
+    """Sealed by n0 in generation 7 for n1 in generation 9, whose link to n0 stands."""
+    ring = Keyring([CLUSTER_KEY, OTHER_KEY])
+    payload = join_messages([encode_message(Ping(1)), encode_message(Pad(bytes(20)))])
+
+    def sealed(receiver: bytes, generation: int, *, known: bool, counter: int = 0) -> bytes:
+        seal = Seal(ring, node_id("n0"), 7)
+        seal._counter = counter
+        return seal.seal(payload, receiver, generation, known=known)
+
+    def short(counter: int, *, generation: int = 9, ring: Keyring = ring) -> bytes:
+        seal = Seal(ring, node_id("n0"), 7)
+        seal._counter = counter
+        return seal.seal_short(payload, B, generation)
+
+    good = [
+        ("long, to anyone", 0, False, False, sealed(b"", 0, known=False)),
+        ("long, to a node", 1, False, False, sealed(B, 0, known=False, counter=1)),
+        ("long, to a generation", 2, True, False, sealed(B, 9, known=False, counter=2)),
+        ("long, to one that is known", 1 << 40, True, True, None),
+        ("short", 3, True, True, short(3)),
+        ("short, counter over 32 bits", (1 << 32) + 5, True, True, short((1 << 32) + 5)),
+        ("short, second key", 4, True, True, short(4, ring=Keyring([OTHER_KEY]))),
+    ]
+    bad = bad_datagrams(sealed(B, 9, known=True), short(0))
+    bad += [
+        ("seal-open", sealed(A, 0, known=False)),
+        ("seal-open", sealed(B, 8, known=True)),
+        ("seal-open", short(0, generation=8)),
     ]
     return {
-        "cluster_key": CLUSTER_KEY.hex(),
+        "cluster_keys": [CLUSTER_KEY.hex(), OTHER_KEY.hex()],
         "key_id": key_id(CLUSTER_KEY).hex(),
         "sender": node_id("n0"),
         "generation": 7,
-        "counter": 0,
+        "receiver": node_id("n1"),
+        "receiver_generation": 9,
         "sender_key": sender_key(CLUSTER_KEY, A, 7).hex(),
         "payload": payload.hex(),
-        "hex": good.hex(),
-        "spec": "4.1",
-        "bad": [{"spec": "4.2", "code": code, "hex": data.hex()} for code, data in bad],
+        "good": [
+            {
+                "name": name,
+                "spec": "4.2",
+                "counter": counter,
+                "bound": bound,
+                "known": known,
+                "hex": (data or sealed(B, 9, known=True, counter=counter)).hex(),
+            }
+            for name, counter, bound, known, data in good
+        ],
+        "bad": [{"spec": "4.4", "code": code, "hex": data.hex()} for code, data in bad],
     }
 
 
@@ -221,7 +272,7 @@ def main() -> None:
     folder = ROOT / "protocol" / "vectors"
     for name, value in (
         ("messages", message_cases()),
-        ("datagram", datagram_file()),
+        ("datagrams", datagram_file()),
         ("records", record_file()),
         ("syncs", sync_cases()),
     ):

@@ -15,10 +15,9 @@ from protocol.identity import TrustAnchor
 from protocol.ids import NodeId
 from protocol.messages import SyncAnswer, SyncPush, SyncRequest
 from protocol.records import decode_record, encode_record, verify_record
-from protocol.seal import Keyring, Seal, key_id, sender_key
+from protocol.seal import Keyring, Opened, Seal, key_id, sender_key
 
 PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
-RECEIVER = NodeId("00" * 16)
 KINDS = {kind.__name__: kind for kind in (SyncRequest, SyncAnswer, SyncPush)}
 
 
@@ -26,7 +25,7 @@ def load(name: str) -> Any:
     return json.loads((PROTOCOL / "vectors" / f"{name}.json").read_text())
 
 
-MESSAGES, DATAGRAM, RECORDS, SYNCS = map(load, ("messages", "datagram", "records", "syncs"))
+MESSAGES, DATAGRAMS, RECORDS, SYNCS = map(load, ("messages", "datagrams", "records", "syncs"))
 
 
 @pytest.mark.parametrize("case", MESSAGES, ids=lambda case: case["name"])
@@ -41,23 +40,38 @@ def test_messages(case: dict[str, Any]) -> None:
     assert caught.value.code == case["code"]
 
 
-def test_the_datagram_is_sealed_and_opened() -> None:
-    key = bytes.fromhex(DATAGRAM["cluster_key"])
-    sender, generation = NodeId(DATAGRAM["sender"]), DATAGRAM["generation"]
-    assert key_id(key).hex() == DATAGRAM["key_id"]
-    assert sender_key(key, bytes.fromhex(sender), generation).hex() == DATAGRAM["sender_key"]
-    payload, data = bytes.fromhex(DATAGRAM["payload"]), bytes.fromhex(DATAGRAM["hex"])
-    assert Seal(Keyring([key]), sender, generation).seal(payload) == data
-    opened = Seal(Keyring([key]), RECEIVER, 1).open(data)
-    assert (opened.sender, opened.generation, opened.counter) == (sender, generation, 0)
-    assert opened.payload == payload
+def receiver() -> Seal:
+    """The vectors' receiver, which knows their sender."""
+    ring = Keyring([bytes.fromhex(key) for key in DATAGRAMS["cluster_keys"]])
+    seal = Seal(ring, NodeId(DATAGRAMS["receiver"]), DATAGRAMS["receiver_generation"])
+    seal.links.told(bytes.fromhex(DATAGRAMS["sender"]), DATAGRAMS["generation"], 0)
+    return seal
 
 
-@pytest.mark.parametrize("case", DATAGRAM["bad"], ids=lambda case: case["code"])
+def test_keys_are_derived() -> None:
+    key, sender = bytes.fromhex(DATAGRAMS["cluster_keys"][0]), bytes.fromhex(DATAGRAMS["sender"])
+    assert key_id(key).hex() == DATAGRAMS["key_id"]
+    assert sender_key(key, sender, DATAGRAMS["generation"]).hex() == DATAGRAMS["sender_key"]
+
+
+@pytest.mark.parametrize("case", DATAGRAMS["good"], ids=lambda case: case["name"])
+def test_datagrams(case: dict[str, Any]) -> None:
+    seal, data = receiver(), bytes.fromhex(case["hex"])
+    counter = case["counter"]
+    if counter >> 32:
+        near = Opened(NodeId(DATAGRAMS["sender"]), 7, counter - 3, b"", True, True)
+        seal.commit(near)
+    opened = seal.open(data)
+    assert (opened.sender, opened.generation) == (DATAGRAMS["sender"], DATAGRAMS["generation"])
+    assert (opened.counter, opened.bound, opened.known) == (counter, case["bound"], case["known"])
+    assert opened.payload.hex() == DATAGRAMS["payload"]
+    assert decode_packet(opened.payload)
+
+
+@pytest.mark.parametrize("case", DATAGRAMS["bad"], ids=lambda case: case["code"])
 def test_bad_datagrams(case: dict[str, str]) -> None:
-    receiver = Seal(Keyring([bytes.fromhex(DATAGRAM["cluster_key"])]), RECEIVER, 1)
     with pytest.raises(RemoteProtocolError) as caught:
-        receiver.open(bytes.fromhex(case["hex"]))
+        receiver().open(bytes.fromhex(case["hex"]))
     assert caught.value.code == case["code"]
 
 
@@ -94,6 +108,6 @@ def test_every_vector_cites_a_rule_that_exists() -> None:
     headings = set(
         re.findall(r"^#+ §(\d+(?:\.\d+)*)", (PROTOCOL / "SPEC.md").read_text(), re.MULTILINE)
     )
-    cited = {case["spec"] for case in [*MESSAGES, *SYNCS, *DATAGRAM["bad"], DATAGRAM]}
+    cited = {case["spec"] for case in [*MESSAGES, *SYNCS, *DATAGRAMS["bad"], *DATAGRAMS["good"]]}
     cited |= {case["spec"] for case in [*RECORDS["good"], *RECORDS["bad"]]}
     assert cited <= headings, sorted(cited - headings)

@@ -55,7 +55,8 @@ from protocol.messages import (
     SyncRequest,
 )
 from protocol.records import decode_record, encode_record, verify_record
-from protocol.seal import WINDOW_BITS, Keyring, Seal
+from protocol.replay import WINDOW_BITS
+from protocol.seal import Keyring, Seal
 from protocol.table import RANK
 
 u32 = st.integers(0, (1 << 32) - 1)
@@ -198,7 +199,11 @@ def test_a_machine_takes_any_well_formed_words_of_an_insider(
     now = 0.0
     for batch in ([hello], several, several):
         now += random.Random(seed).random()
-        data = seal.seal(join_messages([encode_message(message) for message in batch]))
+        data = seal.seal(
+            join_messages([encode_message(message) for message in batch]),
+            bytes.fromhex(machine.node_id),
+            1,
+        )
         machine.receive_datagram(data, address_of(1), now, WALL_MS)
         machine.on_timer(now, WALL_MS)
         while (datagram := machine.poll_transmit()) is not None:
@@ -384,7 +389,8 @@ def test_no_word_brings_back_an_older_generation(said: list[tuple[str, int, int]
             word = Down(subject, generation, incarnation, accuser)
         else:
             word = Left(subject, generation, incarnation)
-        data = seal.seal(join_messages([encode_message(word)]))
+        payload = join_messages([encode_message(word)])
+        data = seal.seal(payload, bytes.fromhex(machine.node_id), 1)
         machine.receive_datagram(data, address_of(1), 0.0, WALL_MS)
         member = machine.member(node_id("n2"))
         now = member.generation if member is not None else 0

@@ -72,26 +72,26 @@ def test_broadcasts_go_out_least_sent_first_and_end() -> None:
     queue = Broadcasts()
     queue.put("a", b"aaaa")
     queue.put("b", b"bb")
-    assert queue.take(5, 9, limit=2) == [b"aaaa"]
-    assert queue.take(9, 9, limit=2) == [b"bb", b"aaaa"]
-    assert queue.take(9, 9, limit=2) == [b"bb"]
-    assert queue.take(9, 9, limit=2) == []
+    assert queue.take(5, 9, limit=2, wire=2) == [b"aaaa"]
+    assert queue.take(9, 9, limit=2, wire=2) == [b"bb", b"aaaa"]
+    assert queue.take(9, 9, limit=2, wire=2) == [b"bb"]
+    assert queue.take(9, 9, limit=2, wire=2) == []
     assert len(queue) == 0
     queue.put("a", b"old")
     queue.put("a", b"new")
-    assert queue.take(99, 9, limit=1) == [b"new"]
+    assert queue.take(99, 9, limit=1, wire=2) == [b"new"]
     queue.drop("a")
 
 
 def test_broadcasts_are_bounded_and_the_most_sent_goes() -> None:
     queue = Broadcasts(items_max=2)
-    queue.put("a", b"a")
-    queue.take(9, 9, limit=9)
-    queue.put("b", b"b")
-    queue.put("c", b"c")
+    queue.put("a", b"aa")
+    queue.take(9, 9, limit=9, wire=2)
+    queue.put("b", b"bb")
+    queue.put("c", b"cc")
     assert queue.dropped == 1
-    assert queue.take(9, 9, limit=9) == [b"b", b"c"]
-    assert queue.take(9, 1, limit=9) == [b"b"]
+    assert queue.take(9, 9, limit=9, wire=2) == [b"bb", b"cc"]
+    assert queue.take(9, 1, limit=9, wire=2) == [b"bb"]
 
 
 def test_big_updates_do_not_make_the_search_long() -> None:
@@ -99,7 +99,7 @@ def test_big_updates_do_not_make_the_search_long() -> None:
     for number in range(500):
         queue.put(str(number), b"x" * 100)
     queue.put("small", b"s")
-    assert queue.take(50, 9, limit=2) == [], "the small one is beyond what is looked at"
+    assert queue.take(50, 9, limit=2, wire=2) == [], "the small one is beyond what is looked at"
 
 
 def test_the_suspicion_formula() -> None:
@@ -200,7 +200,10 @@ def prober(members: int) -> tuple[Prober, Table, Timers]:
     table, timers = Table(), Timers()
     for index in range(members):
         add(table, index)
-    return Prober(LAN, random.Random(1), timers, table, lambda seq: Ack(seq, 7, 9)), table, timers
+    probes = Prober(
+        LAN, random.Random(1), timers, table, lambda seq: Ack(seq, 7, 9), lambda raw: None
+    )
+    return probes, table, timers
 
 
 def test_each_round_visits_everyone_once() -> None:

@@ -56,9 +56,17 @@ class Insider:
 
     def say(self, machine: Gossip, *messages: Message, now: float = 0.0) -> None:
         payload = join_messages([encode_message(message) for message in messages])
-        machine.receive_datagram(
-            self._seal.seal(payload), self.address, now, WALL_MS + int(now * 1000)
-        )
+        own = machine.members()[0]
+        receiver = bytes.fromhex(own.node_id)
+        sealed = self._seal.seal(payload, receiver, own.generation, known=True)
+        machine.receive_datagram(sealed, self.address, now, WALL_MS + int(now * 1000))
+
+    def knock(self, machine: Gossip, *messages: Message, now: float = 0.0) -> int:
+        """As `say`, bound to nobody; its length."""
+        payload = join_messages([encode_message(message) for message in messages])
+        data = self._seal.seal(payload)
+        machine.receive_datagram(data, self.address, now, WALL_MS + int(now * 1000))
+        return len(data)
 
 
 def states(machine: Gossip) -> dict[str, str]:
@@ -141,7 +149,7 @@ def test_refusals_of_two_are_believed_at_once() -> None:
     wire.refuse = True
     wire.run(1)
     del wire.machines[address_of(4)]
-    wire.run(1.2)
+    wire.run(2.1)  # a whole round of everyone's
     assert [wire.states(index)["n4"] for index in range(4)] == ["down"] * 4
 
 
@@ -214,7 +222,7 @@ def test_metadata_spreads_as_a_new_incarnation() -> None:
     member = wire[0].member(node_id("n1"))
     assert member is not None
     keyring = "".join(wire[1].keyring_ids)
-    assert member.metadata == msgspec.structs.replace(changed, keyring=keyring)
+    assert member.metadata == msgspec.structs.replace(changed, keyring=keyring, wire=2)
     assert member.incarnation == 1
     assert wire.seen("n0", MemberUpdated)
     with pytest.raises(LocalProtocolError):
