@@ -46,6 +46,8 @@ class Processes:
         self.refused: Counter[str] = Counter()
         self.overflown = 0
         """Datagrams that found a full socket."""
+        self.accepted_s: dict[int, float] = {}
+        """By node: when it first accepted records since somebody cleared this."""
         self.events_max = 0
         """Most events of one input."""
 
@@ -185,6 +187,7 @@ class Processes:
                 sim.streams.look(node, sim.by_id(member.node_id), probe_id)
             case RecordsAccepted(records=records):
                 self._world.note(kind, node.index, b"".join(key.encode() for key, _ in records))
+                self.accepted_s.setdefault(node.index, self._world.now)
                 self._save(node, tuple(records))
             case RecordsPurged(keys=keys):
                 self._save(node, tuple((key, None) for key in keys))

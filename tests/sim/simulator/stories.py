@@ -172,6 +172,36 @@ def storm(sim: Simulation, seconds: float, faults: Faults, formed: bool) -> Resu
     }
 
 
+def scale(sim: Simulation, seconds: float, faults: Faults, formed: bool) -> Results:
+    """A large cluster at work for exactly `seconds`: it idles, a function is deployed, some of the
+    processes die, all is watched by the checkers."""
+    _begin(sim, faults, formed)
+    start_s = sim.now
+    sim.run(seconds / 6)
+    idle_bytes = sim.network.datagram_bytes / len(sim.nodes) / (seconds / 6)
+    sim.deploy(sim.rng.choice(sim.nodes), "hello")
+    deployed_s = sim.now
+    sim.run(seconds / 6)
+    spread_s = max(sim.processes.accepted_s.values()) - deployed_s
+    victims = sim.rng.sample(sim.nodes, max(1, len(sim.nodes) // 500))
+    for victim in victims:
+        sim.kill(victim)
+    died_s = sim.now
+    sim.run(start_s + seconds - sim.now)
+    told_s = [at_s for victim in victims for at_s in sim.checks.downs[victim.index].values()]
+    if len(told_s) != len(victims) * len(sim.up()):
+        sim.fail(f"{len(told_s)} of {len(victims) * len(sim.up())} know of a death")
+    if not sim.checks.catalogs_agree():
+        sim.fail(f"not all have the function: {sim.checks.describe()}")
+    sim.checks.watch()
+    return {
+        "idle_payload_bytes_s": idle_bytes,
+        "spread_s": spread_s,
+        "deaths": len(victims),
+        "known_s": max(told_s) - died_s,
+    }
+
+
 STORIES: dict[str, Story] = {
     "steady": steady,
     "kill": kill,
@@ -179,5 +209,6 @@ STORIES: dict[str, Story] = {
     "lossy": lossy,
     "pauses": pauses,
     "leave": leave,
+    "scale": scale,
     "storm": storm,
 }
