@@ -58,15 +58,25 @@ def test_true_deaths_are_told_from_false_ones() -> None:
 
 def test_a_pause_explains_only_if_long_and_recent_and_the_victims() -> None:
     log = calm_log()
-    log.paused(1, 90.0, 90.0 + 5)
+    log.paused(1, 80.0, 95.0)
     accuracy = accuracy_of(log)
-    assert accuracy.declared(0, 1, GENERATION, 90.5).why == ""
+    assert accuracy.declared(0, 1, GENERATION, 87.0).why == ""
     assert accuracy.declared(0, 1, GENERATION, 95.0).why == "paused"
     assert accuracy.declared(1, 0, GENERATION, 95.0).why == ""
     late_s = 95.0 + explains_s(LAN)
     assert accuracy.declared(0, 1, GENERATION, late_s).why == ""
     log.paused(2, 90.0, 90.0 + accuracy.pause_tolerated_s)
-    assert accuracy.declared(0, 2, GENERATION, 95.0).why == ""
+    assert accuracy.declared(0, 2, GENERATION, 99.0).why == ""
+
+
+def test_a_shorter_pause_explains_where_the_network_is_bad() -> None:
+    log = calm_log()
+    log.network(Cuts(), Conditions(loss=0.1), 50.0)
+    log.paused(1, 80.0, 83.0)
+    log.paused(2, 80.0, 81.0)
+    accuracy = accuracy_of(log)
+    assert accuracy.declared(0, 1, GENERATION, 83.0).why == "paused"
+    assert accuracy.declared(0, 2, GENERATION, 83.0).why == ""
 
 
 def test_loss_explains_only_when_it_is_heavy() -> None:
