@@ -4,6 +4,7 @@ joining, not of what comes after, and cost a million first meetings."""
 from __future__ import annotations
 
 from protocol.codec import encode_sync
+from protocol.gossip import Gossip
 from protocol.messages import Alive, MemberRow, SyncPush
 
 from .node import Node
@@ -16,9 +17,10 @@ ROWS_MAX = 4000
 def start_formed(sim: Simulation) -> None:
     """Starts all; each is told of all others before it does anything."""
     gossips = [(node, sim.make(node)) for node in sim.nodes]
+    words = [_alive(node, gossip) for node, gossip in gossips]
     pushes = [
         encode_sync(SyncPush(members=rows, records=(), holdings=(), more=False))
-        for rows in _rows(sim)
+        for rows in _rows(words)
     ]
     teller = sim.nodes[0].node_id
     for node, gossip in gossips:
@@ -30,10 +32,13 @@ def start_formed(sim: Simulation) -> None:
         sim.begin(node, gossip)
 
 
-def _rows(sim: Simulation) -> list[tuple[MemberRow, ...]]:
-    rows = [MemberRow("alive", _alive(sim, node)) for node in sim.nodes]
+def _rows(words: list[Alive]) -> list[tuple[MemberRow, ...]]:
+    rows = [MemberRow("alive", word) for word in words]
     return [tuple(rows[at : at + ROWS_MAX]) for at in range(0, len(rows), ROWS_MAX)]
 
 
-def _alive(sim: Simulation, node: Node) -> Alive:
-    return Alive(bytes.fromhex(node.node_id), node.disk.generation, 0, sim.metadata(node))
+def _alive(node: Node, gossip: Gossip) -> Alive:
+    """What the node says of itself."""
+    own = gossip.member(node.node_id)
+    assert own is not None
+    return Alive(bytes.fromhex(node.node_id), own.generation, own.incarnation, own.metadata)
