@@ -12,7 +12,10 @@ from typing import Final
 import msgspec
 import trio
 
+from protocol.catalog import SavedRecord
+from protocol.errors import RemoteProtocolError
 from protocol.events import (
+    AgreementMoved,
     Event,
     IdentityClash,
     MemberDown,
@@ -30,7 +33,7 @@ from protocol.seal import Keyring
 
 from .activation import Activation
 from .config import Config, parse_address
-from .errors import FunctionNotFound
+from .errors import FunctionNotFound, StoreError
 from .eventlog import EventLog, function_of
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
@@ -47,6 +50,8 @@ from .telemetry import Log, Metrics
 from .trust import Trust
 from .views import Views, address_text
 
+AGREEMENT: Final = "agreement"
+"""Key in the store's meta table of what AgreementMoved last gave."""
 READY_MARGIN_S: Final = 30.0
 """The gateway's own backstop comes so much after a request's wait for its function's code."""
 
@@ -183,9 +188,15 @@ class Parts:
 
     def _recall(self) -> None:
         """Takes the catalog and the holdings from disk."""
-        loaded = self.gossip.catalog.load(self._store.load_records(), wall_ms=wall_ms())
+        rows = [SavedRecord(key, encoded) for key, encoded in self._store.load_records()]
+        loaded = self.gossip.catalog.load(rows, wall_ms=wall_ms())
         for key, error in loaded.refused:
             self._log.error("record on disk refused", key=key, why=str(error))
+        if saved := self._store.get_meta(AGREEMENT):
+            try:
+                self.gossip.resume(saved, trio.current_time(), wall_ms())
+            except RemoteProtocolError as error:
+                self._log.error("agreement on disk is damaged", reason=str(error))
         self.obsolete_records = loaded.drop
         """Keys of records on disk that can never be of use again."""
         for blob in self._store.blobs():
@@ -292,6 +303,8 @@ class Parts:
                 )
             case RecordsAccepted():
                 self._forget_removed(event)
+            case AgreementMoved():
+                await self._save_agreement(event)
             case IdentityClash():
                 self._log.error(
                     "another process runs under this node's identity; stop one of them",
@@ -303,6 +316,13 @@ class Parts:
     def _install_keys(self, keys: tuple[bytes, ...]) -> None:
         self.gossip.set_keyring(Keyring(keys), trio.current_time())
         self.gossip_service.notify()
+
+    async def _save_agreement(self, event: AgreementMoved) -> None:
+        """Lost, it makes this node more careful after a long absence, nothing else."""
+        try:
+            await self._store.set_meta(AGREEMENT, event.saved)
+        except StoreError as error:
+            self._log.warning("agreement not saved", reason=str(error))
 
     def _forget_removed(self, event: RecordsAccepted) -> None:
         """A function removed elsewhere leaves no log here."""

@@ -305,9 +305,9 @@ class Operations:
             abi=current.spec.abi,
             module=module,
             module_bytes=current.spec.module_bytes,
-            deployed_at_s=current.alias.wall_ms / 1000,
-            deployed_by=current.alias.credential.name,
-            versions=len(self._cluster.catalog.versions(name)),
+            deployed_at_s=current.deployed_ms / 1000,
+            deployed_by=current.signer_name,
+            versions=self._cluster.catalog.version_count(name),
             state=(
                 "mapped"
                 if self._activation.is_mapped(module)

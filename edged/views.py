@@ -133,7 +133,7 @@ class Views:
             target=self._runtime.target,
             artifact_key=self._runtime.artifact_key,
             members=self.member_counts(),
-            functions=len(self._gossip.catalog.functions()),
+            functions=self._gossip.catalog.function_count(),
             catalog=f"{self._gossip.catalog.state_digest():016x}",
             blobs=len(blobs),
             blob_bytes=sum(blob.size_bytes for blob in blobs),

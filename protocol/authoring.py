@@ -13,10 +13,11 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .clock import HybridClock, check_skew
+from .entries import Entry
 from .function import version_of
 from .identity import Credential, TrustAnchor
 from .ids import FunctionName, VersionId
-from .records import Record, RecordKind, Verified, encode_alias, encode_version, sign_record
+from .records import Record, RecordKind, encode_alias, encode_version, sign_record
 
 VERSIONS_KEPT: Final = 64
 """Live versions per function; a deploy above it removes the one deployed longest ago."""
@@ -28,8 +29,8 @@ class FunctionState:
     __slots__ = ("alias", "versions")
 
     def __init__(self) -> None:
-        self.alias: Verified | None = None
-        self.versions: dict[VersionId, Verified] = {}
+        self.alias: Entry | None = None
+        self.versions: dict[VersionId, Entry] = {}
 
     @property
     def target(self) -> VersionId | None:
@@ -80,9 +81,9 @@ class Author:
         """A version that is here becomes current and keeps its place in history; [] if it is."""
         if state.means(version):
             return []
-        known = state.versions[version]
+        known = state.versions[version].version()
         return [
-            self.version(name, known.spec_bytes, wall_ms=wall_ms, deployed=known.deployed),
+            self.version(name, known.spec, wall_ms=wall_ms, deployed=known.deployed),
             self.alias(name, version, wall_ms=wall_ms),
         ]
 

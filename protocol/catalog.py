@@ -9,43 +9,37 @@ still agree, and outside the bounds of live records: a removal always has room. 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
-from struct import Struct
 from typing import Final, NamedTuple
 
-from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .authoring import Author, FunctionState
-from .clock import HybridClock, hlc_wall_ms
+from .buckets import BucketDigests, bucket_of, buckets_of
+from .clock import SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
+from .entries import ITEM, Entry, key_hash
 from .errors import LocalProtocolError, RemoteProtocolError
 from .function import FunctionSpec, decode_spec
 from .identity import Credential, TrustAnchor
-from .ids import FunctionName, NodeId, VersionId, digest_of, parse_function_name
-from .records import (
-    Record,
-    Verified,
-    decode_record,
-    encode_record,
-    record_key,
-    verify_record,
-)
+from .ids import FunctionName, VersionId, parse_function_name
+from .records import Record, Verified, decode_record, encode_record, record_key, verify_record
 
-RECORDS_MAX: Final = 16_384
-NAMES_MAX: Final = 4_096
+__all__ = ["ITEM", "Catalog", "Current", "Loaded", "VersionRow", "key_hash"]
+
+RECORDS_MAX: Final = 65_536
+"""10,000 functions with their aliases and five versions each."""
+NAMES_MAX: Final = 16_384
 BYTES_MAX: Final = 64 * 1024 * 1024
-"""All three of live records."""
-TOMBSTONES_MAX: Final = 8_192
-"""Above it the one known longest is given up. With RECORDS_MAX live ones and all members a sync
-request stays below SYNC_BYTES_MAX."""
+"""All three of live records: 1 KiB each on average; the smallest function has 1.1 KiB in two."""
+TOMBSTONES_MAX: Final = 65_536
+"""A full catalog can be removed whole. Above it those with the least (hlc, key) are given up: the
+same ones everywhere, so that nodes which have room for all do not teach each other in circles."""
 TOMBSTONE_MS: Final = 48 * 3600 * 1000
-"""A node that stays away longer than this may bring a removed function back."""
+"""Who stays away longer is judged by those who stayed (continuity)."""
 CURABLE: Final = frozenset({"catalog-full", "signature", "spec"})
 """Why a record on disk may be refused today and hold tomorrow: there was no room, the trust
 directory was another cluster's, a later edged wrote it."""
-
-ITEM: Final = Struct(">QQI")
-"""One record in a sync summary: key hash, hlc, low bits of the entry hash (for equal hlc)."""
 
 
 class Current(NamedTuple):
@@ -53,7 +47,16 @@ class Current(NamedTuple):
 
     version: VersionId
     spec: FunctionSpec
-    alias: Record
+    alias: Entry
+
+    @property
+    def deployed_ms(self) -> int:
+        """When the name was last made to mean it."""
+        return hlc_wall_ms(self.alias.hlc)
+
+    @property
+    def signer_name(self) -> str:
+        return self.alias.record().credential.name
 
 
 class VersionRow(NamedTuple):
@@ -74,11 +77,13 @@ class VersionRow(NamedTuple):
         return self.record.credential.name
 
 
-class Entry(NamedTuple):
-    verified: Verified
-    order: tuple[int, NodeId, str]
-    digest: int
-    """64 bits over key and order."""
+class SavedRecord(NamedTuple):
+    """A row of this node's disk."""
+
+    key: str
+    encoded: bytes
+    proven: bool = False
+    """Its signatures were verified before it was saved, and it is what was saved then."""
 
 
 class Loaded(NamedTuple):
@@ -89,32 +94,22 @@ class Loaded(NamedTuple):
     """Keys to drop from disk: expired tombstones, and what can never be valid."""
 
 
-def key_hash(key: str) -> int:
-    return int.from_bytes(blake3(key.encode()).digest(8))
-
-
-def _order_of(record: Record) -> tuple[int, NodeId, str]:
-    return record.hlc, record.signer, digest_of(record.value)
-
-
-def _entry_of(verified: Verified) -> Entry:
-    order = _order_of(verified.record)
-    text = f"{verified.key}\x00{order[0]}\x00{order[1]}\x00{order[2]}"
-    return Entry(verified, order, int.from_bytes(blake3(text.encode()).digest(8)))
-
-
 class Catalog:
     def __init__(
         self, anchor: TrustAnchor, private_key: Ed25519PrivateKey, credential: Credential
     ) -> None:
-        self._anchor = anchor
+        self.anchor: Final = anchor
         self._clock = HybridClock()
         self._author = Author(anchor, private_key, credential, self._clock)
         self._entries: dict[str, Entry] = {}
-        self._keys: dict[int, str] = {}
+        self._buckets: dict[int, dict[int, Entry]] = {}
+        self.digests: Final = BucketDigests()
+        """Tombstones included."""
         self._names: dict[FunctionName, FunctionState] = {}
         self._current: dict[str, Current] = {}
         self._tombstones: dict[str, None] = {}
+        self._oldest: list[tuple[int, str]] = []
+        """Heap over tombstones and former ones."""
         self._given_up: list[str] = []
         self._digest = 0
         self._bytes = 0
@@ -132,6 +127,14 @@ class Catalog:
         """All that are deployed, by name."""
         return tuple((FunctionName(name), self._current[name]) for name in sorted(self._current))
 
+    def function_count(self) -> int:
+        return len(self._current)
+
+    def version_count(self, name: str) -> int:
+        """Live versions of a function that is deployed."""
+        function = self._names.get(FunctionName(name))
+        return len(function.versions) if function is not None and function.alias is not None else 0
+
     def versions(self, name: str) -> tuple[VersionRow, ...]:
         """Live versions, latest deployed first; () for an unknown or removed function."""
         function = self._names.get(FunctionName(name))
@@ -139,18 +142,16 @@ class Catalog:
             return ()
         current = self._current.get(name)
         now = current.version if current is not None else None
-        rows = ((version, function.versions[version]) for version in function.history())
         return tuple(
-            VersionRow(version, row.spec, row.record, version == now, row.deployed)
-            for version, row in rows
-            if row.spec is not None
+            VersionRow(version, entry.spec(), entry.record(), version == now, entry.deployed)
+            for version, entry in ((one, function.versions[one]) for one in function.history())
         )
 
     def spec(self, name: str, version: str) -> FunctionSpec | None:
         """Of any live version."""
         function = self._names.get(FunctionName(name))
-        verified = function.versions.get(VersionId(version)) if function else None
-        return verified.spec if verified else None
+        entry = function.versions.get(VersionId(version)) if function else None
+        return entry.spec() if entry else None
 
     def state_digest(self) -> int:
         """64 bits, equal on nodes that hold the same live records."""
@@ -158,12 +159,17 @@ class Catalog:
 
     def encoded(self, key: str) -> bytes | None:
         entry = self._entries.get(key)
-        return entry.verified.encoded if entry else None
+        return entry.encoded if entry else None
 
     def hlc(self, key: str) -> int:
         """Of the record at `key`; -1 without one."""
         entry = self._entries.get(key)
-        return entry.order[0] if entry else -1
+        return entry.hlc if entry else -1
+
+    @property
+    def last_hlc(self) -> int:
+        """Nothing that is known here is later."""
+        return self._clock.last
 
     # ------------------------------------------------------------ preparing: moves only the clock
     def prepare_deploy(self, name: str, spec_bytes: bytes, *, wall_ms: int) -> list[Record]:
@@ -205,109 +211,165 @@ class Catalog:
         return records
 
     # ------------------------------------------------------------ merging
-    def check(self, encoded: bytes, *, wall_ms: int) -> Verified | None:
+    def check(self, encoded: bytes, *, wall_ms: int, proven: bool = False) -> Verified | None:
         """A record from a peer, verified; None if it is no news (then unverified: a known record
-        costs no signature check). Changes nothing.
+        costs no signature check). Changes nothing. `proven`: as for verify_record.
 
         Raises RemoteProtocolError: as decode_record and verify_record, "catalog-full"."""
         record = decode_record(encoded)
-        known = self._entries.get(record_key(record))
-        if known is not None and known.order >= _order_of(record):
+        if not self._is_news(record, wall_ms):
             return None
-        if known is None and record.tombstone and self._obsolete(record, wall_ms):
-            return None
-        verified = verify_record(record, self._anchor, wall_ms=wall_ms)
+        verified = verify_record(record, self.anchor, wall_ms=wall_ms, proven=proven)
         self._check_room(verified.name, [record])
         return verified
 
+    def unproven(self, encoded: Iterable[bytes], *, wall_ms: int) -> list[tuple[bytes, Record]]:
+        """Those that `check` would prove; what is malformed is left to it."""
+        records: list[tuple[bytes, Record]] = []
+        for one in encoded:
+            try:
+                record = decode_record(one)
+            except RemoteProtocolError:
+                continue
+            if self._is_news(record, wall_ms):
+                records.append((one, record))
+        return records
+
+    def _is_news(self, record: Record, wall_ms: int) -> bool:
+        key = record_key(record)
+        known = self._entries.get(key)
+        if known is not None:
+            return not known.outranks(record)
+        if not record.tombstone:
+            return True
+        if len(self._tombstones) >= TOMBSTONES_MAX and (record.hlc, key) < self._oldest_tombstone():
+            return False
+        return not _obsolete(record.hlc, wall_ms)
+
     def merge(self, verified: Verified) -> bool:
         """Whether it was news."""
-        entry = _entry_of(verified)
         known = self._entries.get(verified.key)
-        if known is not None and known.order >= entry.order:
+        if known is not None and known.outranks(verified.record):
             return False
-        self._clock.observe(entry.order[0])
+        entry = Entry(verified)
+        self._clock.observe(entry.hlc)
         if known is not None:
-            self._forget(known)
-        self._entries[verified.key] = entry
-        self._keys[key_hash(verified.key)] = verified.key
-        if verified.record.tombstone:
-            self._tombstones[verified.key] = None
-        else:
-            self._bytes += len(verified.encoded)
-            self._digest ^= entry.digest
-        self._index(verified)
-        if len(self._tombstones) > TOMBSTONES_MAX:
-            oldest = next(iter(self._tombstones))
-            self._drop(oldest)
+            self._take_out(known)
+        self._put_in(entry)
+        self._index(verified.name, entry)
+        while len(self._tombstones) > TOMBSTONES_MAX:
+            oldest = self._oldest_tombstone()[1]
+            self._take_out(self._entries[oldest])
             self._given_up.append(oldest)
         return True
 
     def apply(self, records: Iterable[Record]) -> list[Verified]:
         """Own records, just prepared; those that were news."""
-        verified = [verify_record(record, self._anchor, wall_ms=None) for record in records]
+        verified = [verify_record(record, self.anchor, wall_ms=None) for record in records]
         return [row for row in verified if self.merge(row)]
 
-    def load(self, encoded_records: Iterable[tuple[str, bytes]], *, wall_ms: int) -> Loaded:
-        """Records from this node's disk, verified again. One bad record stops nothing; expired
-        tombstones are left out before they can take room."""
+    def _put_in(self, entry: Entry) -> None:
+        self._entries[entry.key] = entry
+        self._buckets.setdefault(entry.bucket, {})[entry.hashed] = entry
+        self.digests.toggle(entry.bucket, entry.digest)
+        if entry.live:
+            self._bytes += len(entry.encoded)
+            self._digest ^= entry.digest
+        else:
+            self._tombstones[entry.key] = None
+            heapq.heappush(self._oldest, (entry.hlc, entry.key))
+
+    def _take_out(self, entry: Entry) -> None:
+        """The name's state is the caller's."""
+        del self._entries[entry.key]
+        bucket = self._buckets[entry.bucket]
+        bucket.pop(entry.hashed, None)
+        if not bucket:
+            del self._buckets[entry.bucket]
+        self.digests.toggle(entry.bucket, entry.digest)
+        if entry.live:
+            self._bytes -= len(entry.encoded)
+            self._digest ^= entry.digest
+        else:
+            del self._tombstones[entry.key]
+
+    def _oldest_tombstone(self) -> tuple[int, str]:
+        """There is one."""
+        while True:
+            hlc, key = self._oldest[0]
+            if key in self._tombstones and self._entries[key].hlc == hlc:
+                return hlc, key
+            heapq.heappop(self._oldest)
+
+    # ------------------------------------------------------------ loading, forgetting
+    def load(self, rows: Iterable[SavedRecord], *, wall_ms: int) -> Loaded:
+        """Records from this node's disk, verified again where they are not proven. One bad record
+        stops nothing; expired tombstones are left out before they can take room."""
         refused: list[tuple[str, RemoteProtocolError]] = []
         drop: list[str] = []
-        for key, encoded in encoded_records:
+        for row in rows:
             try:
-                record = decode_record(encoded)
-                if record.tombstone and self._obsolete(record, wall_ms):
-                    drop.append(key)
+                record = decode_record(row.encoded)
+                if record.tombstone and _obsolete(record.hlc, wall_ms):
+                    drop.append(row.key)
                     continue
-                self.merge(self._reverify(key, record))
+                self.merge(self._reverify(row, record))
             except RemoteProtocolError as error:
-                refused.append((key, error))
+                refused.append((row.key, error))
                 if error.code not in CURABLE:
-                    drop.append(key)
+                    drop.append(row.key)
         drop += self._take_given_up()
         return Loaded(tuple(refused), tuple(drop))
 
-    def _reverify(self, key: str, record: Record) -> Verified:
-        if record_key(record) != key:
-            raise RemoteProtocolError("record", f"stored under {key!r}")
-        verified = verify_record(record, self._anchor, wall_ms=None)
+    def _reverify(self, row: SavedRecord, record: Record) -> Verified:
+        if record_key(record) != row.key:
+            raise RemoteProtocolError("record", f"stored under {row.key!r}")
+        verified = verify_record(record, self.anchor, wall_ms=None, proven=row.proven)
         self._check_room(verified.name, [record])
         return verified
 
     def purge(self, wall_ms: int) -> list[str]:
         """Drops tombstones older than TOMBSTONE_MS. Their keys, with those given up since the last
         time; a key may have come back by now."""
-        old = [
-            key
-            for key in self._tombstones
-            if self._obsolete(self._entries[key].verified.record, wall_ms)
-        ]
-        for key in old:
-            self._drop(key)
+        old: list[str] = []
+        while self._tombstones and _obsolete(self._oldest_tombstone()[0], wall_ms):
+            old.append(self._oldest_tombstone()[1])
+            self._take_out(self._entries[old[-1]])
         return self._take_given_up() + old
+
+    def forget(self, keys: Iterable[str]) -> list[str]:
+        """Drops records without a trace; those that were here."""
+        gone: list[str] = []
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._take_out(entry)
+                self._unindex(entry)
+                gone.append(key)
+        return gone
+
+    def future(self, wall_ms: int) -> list[str]:
+        """Keys of records that no peer with a right clock takes: a clock was ahead when they were
+        signed. While they are here this node cannot sign either."""
+        limit = hlc_of(wall_ms + SKEW_MS_MAX + 1)
+        return [key for key, entry in self._entries.items() if entry.hlc >= limit]
+
+    def rewind(self) -> None:
+        """The clock goes back to the latest record that is here."""
+        self._clock.rewind(max((entry.hlc for entry in self._entries.values()), default=0))
 
     def _take_given_up(self) -> list[str]:
         given_up, self._given_up = self._given_up, []
         return given_up
-
-    def _drop(self, key: str) -> None:
-        """Of a tombstone."""
-        del self._tombstones[key]
-        del self._entries[key]
-        self._keys.pop(key_hash(key), None)
-
-    @staticmethod
-    def _obsolete(record: Record, wall_ms: int) -> bool:
-        return wall_ms - hlc_wall_ms(record.hlc) > TOMBSTONE_MS
 
     def _check_room(self, name: FunctionName, records: Iterable[Record]) -> None:
         """That live ones among `records`, all of one name, fit once all have been merged."""
         count, size_bytes, coming = len(self._entries) - len(self._tombstones), self._bytes, False
         for record in records:
             known = self._entries.get(record_key(record))
-            if known is not None and not known.verified.record.tombstone:
+            if known is not None and known.live:
                 count -= 1
-                size_bytes -= len(known.verified.encoded)
+                size_bytes -= len(known.encoded)
             if not record.tombstone:
                 count += 1
                 size_bytes += len(encode_record(record))
@@ -321,78 +383,67 @@ class Catalog:
         if name not in self._names and len(self._names) >= NAMES_MAX:
             raise RemoteProtocolError("catalog-full", f"{NAMES_MAX} function names")
 
-    def _forget(self, entry: Entry) -> None:
-        if entry.verified.record.tombstone:
-            self._tombstones.pop(entry.verified.key, None)
+    # ------------------------------------------------------------ what names mean
+    def _index(self, name: FunctionName, entry: Entry) -> None:
+        function = self._names.setdefault(name, FunctionState())
+        if entry.kind == "alias":
+            function.alias = entry if entry.live else None
+        elif entry.live:
+            function.versions[_version_of(entry)] = entry
         else:
-            self._bytes -= len(entry.verified.encoded)
-            self._digest ^= entry.digest
+            function.versions.pop(_version_of(entry), None)
+        self._refresh(name, function)
 
-    def _index(self, verified: Verified) -> None:
-        function = self._names.setdefault(verified.name, FunctionState())
-        live = not verified.record.tombstone
-        if verified.record.kind == "alias":
-            function.alias = verified if live else None
-        elif live:
-            function.versions[VersionId(verified.record.version)] = verified
+    def _unindex(self, entry: Entry) -> None:
+        function = self._names.get(entry.name)
+        if function is None or not entry.live:
+            return
+        if entry.kind == "alias":
+            function.alias = None
         else:
-            function.versions.pop(VersionId(verified.record.version), None)
-        self._refresh(verified.name, function)
-        self._drop_if_empty(verified.name)
+            function.versions.pop(_version_of(entry), None)
+        self._refresh(entry.name, function)
 
     def _refresh(self, name: FunctionName, function: FunctionState) -> None:
         """Resolves the name anew. While the version an alias names is still on its way, the name
         keeps its former meaning: a deploy must not make a function vanish for a moment."""
+        if function.alias is None and not function.versions:
+            del self._names[name]
+        former = self._current.get(name)
         target = function.target
-        if target is None:
+        if target is None or function.alias is None:
             self._current.pop(name, None)
             return
-        verified = function.versions.get(target)
-        if verified is not None and verified.spec is not None and function.alias is not None:
-            self._current[name] = Current(target, verified.spec, function.alias.record)
+        entry = function.versions.get(target)
+        if entry is not None:
+            same = former is not None and former.version == target
+            spec = former.spec if former is not None and same else entry.spec()
+            self._current[name] = Current(target, spec, function.alias)
             return
-        former = self._current.get(name)
         removed = f"v/{name}/{target}" in self._tombstones
         if former is not None and (removed or former.version not in function.versions):
             del self._current[name]
 
-    def _drop_if_empty(self, name: FunctionName) -> None:
-        function = self._names.get(name)
-        if function is not None and function.alias is None and not function.versions:
-            del self._names[name]
-
     # ------------------------------------------------------------ digest and delta
-    def summary(self) -> bytes:
-        """ITEM per record, tombstones included."""
-        return b"".join(
-            ITEM.pack(hashed, self._entries[key].order[0], self._entries[key].digest & 0xFFFFFFFF)
-            for hashed, key in self._keys.items()
-        )
+    def at(self, place: int) -> Iterator[Entry]:
+        """Entries of a bucket or a group, tombstones included."""
+        for bucket in buckets_of(place):
+            yield from self._buckets.get(bucket, {}).values()
 
-    def compare(self, summary: bytes) -> tuple[list[bytes], list[int]]:
-        """(encoded records the summary's owner lacks, key hashes of those it has newer).
+    def count_at(self, place: int) -> int:
+        return sum(len(self._buckets.get(bucket, ())) for bucket in buckets_of(place))
 
-        Live records come last and aliases after versions, so that a cut delta still makes sense."""
-        theirs = {hashed: (hlc, low) for hashed, hlc, low in ITEM.iter_unpack(summary)}
-        newer: list[Entry] = []
-        wanted: list[int] = []
-        for hashed, key in self._keys.items():
-            entry = self._entries[key]
-            mine = (entry.order[0], entry.digest & 0xFFFFFFFF)
-            other = theirs.pop(hashed, None)
-            if other == mine:
-                continue
-            if other is None or mine[0] >= other[0]:
-                newer.append(entry)
-            if other is not None and other[0] >= mine[0]:
-                wanted.append(hashed)
-        wanted.extend(theirs)
-        newer.sort(key=lambda entry: (entry.verified.record.kind != "version", entry.order))
-        return [entry.verified.encoded for entry in newer], wanted
+    def by_hash(self, hashed: int) -> Entry | None:
+        return self._buckets.get(bucket_of(hashed), {}).get(hashed)
 
-    def select(self, hashes: Iterable[int]) -> Iterator[bytes]:
-        """Encoded records of the key hashes that are known here."""
-        for hashed in hashes:
-            key = self._keys.get(hashed)
-            if key is not None:
-                yield self._entries[key].verified.encoded
+    def entries(self) -> Iterator[Entry]:
+        yield from self._entries.values()
+
+
+def _version_of(entry: Entry) -> VersionId:
+    return VersionId(entry.key.rsplit("/", 1)[1])
+
+
+def _obsolete(hlc: int, wall_ms: int) -> bool:
+    """As a tombstone."""
+    return wall_ms - hlc_wall_ms(hlc) > TOMBSTONE_MS

@@ -43,6 +43,10 @@ class HybridClock:
         """Future ticks are later than `hlc`; the caller has checked it."""
         self._last = max(self._last, hlc)
 
+    def rewind(self, hlc: int) -> None:
+        """Forgets what was later than `hlc`: the caller has dropped it."""
+        self._last = hlc
+
 
 def check_skew(hlc: int, wall_ms: int) -> None:
     """Raises RemoteProtocolError("record-future")."""

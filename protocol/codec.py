@@ -13,16 +13,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from .errors import LocalProtocolError, RemoteProtocolError
-from .messages import (
-    MESSAGES_MAX,
-    SYNC_BYTES_MAX,
-    Message,
-    SyncAnswer,
-    SyncPayload,
-    SyncPush,
-    SyncRequest,
-)
+from .messages import MESSAGES_MAX, Message
 from .seal import DATAGRAM_BYTES_MAX, PAYLOAD_BYTES_MAX, SHORT_BYTES, TAG_BYTES
+from .syncmessages import SYNC_BYTES_MAX, SyncPayload, SyncReply, SyncRequest
 
 _ARRAY16: Final = Struct(">BH")
 FRAME_BYTES: Final = _ARRAY16.size
@@ -34,9 +27,10 @@ MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - FRAME_BYTES
 _encoder: Final = msgspec.msgpack.Encoder()
 _packet_decoder: Final = msgspec.msgpack.Decoder(tuple[Message, ...])
 _raw_decoder: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, ...])
-_sync_decoder: Final = msgspec.msgpack.Decoder(SyncPayload)
+_request_decoder: Final[msgspec.msgpack.Decoder[SyncRequest]] = msgspec.msgpack.Decoder(SyncRequest)
+_reply_decoder: Final[msgspec.msgpack.Decoder[SyncReply]] = msgspec.msgpack.Decoder(SyncReply)
 
-S = TypeVar("S", SyncRequest, SyncAnswer, SyncPush)
+S = TypeVar("S")
 
 
 def encode_message(message: Message) -> bytes:
@@ -81,14 +75,20 @@ def encode_sync(payload: SyncPayload) -> bytes:
     return data
 
 
-def decode_sync(data: bytes, kind: type[S]) -> S:
-    """Raises RemoteProtocolError("sync"): too large, malformed, or not a `kind`."""
+def decode_sync_request(data: bytes) -> SyncRequest:
+    """Raises RemoteProtocolError("sync"): too large, malformed, or a reply."""
+    return _decode_sync(data, _request_decoder)
+
+
+def decode_sync_reply(data: bytes) -> SyncReply:
+    """Raises RemoteProtocolError("sync"): too large, malformed, or a request."""
+    return _decode_sync(data, _reply_decoder)
+
+
+def _decode_sync(data: bytes, decoder: msgspec.msgpack.Decoder[S]) -> S:
     if len(data) > SYNC_BYTES_MAX:
         raise RemoteProtocolError("sync", f"{len(data)} bytes; at most {SYNC_BYTES_MAX}")
     try:
-        payload = _sync_decoder.decode(data)
+        return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RemoteProtocolError("sync", str(error)) from error
-    if not isinstance(payload, kind):
-        raise RemoteProtocolError("sync", f"{type(payload).__name__}, not {kind.__name__}")
-    return payload

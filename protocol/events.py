@@ -110,10 +110,17 @@ class RecordsAccepted(msgspec.Struct, frozen=True):
 
 
 class RecordsPurged(msgspec.Struct, frozen=True):
-    """Tombstones the catalog has forgotten: keys to be dropped from disk, unless
-    `catalog.encoded(key)` says that one is back by then."""
+    """Records the catalog has forgotten (expired tombstones; what was removed while this node was
+    away): keys to be dropped from disk, unless `catalog.encoded(key)` says that one is back."""
 
     keys: tuple[str, ...]
+
+
+class AgreementMoved(msgspec.Struct, frozen=True):
+    """Please save these bytes for Gossip.resume after the next start; losing some saves is
+    harmless."""
+
+    saved: bytes
 
 
 class HoldingsChanged(msgspec.Struct, frozen=True):
@@ -123,8 +130,9 @@ class HoldingsChanged(msgspec.Struct, frozen=True):
 
 
 class SyncWanted(msgspec.Struct, frozen=True):
-    """Please run one stream sync with `peer` now (see Gossip.sync_begin); failure needs no report:
-    it is asked for again while there is a reason. Rate-limited and bounded by the machine."""
+    """Please run one stream sync with `peer` now: send what Gossip.sync_begin gives, then what
+    sync_next makes of each reply, until that is None; sync_failed if it breaks. Rate-limited and
+    bounded by the machine."""
 
     peer: Member
 
@@ -161,6 +169,7 @@ Event = (
     | MemberLeft
     | RecordsAccepted
     | RecordsPurged
+    | AgreementMoved
     | HoldingsChanged
     | SyncWanted
     | StreamProbe

@@ -1,40 +1,87 @@
 """Who holds which blob: each node owns one versioned set, everyone holds a copy. SPEC §7.
 
 A set's version counts its owner's changes within a generation. A delta lists the final state of
-every digest changed in (since, version], so it applies to any copy from `since` on; a copy that is
-older still needs the whole set, by sync. Holdings are hints: a holder may have evicted a blob.
-Only the owner (Gossip) merges.
+every digest changed in (since, version], so it applies to any copy from `since` on. Every copy
+remembers at which version each digest changed last (at most: as far as it was told), so anyone can
+make the delta for anyone; a copy older than the removals remembered gets the whole set. Holdings
+are hints: a holder may have evicted a blob. Only the owner (Gossip) merges.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Final, Literal
 
 from blake3 import blake3
 
 from .errors import RemoteProtocolError
 from .ids import Digest, NodeId
-from .messages import Form, HoldingsFull, HoldingsUpdate
+from .messages import Form, HoldingsUpdate
+from .syncmessages import HoldingsSet
 
 PER_NODE_MAX: Final = 4_096
 TOTAL_MAX: Final = 1_000_000
-"""Pairs of node and blob known here; about 100 MB."""
+"""Pairs of node and blob known here; about 200 MB."""
+REMOVED_MAX: Final = 1_024
+"""Removals remembered per node: with PER_NODE_MAX they are CHANGES_MAX of a message."""
 DELTA_CHANGES_MAX: Final = 12
 """Changes a gossiped delta repeats: 12 × 42 bytes fit beside other updates in a datagram, and a
 receiver may miss eleven in a row without needing a sync."""
 
 
+Change = tuple[bytes, Form | Literal[""]]
+"""Raw digest and its new form; "": not held any more."""
+
+
 class _Set:
-    __slots__ = ("contribution", "generation", "held", "version", "visible")
+    """`changed` and `removed` say at which version, in its order; each digest is in one of them.
+    Removals up to version `floor` are forgotten."""
+
+    __slots__ = (
+        "changed",
+        "contribution",
+        "floor",
+        "generation",
+        "held",
+        "removed",
+        "version",
+        "visible",
+    )
 
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.version = 0
         self.held: dict[Digest, Form] = {}
+        self.changed: dict[Digest, int] = {}
+        self.removed: dict[Digest, int] = {}
+        self.floor = 0
         self.visible = True
         self.contribution = 0
+
+    def note(self, digest: Digest, form: Form | None, version: int) -> None:
+        self.changed.pop(digest, None)
+        self.removed.pop(digest, None)
+        if form is not None:
+            self.changed[digest] = version
+            return
+        self.removed[digest] = version
+        if len(self.removed) > REMOVED_MAX:
+            self.floor = max(self.floor, self.removed.pop(next(iter(self.removed))))
+
+    def changes(self, since: int, *, whole: bool = False) -> tuple[Change, ...]:
+        """In (since, version], `since` being at least `floor`; `whole`: all that is held."""
+        if whole:
+            return tuple((bytes.fromhex(digest), form) for digest, form in self.held.items())
+        latest: list[Change] = []
+        for digest, version in reversed(self.changed.items()):
+            if version <= since:
+                break
+            latest.append((bytes.fromhex(digest), self.held[digest]))
+        for digest, version in reversed(self.removed.items()):
+            if version <= since:
+                break
+            latest.append((bytes.fromhex(digest), ""))
+        return tuple(latest)
 
 
 def _contribution(node_id: NodeId, generation: int, version: int) -> int:
@@ -47,9 +94,6 @@ class Holdings:
         self._node_id = node_id
         self._sets: dict[NodeId, _Set] = {}
         self._holders: dict[Digest, dict[NodeId, None]] = {}
-        self._recent: OrderedDict[Digest, int] = OrderedDict()
-        self._forgotten = 0
-        """Version up to which changes are no longer in `_recent`."""
         self._total = 0
         self._digest = 0
         self.dirty = False
@@ -71,6 +115,11 @@ class Holdings:
         known = self._sets.get(node_id)
         return (known.generation, known.version) if known is not None else (0, 0)
 
+    def contribution(self, node_id: NodeId) -> int:
+        """To the state digest."""
+        known = self._sets.get(node_id)
+        return known.contribution if known is not None else 0
+
     def state_digest(self) -> int:
         """64 bits over (node, generation, version) of visible nodes."""
         return self._digest
@@ -84,12 +133,9 @@ class Holdings:
             return True
         if held and digest not in own.held and len(own.held) >= PER_NODE_MAX:
             return False
-        self._put(self._node_id, own, digest, form if held else None)
         own.version += 1
-        self._recent[digest] = own.version
-        self._recent.move_to_end(digest)
-        if len(self._recent) > DELTA_CHANGES_MAX:
-            self._forgotten = self._recent.popitem(last=False)[1]
+        self._put(self._node_id, own, digest, form if held else None)
+        own.note(digest, form if held else None, own.version)
         self._recount(self._node_id, own)
         self.dirty = True
         return True
@@ -97,11 +143,10 @@ class Holdings:
     def delta(self) -> HoldingsUpdate:
         """The latest changes, for gossip."""
         own = self._sets[self._node_id]
-        changes: tuple[tuple[bytes, Form | Literal[""]], ...] = tuple(
-            (bytes.fromhex(digest), own.held.get(digest, "")) for digest in self._recent
-        )
+        since = max(own.floor, own.version - DELTA_CHANGES_MAX)
+        changes = own.changes(since)
         return HoldingsUpdate(
-            bytes.fromhex(self._node_id), own.generation, self._forgotten, own.version, changes
+            bytes.fromhex(self._node_id), own.generation, since, own.version, changes
         )
 
     # ------------------------------------------------------------ others' sets
@@ -138,36 +183,52 @@ class Holdings:
             return "old"
         if update.since > known.version:
             return "gap"
-        added = sum(bool(form) - (raw.hex() in known.held) for raw, form in update.changes)
-        self._check_room(len(known.held) + added, added)
-        for raw, form in update.changes:
-            self._put(node_id, known, Digest(raw.hex()), form or None)
-        known.version = update.version
-        self._recount(node_id, known)
+        self._apply(node_id, known, update.version, update.changes)
         return "applied"
 
-    def full(self, node_id: NodeId) -> HoldingsFull | None:
-        known = self._sets.get(node_id)
-        if known is None:
-            return None
-        held = tuple((bytes.fromhex(digest), form) for digest, form in known.held.items())
-        return HoldingsFull(bytes.fromhex(node_id), known.generation, known.version, held)
-
-    def merge_full(self, full: HoldingsFull) -> bool:
-        """Whether it was news. Raises RemoteProtocolError("holdings-full"); unchanged then."""
-        node_id = NodeId(full.node.hex())
-        known = self._sets.get(node_id)
-        if known is None or node_id == self._node_id or known.generation != full.generation:
-            return False
-        if full.version <= known.version:
-            return False
-        self._check_room(len(full.held), len(full.held) - len(known.held))
-        for digest in list(known.held):
-            self._put(node_id, known, digest, None)
-        for raw, form in full.held:
-            self._put(node_id, known, Digest(raw.hex()), form)
-        known.version = full.version
+    def _apply(self, node_id: NodeId, known: _Set, version: int, changes: Sequence[Change]) -> None:
+        """Raises RemoteProtocolError("holdings-full"); unchanged then."""
+        coming = {Digest(raw.hex()): form or None for raw, form in changes}
+        added = sum((form is not None) - (one in known.held) for one, form in coming.items())
+        self._check_room(len(known.held) + added, added)
+        for digest, form in coming.items():
+            self._put(node_id, known, digest, form)
+            known.note(digest, form, version)
+        known.version = version
         self._recount(node_id, known)
+
+    def export(self, node_id: NodeId, generation: int, since: int) -> HoldingsSet | None:
+        """For a copy of `generation` at version `since`: the delta, or all where that cannot be
+        told any more. None if nothing newer is known."""
+        known = self._sets.get(node_id)
+        if known is None or (known.generation, known.version) <= (generation, since):
+            return None
+        if known.generation != generation or since < known.floor:
+            since = 0
+        raw, changes = bytes.fromhex(node_id), known.changes(since, whole=not since)
+        return HoldingsSet(raw, known.generation, since, known.version, changes)
+
+    def merge_set(self, news: HoldingsSet) -> bool:
+        """Whether it was news and could be applied.
+
+        Raises RemoteProtocolError("holdings-full"); unchanged then."""
+        node_id = NodeId(news.node.hex())
+        known = self._sets.get(node_id)
+        if known is None or node_id == self._node_id or known.generation != news.generation:
+            return False
+        if news.version <= known.version or news.since > known.version:
+            return False
+        if news.since:
+            self._apply(node_id, known, news.version, news.changes)
+            return True
+        coming = {raw for raw, form in news.changes if form}
+        changes: list[Change] = [
+            (raw, "") for raw in map(bytes.fromhex, known.held) if raw not in coming
+        ]
+        changes += [(raw, form) for raw, form in news.changes if form]
+        self._apply(node_id, known, news.version, changes)
+        known.removed.clear()
+        known.floor = news.version
         return True
 
     def _check_room(self, held: int, added: int) -> None:

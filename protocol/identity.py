@@ -92,7 +92,7 @@ class TrustAnchor:
     def __init__(self, ca_public_key: bytes) -> None:
         if len(ca_public_key) != 32:
             raise LocalProtocolError("an Ed25519 public key has 32 bytes")
-        self._ca_public_key = ca_public_key
+        self.ca_public_key: Final = ca_public_key
         self._verified: dict[Credential, None] = {}
 
     def check(self, credential: Credential, *, role: Role | None, wall_s: float) -> NodeId:
@@ -108,7 +108,7 @@ class TrustAnchor:
             payload = _credential_payload(
                 credential.name, credential.public_key, credential.roles, credential.not_after_s
             )
-            verify(self._ca_public_key, "credential", payload, credential.signature)
+            verify(self.ca_public_key, "credential", payload, credential.signature)
             if len(self._verified) >= self.REMEMBERED_MAX:
                 self._verified.pop(next(iter(self._verified)))
             self._verified[credential] = None

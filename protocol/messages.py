@@ -1,8 +1,8 @@
 """Every message on the wire, as frozen tagged structs with their limits. SPEC §4.6, §5–§7.
 
-A datagram's payload is an array of `Message`; a sync payload is one `SyncRequest`, `SyncAnswer`
-or `SyncPush`. Node ids and digests are raw bytes here and hex text everywhere else. Decoding
-checks every length and range; what the types cannot say is checked by the machine concerned.
+A datagram's payload is an array of `Message`; sync payloads are in syncmessages. Node ids and
+digests are raw bytes here and hex text everywhere else. Decoding checks every length and range;
+what the types cannot say is checked by the machine concerned.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ Form = Literal["module", "artifact", "snapshot"]
 
 MESSAGES_MAX: Final = 128
 """A datagram has room for about 100 of the smallest."""
-SYNC_BYTES_MAX: Final = 1024 * 1024
-SYNC_RECORDS_MAX: Final = 256
-"""Each new one costs a signature check of 0.19 ms, in one step of the receiver's loop: 50 ms."""
-SYNC_ITEMS_MAX: Final = 16_384
 LOAD_FULL: Final = 255
 
 
@@ -150,61 +146,8 @@ Message = ProbeMessage | News | Pad
 
 
 # ------------------------------------------------------------ sync
-class HoldingsFull(_Wire, frozen=True):
-    node: RawNodeId
-    generation: U63
-    version: U63
-    held: Annotated[tuple[tuple[RawDigest, Form], ...], Meta(max_length=4096)]
-
-
 class MemberRow(_Wire, frozen=True):
+    """A row of a member table, as syncs carry it (syncmessages)."""
+
     state: Literal["alive", "suspect", "down", "left"]
     alive: Alive
-
-
-_Rows = Annotated[tuple[MemberRow, ...], Meta(max_length=SYNC_ITEMS_MAX)]
-_Records = Annotated[
-    tuple[Annotated[bytes, Meta(min_length=1, max_length=20 * 1024)], ...],
-    Meta(max_length=SYNC_RECORDS_MAX),
-]
-_Holdings = Annotated[tuple[HoldingsFull, ...], Meta(max_length=SYNC_ITEMS_MAX)]
-_Packed = Annotated[bytes, Meta(max_length=SYNC_BYTES_MAX)]
-
-
-class SyncRequest(_Wire, frozen=True, tag=20):
-    """What the asker has: itself, and one packed item per member and per record."""
-
-    sender: Alive
-    members: _Packed
-    """MEMBER_ITEM each: node, generation, incarnation, state, holdings version."""
-    records: _Packed
-    """catalog.ITEM each: key hash, hlc, low bits of the entry hash."""
-
-
-class SyncAnswer(_Wire, frozen=True, tag=21):
-    """What the asker lacks, and what the answerer wants in turn."""
-
-    sender: Alive
-    members: _Rows
-    records: _Records
-    holdings: _Holdings
-    want_members: _Packed
-    """16 bytes each."""
-    want_records: _Packed
-    """8 bytes (key hash) each."""
-    want_holdings: _Packed
-    """16 bytes each."""
-    more: bool
-    """Cut at the size limit; sync again."""
-
-
-class SyncPush(_Wire, frozen=True, tag=22):
-    """What the answerer wanted."""
-
-    members: _Rows
-    records: _Records
-    holdings: _Holdings
-    more: bool
-
-
-SyncPayload = SyncRequest | SyncAnswer | SyncPush

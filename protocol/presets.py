@@ -68,7 +68,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     """A digest mismatch counts only if nothing changed here for so long: updates in flight are the
     usual reason. Bounds how late a missed update arrives: quiet + one probe period."""
     sync_interval_s: float
-    """At most one requested sync per peer and interval."""
+    """At most one requested sync per peer and interval; without effect, ever rarer."""
+    sync_backstop_s: float = 300.0
+    """Every so often, ± half, a sync with a random member, for what digests do not show
+    (tombstones): about 5 KB with its handshake, 17 bytes/s."""
 
 
 LAN: Final = Knobs(

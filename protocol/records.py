@@ -143,7 +143,8 @@ def decode_record(data: bytes) -> Record:
         raise RemoteProtocolError("record", str(error)) from error
 
 
-def _decode_version(record: Record) -> Version:
+def decode_version(record: Record) -> Version:
+    """Content of a live version. Raises RemoteProtocolError("record")."""
     try:
         version = _version_decoder.decode(record.value)
     except msgspec.MsgspecError as error:
@@ -162,11 +163,37 @@ def _decode_alias(value: bytes) -> VersionId:
         raise RemoteProtocolError("record", f"alias: {error}") from error
 
 
-def verify_record(record: Record, anchor: TrustAnchor, *, wall_ms: int | None) -> Verified:
+def prove_record(record: Record, anchor: TrustAnchor) -> None:
+    """The part of verify_record that costs: its signatures. A function of its arguments and, but
+    for a memory of credentials, of nothing else: a worker thread may run it.
+
+    Raises RemoteProtocolError: "signature", "node-name", "credential-expired",
+    "credential-role"."""
+    anchor.check(record.credential, role="control", wall_s=record.wall_ms / 1000)
+    payload = _payload(record.kind, record.name, record.version, record.hlc, record.value)
+    verify(record.credential.public_key, "record", payload, record.signature)
+
+
+def prove_records(ca_public_key: bytes, rows: Iterable[tuple[bytes, Record]]) -> frozenset[bytes]:
+    """Of (encoded, record): the encoded ones whose signatures hold. Pure: for a worker thread."""
+    anchor = TrustAnchor(ca_public_key)
+    proven: list[bytes] = []
+    for encoded, record in rows:
+        try:
+            prove_record(record, anchor)
+        except RemoteProtocolError:
+            continue  # the catalog refuses it, and says why
+        proven.append(encoded)
+    return frozenset(proven)
+
+
+def verify_record(
+    record: Record, anchor: TrustAnchor, *, wall_ms: int | None, proven: bool = False
+) -> Verified:
     """Everything that must hold before a record may change anything (SPEC §6.2).
 
     `wall_ms` None skips the clock check: for records from this node's own disk, whose clock may
-    have been wrong at any time.
+    have been wrong at any time. `proven`: prove_record is known to hold.
 
     Raises RemoteProtocolError: "function-name", "version", "record" (content), "spec",
     "record-future", "signature", "node-name", "credential-expired", "credential-role"."""
@@ -177,7 +204,7 @@ def verify_record(record: Record, anchor: TrustAnchor, *, wall_ms: int | None) -
     if record.kind == "version":
         parse_version(record.version)
         if not record.tombstone:
-            content = _decode_version(record)
+            content = decode_version(record)
             spec_bytes, deployed = content.spec, content.deployed
             spec = decode_spec(spec_bytes)
     else:
@@ -187,9 +214,8 @@ def verify_record(record: Record, anchor: TrustAnchor, *, wall_ms: int | None) -
             target = _decode_alias(record.value)
     if wall_ms is not None:
         check_skew(record.hlc, wall_ms)
-    anchor.check(record.credential, role="control", wall_s=record.wall_ms / 1000)
-    payload = _payload(record.kind, record.name, record.version, record.hlc, record.value)
-    verify(record.credential.public_key, "record", payload, record.signature)
+    if not proven:
+        prove_record(record, anchor)
     return Verified(
         record, record_key(record), encode_record(record), name, spec, spec_bytes, deployed, target
     )

@@ -62,6 +62,10 @@ class Statistics(msgspec.Struct, frozen=True):
     """Items refused inside accepted input, by code; raised errors are the driver's to count."""
     syncs_wanted: int
     syncs_answered: int
+    syncs_futile: int
+    """Asked for, and ended without any news for either side."""
+    returning: bool
+    """Away for longer than tombstones last, and not yet judged by who stayed (SPEC §6.7)."""
     probing: ProbeCounts
     """A copy."""
     probes_running: int

@@ -45,11 +45,10 @@ class Ping(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
-    """One round of push-pull anti-entropy; the body is the gossip machine's, opaque here."""
+    """One message of a sync (SPEC §7.3); the body is the gossip machine's, opaque here."""
 
     body_max: ClassVar[int] = SYNC_BYTES_MAX
     id: _RequestId
-    round: Annotated[int, Meta(ge=0, le=255)]
 
 
 class GetManifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from typing import TypeVar
 
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocol.catalog import Catalog
+from protocol.catalog import Catalog, SavedRecord
 from protocol.errors import RemoteProtocolError
 from protocol.events import Datagram, Event, StreamProbe, SyncWanted
 from protocol.function import FunctionSpec, encode_spec, version_of
@@ -94,6 +95,20 @@ def make_catalog(name: str = "n0", *, roles: tuple[Role, ...] = ROLES) -> Catalo
     return Catalog(anchor(), key_of(name), credential_of(name, roles=roles))
 
 
+def saved_records(rows: Iterable[tuple[str, bytes]]) -> list[SavedRecord]:
+    """As a disk gives them back, with nothing proven."""
+    return [SavedRecord(key, encoded) for key, encoded in rows]
+
+
+def tell(one: Catalog, two: Catalog, wall_ms: int = WALL_MS) -> int:
+    """All that `one` knows; how many records were news to `two`."""
+    news = 0
+    for entry in list(one.entries()):
+        verified = two.check(entry.encoded, wall_ms=wall_ms)
+        news += verified is not None and two.merge(verified)
+    return news
+
+
 def metadata_of(name: str, address: Address) -> Metadata:
     return Metadata(name, address, address, gateway_url="http://127.0.0.1:1")
 
@@ -129,6 +144,17 @@ def make_gossip(
         now=now,
         wall_ms=WALL_MS + int(now * 1000),
     )
+
+
+def carry_sync(asker: Gossip, answerer: Gossip, now: float, wall_ms: int) -> list[int]:
+    """A whole sync, as a driver carries it; the payloads' sizes, requests and replies in turn."""
+    sizes: list[int] = []
+    request: bytes | None = asker.sync_begin(answerer.node_id, now)
+    while request is not None:
+        reply = answerer.sync_answer(request, asker.node_id, now, wall_ms)
+        sizes += [len(request), len(reply)]
+        request = asker.sync_next(reply, answerer.node_id, now, wall_ms)
+    return sizes
 
 
 class Wire:
@@ -206,11 +232,7 @@ class Wire:
         peer = self.machines.get(address)
         if peer is None or address in self.cut:
             return
-        request = machine.sync_begin(self.now)
-        answer = peer.sync_answer(request, machine.node_id, self.now, self.wall_ms)
-        push = machine.sync_finish(answer, peer.node_id, self.now, self.wall_ms)
-        if push is not None:
-            peer.sync_accept(push, machine.node_id, self.now, self.wall_ms)
+        carry_sync(machine, peer, self.now, self.wall_ms)
 
     def run(self, for_s: float) -> None:
         until = self.now + for_s

@@ -39,8 +39,8 @@ from .streams import Connection, accept
 
 
 class SyncResponder(Protocol):
-    async def answer_sync(self, peer: NodeId, round_: int, body: bytes) -> bytes:
-        """The answering side of an anti-entropy round. Raises PeerError."""
+    async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
+        """The reply to one message of a sync. Raises PeerError."""
         ...
 
 
@@ -204,9 +204,7 @@ class StreamServer:
                 manifest = await self._source.manifest(request.blob)
                 return ManifestReply(request.id), encode_manifest(manifest)
             case Sync():
-                return SyncReply(request.id), await self._sync.answer_sync(
-                    peer, request.round, body
-                )
+                return SyncReply(request.id), await self._sync.answer_sync(peer, body)
             case Ping():
                 return Pong(request.id), b""
             case _:

@@ -24,6 +24,7 @@ from protocol_support import (  # noqa: E402
     version_record,
 )
 
+from protocol.buckets import PLACES  # noqa: E402
 from protocol.clock import SKEW_MS_MAX  # noqa: E402
 from protocol.codec import encode_message, encode_sync, join_messages  # noqa: E402
 from protocol.function import version_of  # noqa: E402
@@ -33,7 +34,6 @@ from protocol.messages import (  # noqa: E402
     Ack,
     Alive,
     Down,
-    HoldingsFull,
     HoldingsUpdate,
     Left,
     MemberRow,
@@ -45,12 +45,18 @@ from protocol.messages import (  # noqa: E402
     RecordHint,
     RecordUpdate,
     Suspect,
-    SyncAnswer,
-    SyncPush,
-    SyncRequest,
 )
 from protocol.records import encode_record, encode_version, sign_record  # noqa: E402
 from protocol.seal import Keyring, Seal, key_id, sender_key  # noqa: E402
+from protocol.syncmessages import (  # noqa: E402
+    HoldingsSet,
+    Outline,
+    SyncDelivery,
+    SyncExchange,
+    SyncList,
+    SyncOpen,
+    SyncOutline,
+)
 
 A, B = bytes.fromhex(node_id("n0")), bytes.fromhex(node_id("n1"))
 OTHER_KEY = bytes(range(32, 64))
@@ -246,23 +252,32 @@ def record_file() -> Case:
 
 
 def sync_cases() -> list[Case]:
-    full = HoldingsFull(A, 7, 2, ((bytes(32), "artifact"),))
+    held = HoldingsSet(A, 7, 1, 2, ((bytes(32), "artifact"), (b"\x01" * 32, "")))
     rows = (MemberRow("alive", ALIVE), MemberRow("down", ALIVE))
+    listed = Outline(((0, bytes(37)), (PLACES - 1, bytes(37))), ((63, bytes(512)),))
     good = [
-        SyncRequest(ALIVE, bytes(37), bytes(20)),
-        SyncAnswer(ALIVE, rows, (b"record",), (full,), A, bytes(8), B, True),
-        SyncPush(rows, (b"record",), (full,), False),
+        SyncOpen(ALIVE, 5, bytes(512), b"\x01" * 512),
+        SyncOutline(ALIVE, 0, listed, Outline(((17, bytes(20)),), ()), True),
+        SyncList(b"\x00\x01", b"\x0f\xff\x10\x00"),
+        SyncExchange(A, bytes(8), A + bytes(16), rows, (b"record",), (held,)),
+        SyncDelivery(rows, (b"record",), (held,), (1, 2, 3), 4),
     ]
     cases: list[Case] = [
         {"kind": type(one).__name__, "spec": "7.3", "hex": encode_sync(one).hex(), "ok": True}
         for one in good
     ]
+    packed = msgspec.msgpack.encode
+    empty = encode_sync(SyncDelivery((), (), (), (0, 0, 0), 0))
     for kind, data in (
-        ("SyncRequest", b""),
-        ("SyncRequest", encode_sync(good[2])),
-        ("SyncAnswer", encode_sync(good[1])[:-1]),
-        ("SyncPush", msgspec.msgpack.encode([22, [], [b""], [], False])),
-        ("SyncPush", msgspec.msgpack.encode([22, [["gone", []]], [], [], False])),
+        ("SyncOpen", b""),
+        ("SyncOpen", empty),
+        ("SyncOpen", packed([20, msgspec.to_builtins(ALIVE), 0, bytes(511), bytes(512)])),
+        ("SyncOutline", encode_sync(good[1])[:-1]),
+        ("SyncList", packed([22, bytes(8194), b""])),
+        ("SyncExchange", packed([23, b"", b"", b"", [], [b""], []])),
+        ("SyncExchange", packed([23, b"", b"", b"", [["gone", []]], [], []])),
+        ("SyncDelivery", packed([24, [], [], [], [0, 0], 0])),
+        ("SyncDelivery", encode_sync(good[0])),
     ):
         cases.append({"kind": kind, "spec": "7.3", "hex": data.hex(), "ok": False, "code": "sync"})
     return cases

@@ -9,16 +9,24 @@ from typing import Any
 
 import pytest
 
-from protocol.codec import decode_packet, decode_sync, encode_message, encode_sync, join_messages
+from protocol.codec import (
+    decode_packet,
+    decode_sync_reply,
+    decode_sync_request,
+    encode_message,
+    encode_sync,
+    join_messages,
+)
 from protocol.errors import RemoteProtocolError
 from protocol.identity import TrustAnchor
 from protocol.ids import NodeId
-from protocol.messages import SyncAnswer, SyncPush, SyncRequest
 from protocol.records import decode_record, encode_record, verify_record
 from protocol.seal import Keyring, Opened, Seal, key_id, sender_key
+from protocol.syncmessages import SyncDelivery, SyncExchange, SyncList, SyncOpen, SyncOutline
 
 PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
-KINDS = {kind.__name__: kind for kind in (SyncRequest, SyncAnswer, SyncPush)}
+REQUESTS = (SyncOpen, SyncList, SyncExchange)
+KINDS = {kind.__name__: kind for kind in (*REQUESTS, SyncOutline, SyncDelivery)}
 
 
 def load(name: str) -> Any:
@@ -96,11 +104,14 @@ def test_bad_records(case: dict[str, str]) -> None:
 @pytest.mark.parametrize("case", SYNCS, ids=lambda case: f"{case['kind']}-{case['ok']}")
 def test_syncs(case: dict[str, Any]) -> None:
     data, kind = bytes.fromhex(case["hex"]), KINDS[case["kind"]]
+    decode = decode_sync_request if kind in REQUESTS else decode_sync_reply
     if case["ok"]:
-        assert encode_sync(decode_sync(data, kind)) == data
+        message = decode(data)
+        assert type(message) is kind
+        assert encode_sync(message) == data
         return
     with pytest.raises(RemoteProtocolError) as caught:
-        decode_sync(data, kind)
+        decode(data)
     assert caught.value.code == case["code"]
 
 

@@ -17,17 +17,27 @@ from protocol_support import (
     address_of,
     alias_record,
     anchor,
+    carry_sync,
     make_catalog,
     make_gossip,
     metadata_of,
     node_id,
     spec_bytes,
+    tell,
     version_record,
 )
 
 from protocol.artifact import decode_attestation
-from protocol.catalog import Catalog
-from protocol.codec import decode_packet, decode_sync, encode_message, encode_sync, join_messages
+from protocol.buckets import GROUPS, PLACES
+from protocol.catalog import Catalog, SavedRecord
+from protocol.codec import (
+    decode_packet,
+    decode_sync_reply,
+    decode_sync_request,
+    encode_message,
+    encode_sync,
+    join_messages,
+)
 from protocol.errors import RemoteProtocolError
 from protocol.function import decode_spec, version_of
 from protocol.holdings import Holdings
@@ -38,7 +48,6 @@ from protocol.messages import (
     Ack,
     Alive,
     Down,
-    HoldingsFull,
     HoldingsUpdate,
     Left,
     MemberRow,
@@ -50,13 +59,21 @@ from protocol.messages import (
     RecordHint,
     RecordUpdate,
     Suspect,
-    SyncAnswer,
-    SyncPush,
-    SyncRequest,
 )
-from protocol.records import decode_record, encode_record, verify_record
+from protocol.records import decode_record, verify_record
 from protocol.replay import WINDOW_BITS
 from protocol.seal import Keyring, Seal
+from protocol.syncmessages import (
+    HoldingsSet,
+    Outline,
+    SyncDelivery,
+    SyncExchange,
+    SyncList,
+    SyncOpen,
+    SyncOutline,
+    SyncReply,
+    SyncRequest,
+)
 from protocol.table import RANK
 
 u32 = st.integers(0, (1 << 32) - 1)
@@ -102,24 +119,35 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.lists(st.tuples(raw_digests, forms | st.just("")), max_size=5).map(tuple),
     ),
 )
-fulls = st.builds(
-    HoldingsFull,
+sets = st.builds(
+    HoldingsSet,
     raw_ids,
     u63,
     u63,
-    st.lists(st.tuples(raw_digests, forms), max_size=5).map(tuple),
+    u63,
+    st.lists(st.tuples(raw_digests, forms | st.just("")), max_size=5).map(tuple),
 )
 rows = st.builds(MemberRow, st.sampled_from(sorted(RANK)), alives)
 bulk = (
     st.lists(rows, max_size=4).map(tuple),
     st.lists(st.binary(min_size=1, max_size=99), max_size=4).map(tuple),
-    st.lists(fulls, max_size=4).map(tuple),
+    st.lists(sets, max_size=4).map(tuple),
 )
 blobs = st.binary(max_size=99)
-syncs = st.one_of(
-    st.builds(SyncRequest, alives, blobs, blobs),
-    st.builds(SyncAnswer, alives, *bulk, blobs, blobs, blobs, st.booleans()),
-    st.builds(SyncPush, *bulk, st.booleans()),
+digests = st.binary(min_size=512, max_size=512)
+outlines = st.builds(
+    Outline,
+    st.lists(st.tuples(st.integers(0, PLACES - 1), blobs), max_size=4).map(tuple),
+    st.lists(st.tuples(st.integers(0, GROUPS - 1), digests), max_size=2).map(tuple),
+)
+requests = st.one_of(
+    st.builds(SyncOpen, alives, u63, digests, digests),
+    st.builds(SyncList, blobs, blobs),
+    st.builds(SyncExchange, blobs, blobs, blobs, *bulk),
+)
+replies = st.one_of(
+    st.builds(SyncOutline, alives, u63, outlines, outlines, st.booleans()),
+    st.builds(SyncDelivery, *bulk, st.tuples(u32, u32, u32), u32),
 )
 
 
@@ -132,9 +160,10 @@ def test_packets_round_trip(several: list[Message]) -> None:
     assert decode_packet(join_messages([encode_message(one) for one in several])) == tuple(several)
 
 
-@given(syncs)
-def test_syncs_round_trip(payload: SyncRequest | SyncAnswer | SyncPush) -> None:
-    assert decode_sync(encode_sync(payload), type(payload)) == payload
+@given(requests, replies)
+def test_syncs_round_trip(request: SyncRequest, reply: SyncReply) -> None:
+    assert decode_sync_request(encode_sync(request)) == request
+    assert decode_sync_reply(encode_sync(reply)) == reply
 
 
 def only_refused(call: Callable[[], object]) -> None:
@@ -146,7 +175,9 @@ def only_refused(call: Callable[[], object]) -> None:
 # Bytes that start like the real thing reach deeper than uniform noise.
 junk = st.one_of(
     st.binary(max_size=300),
-    syncs.map(encode_sync).flatmap(
+    (requests | replies)
+    .map(encode_sync)
+    .flatmap(
         lambda data: st.tuples(st.integers(0, len(data)), st.binary(max_size=4)).map(
             lambda cut: data[: cut[0]] + cut[1] + data[cut[0] + len(cut[1]) :]
         )
@@ -169,8 +200,8 @@ junk = st.one_of(
 def test_arbitrary_bytes_are_refused_and_nothing_worse(data: bytes) -> None:
     for decode in (decode_packet, decode_record, decode_spec, decode_manifest, decode_attestation):
         only_refused(lambda decode=decode: decode(data))  # type: ignore[misc]
-    for kind in (SyncRequest, SyncAnswer, SyncPush):
-        only_refused(lambda kind=kind: decode_sync(data, kind))  # type: ignore[misc]
+    for decode in (decode_sync_request, decode_sync_reply):
+        only_refused(lambda decode=decode: decode(data))  # type: ignore[misc]
 
 
 MACHINE = make_gossip(0)
@@ -183,9 +214,31 @@ def test_a_machine_takes_arbitrary_datagrams_and_syncs(data: bytes) -> None:
     only_refused(lambda: MACHINE.receive_datagram(data, address_of(3), 0.0, WALL_MS))
     assert MACHINE.state_digest() == before
     peer = OTHER.node_id
-    only_refused(lambda: OTHER.sync_accept(data, MACHINE.node_id, 0.0, WALL_MS))
     only_refused(lambda: OTHER.sync_answer(data, MACHINE.node_id, 0.0, WALL_MS))
-    only_refused(lambda: OTHER.sync_finish(data, peer, 0.0, WALL_MS))
+    MACHINE.sync_begin(peer, 0.0)
+    only_refused(lambda: MACHINE.sync_next(data, peer, 0.0, WALL_MS))
+    MACHINE.sync_failed(peer)
+
+
+@settings(max_examples=50)
+@given(st.lists(requests, max_size=3), st.lists(replies, max_size=3))
+def test_a_machine_takes_any_well_formed_sync_of_an_insider(
+    asked: list[SyncRequest], answered: list[SyncReply]
+) -> None:
+    """Whatever it says, in whatever order: refused or taken in, and the sync ends."""
+    machine, peer = make_gossip(0), node_id("n1")
+    hello = Alive(bytes.fromhex(peer), 1, 0, metadata_of("n1", address_of(1)))
+    for request in asked:
+        if isinstance(request, SyncOpen):
+            request = msgspec.structs.replace(request, sender=hello)
+        only_refused(lambda: machine.sync_answer(encode_sync(request), peer, 0.0, WALL_MS))  # noqa: B023
+    for reply in answered:
+        if isinstance(reply, SyncOutline):
+            reply = msgspec.structs.replace(reply, sender=hello)
+        machine.sync_begin(peer, 0.0)
+        only_refused(lambda: machine.sync_next(encode_sync(reply), peer, 0.0, WALL_MS))  # noqa: B023
+    own = machine.members()[0]
+    assert (own.is_self, own.state, own.name) == (True, "alive", "n0")
 
 
 @settings(max_examples=50)
@@ -258,9 +311,8 @@ def merged(*orders: list[int]) -> Catalog:
 
 def content(catalog: Catalog) -> object:
     """What lasts: all records. (What a name means while its version is missing may differ.)"""
-    return sorted(
-        (entry.verified.key, entry.order) for entry in catalog._entries.values()
-    ), catalog.state_digest()
+    records = sorted((entry.key, entry.encoded) for entry in catalog.entries())
+    return records, catalog.state_digest(), catalog.digests.groups()
 
 
 @given(picks, picks, st.randoms(use_true_random=False))
@@ -287,16 +339,15 @@ def test_complete_catalogs_mean_the_same(order: list[int], shuffler: random.Rand
 
 
 @given(picks, picks)
-def test_one_exchange_makes_two_catalogs_equal(one: list[int], two: list[int]) -> None:
-    left, right = merged(one), merged(two)
-    records, wanted = right.compare(left.summary())
-    pushed = list(left.select(wanted))
-    for catalog, encoded in ((left, records), (right, pushed)):
-        for record in encoded:
-            verified = catalog.check(record, wall_ms=WALL_MS)
-            if verified is not None:
-                catalog.merge(verified)
-    assert content(left) == content(right)
+def test_one_sync_makes_two_catalogs_equal(one: list[int], two: list[int]) -> None:
+    left, right = make_gossip(0), make_gossip(1)
+    for machine, order in ((left, one), (right, two)):
+        for index in order:
+            machine.catalog.merge(POOL[index])
+    carry_sync(left, right, 0.0, WALL_MS)
+    assert content(left.catalog) == content(right.catalog)
+    sizes = carry_sync(left, right, 1.0, WALL_MS)
+    assert len(sizes) == 2, "nothing to list, nothing to exchange"
 
 
 deeds = st.lists(
@@ -344,20 +395,14 @@ def test_the_latest_change_is_in_force_whole_once_all_have_met(
         assert (current.version if current is not None else "") == latest[2]
 
 
-def tell(one: Catalog, two: Catalog, wall_ms: int) -> None:
-    for encoded in one.compare(two.summary())[0]:
-        verified = two.check(encoded, wall_ms=wall_ms)
-        if verified is not None:
-            two.merge(verified)
-
-
 @given(picks)
 def test_what_is_stored_loads_again(order: list[int]) -> None:
     catalog = merged(order)
-    stored = [(e.verified.key, encode_record(e.verified.record)) for e in catalog._entries.values()]
-    again = make_catalog("n1")
-    assert again.load(stored, wall_ms=WALL_MS) == ((), ())
-    assert content(again) == content(catalog)
+    for proven in (False, True):
+        rows = [SavedRecord(entry.key, entry.encoded, proven) for entry in catalog.entries()]
+        again = make_catalog("n1")
+        assert again.load(rows, wall_ms=WALL_MS) == ((), ())
+        assert content(again) == content(catalog)
 
 
 # ------------------------------------------------------------ membership and holdings
@@ -417,8 +462,8 @@ def test_holdings_follow_their_owner_through_loss(steps: list[tuple[int, str, bo
         if lost:
             continue
         if other.merge_update(owner.delta()) == "gap":
-            full = owner.full(node_id("n0"))
-            assert full is not None
-            other.merge_full(full)
+            news = owner.export(node_id("n0"), *other.version(node_id("n0")))
+            assert news is not None
+            assert other.merge_set(news)
         assert other.held(node_id("n0")) == owner.held(node_id("n0"))
         assert other.version(node_id("n0")) == owner.version(node_id("n0"))

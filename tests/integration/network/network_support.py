@@ -66,11 +66,11 @@ class MemorySource:
 
 
 class EchoSync:
-    """Answers a sync with what it got, or refuses round 9."""
+    """Answers a sync with what it got, or refuses it."""
 
-    async def answer_sync(self, peer: NodeId, round_: int, body: bytes) -> bytes:
-        if round_ == 9:
-            raise PeerError("no such round")
+    async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
+        if body == b"refuse":
+            raise PeerError("not this one")
         return body
 
 
@@ -135,7 +135,7 @@ class GossipNode:
         self.metrics = Metrics()
         self.saved: dict[str, bytes] = {}
         self.fail_saves = False
-        self.pushes_take_s = 0.0
+        self.syncs_take_s = 0.0
         self.persisting = trio.Lock()
         self.events: list[Event] = []
         host, port = sockets.address
@@ -189,10 +189,9 @@ class GossipNode:
         for key in keys:
             del self.saved[key]
 
-    async def answer_sync(self, peer: NodeId, round_: int, body: bytes) -> bytes:
-        if round_ == 1:
-            await trio.sleep(self.pushes_take_s)
-        return await self.service.answer_sync(peer, round_, body)
+    async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
+        await trio.sleep(self.syncs_take_s)
+        return await self.service.answer_sync(peer, body)
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, RecordsAccepted) and not self.fail_saves:

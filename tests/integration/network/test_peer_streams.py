@@ -81,8 +81,8 @@ async def test_requests_are_answered_in_order_on_one_connection(
                 (Ping(1), b""),
                 (GetManifest(2, blob), b""),
                 *((GetSegment(3 + n, blob, n), b"") for n in range(expected.segments)),
-                (Sync(90, 0), b"x" * 1_000_000),
-                (Sync(91, 9), b""),
+                (Sync(90), b"x" * 1_000_000),
+                (Sync(91), b"refuse"),
                 (GetSegment(92, blob, expected.segments), b""),
                 (GetManifest(93, digest_of(b"other")), b""),
             ]

@@ -114,7 +114,7 @@ class Checks:
         catalog = gossip.catalog
         rows: dict[str, Order] = {}
         for name, current in catalog.functions():
-            rows[record_key(current.alias)] = order_of(current.alias)
+            rows[current.alias.key] = order_of(current.alias.record())
             for row in catalog.versions(name):
                 rows[record_key(row.record)] = order_of(row.record)
         return rows

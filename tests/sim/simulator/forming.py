@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from protocol.codec import encode_sync
 from protocol.gossip import Gossip
-from protocol.messages import Alive, MemberRow, SyncPush
+from protocol.messages import Alive, MemberRow
+from protocol.syncmessages import SYNC_ROWS_MAX, SyncExchange
 
 from .node import Node
 from .simulation import Simulation
-
-ROWS_MAX = 4000
-"""Per payload, which is at most 1 MiB."""
 
 
 def start_formed(sim: Simulation) -> None:
@@ -19,13 +17,13 @@ def start_formed(sim: Simulation) -> None:
     gossips = [(node, sim.make(node)) for node in sim.nodes]
     words = [_alive(node, gossip) for node, gossip in gossips]
     pushes = [
-        encode_sync(SyncPush(members=rows, records=(), holdings=(), more=False))
+        encode_sync(SyncExchange(b"", b"", b"", members=rows, records=(), holdings=()))
         for rows in _rows(words)
     ]
     teller = sim.nodes[0].node_id
     for node, gossip in gossips:
         for push in pushes:
-            gossip.sync_accept(push, teller, node.clock.local(sim.now), node.clock.wall_ms(sim.now))
+            gossip.sync_answer(push, teller, node.clock.local(sim.now), node.clock.wall_ms(sim.now))
         while gossip.poll_event() is not None:
             pass
         gossip.join(sim.seeds(), node.clock.local(sim.now))
@@ -34,7 +32,7 @@ def start_formed(sim: Simulation) -> None:
 
 def _rows(words: list[Alive]) -> list[tuple[MemberRow, ...]]:
     rows = [MemberRow("alive", word) for word in words]
-    return [tuple(rows[at : at + ROWS_MAX]) for at in range(0, len(rows), ROWS_MAX)]
+    return [tuple(rows[at : at + SYNC_ROWS_MAX]) for at in range(0, len(rows), SYNC_ROWS_MAX)]
 
 
 def _alive(node: Node, gossip: Gossip) -> Alive:

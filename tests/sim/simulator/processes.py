@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
+    AgreementMoved,
     Event,
     HoldingsChanged,
     IdentityClash,
@@ -191,6 +192,8 @@ class Processes:
                 self._save(node, tuple(records))
             case RecordsPurged(keys=keys):
                 self._save(node, tuple((key, None) for key in keys))
+            case AgreementMoved(saved=saved):
+                node.disk.agreement = saved
             case MemberDown(member=member):
                 self._world.note(kind, node.index, member.node_id.encode())
                 sim.declared_down(node, sim.by_id(member.node_id), member.generation)

@@ -11,6 +11,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edged.topology import Topology
+from protocol.catalog import SavedRecord
 from protocol.function import FunctionSpec, encode_spec, version_of
 from protocol.gossip import Gossip, GossipConfig
 from protocol.identity import ROLES, TrustAnchor, issue_credential, public_bytes
@@ -154,11 +155,14 @@ class Simulation:
             now=node.clock.local(self.now),
             wall_ms=wall_ms,
         )
-        loaded = gossip.catalog.load(node.disk.records.items(), wall_ms=wall_ms)
+        rows = [SavedRecord(key, encoded) for key, encoded in node.disk.records.items()]
+        loaded = gossip.catalog.load(rows, wall_ms=wall_ms)
         for key in loaded.drop:
             del node.disk.records[key]
         for digest in node.disk.held:
             gossip.holdings.set_local(digest, True)
+        if node.disk.agreement:
+            gossip.resume(node.disk.agreement, node.clock.local(self.now), wall_ms)
         return gossip
 
     def begin(self, node: Node, gossip: Gossip) -> None:

@@ -1,5 +1,5 @@
-"""Streams between processes: a sync in its three legs, each of which may find the other side gone,
-cut off or stopped. A stopped peer's kernel still accepts; the dialler waits, up to its timeout."""
+"""Streams between processes: a sync leg by leg, each of which may find the other side gone, cut
+off or stopped. A stopped peer's kernel still accepts; the dialler waits, up to its timeout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .simulation import Simulation
 
 SYNC_TIMEOUT_S = 30.0
-"""Of the daemon, for a whole sync."""
+"""Of the daemon, for one request and its reply."""
 
 CONNECT_TIMEOUT_S = 1.5
 HOLD_S = 30.0
@@ -31,10 +31,18 @@ class Streams:
         self._network = sim.network
         self.started = 0
         self.broken = 0
+        self.carried_bytes = 0
+        """Sync payloads, both ways."""
+        self.running: set[tuple[int, int, int]] = set()
+        """(asker, its generation, answerer): one at a time, as in the daemon."""
 
     def sync(self, node: Node, peer: Node) -> None:
-        _SyncRun(self._sim, node, peer).begin()
+        run = (node.index, node.disk.generation, peer.index)
+        if run in self.running:
+            return
+        self.running.add(run)
         self.started += 1
+        _SyncRun(self._sim, node, peer, run).begin()
 
     def look(self, node: Node, peer: Node, probe_id: int) -> None:
         _LookRun(self._sim, node, peer, probe_id).begin()
@@ -99,21 +107,31 @@ class _LookRun:
 
 
 class _SyncRun:
-    def __init__(self, sim: Simulation, node: Node, peer: Node) -> None:
+    def __init__(self, sim: Simulation, node: Node, peer: Node, run: tuple[int, int, int]) -> None:
         self._sim = sim
+        self._run = run
         self._world = sim.world
         self._node, self._peer = node, peer
         self._generations = (node.disk.generation, peer.disk.generation)
         self._address = peer.address
-        self._until_s = sim.world.now + SYNC_TIMEOUT_S
+        self._until_s = 0.0
 
     def begin(self) -> None:
         """TCP's and TLS's handshakes take two round trips."""
         network = self._sim.network
+        self._until_s = self._world.now + SYNC_TIMEOUT_S
         hand_s = network.leg_s(self._node, self._peer, syn=True)
         for one, other in ((self._peer, self._node), (self._node, self._peer)):
             hand_s += network.leg_s(one, other)
         self._then(hand_s, self._ask)
+
+    def _break(self) -> None:
+        """The asker finds out, if it still runs."""
+        self._sim.streams.broken += 1
+        self._sim.streams.running.discard(self._run)
+        asker = self._node.gossip
+        if asker is not None and self._node.disk.generation == self._generations[0]:
+            asker.sync_failed(self._peer.node_id)
 
     def _then(self, after_s: float, step: Step) -> None:
         self._world.at(self._world.now + after_s, self._step, step)
@@ -124,14 +142,14 @@ class _SyncRun:
         same = (node.disk.generation, peer.disk.generation) == self._generations
         cut = self._sim.network.blocked(node, peer) or self._sim.network.blocked(peer, node)
         if node.gossip is None or peer.gossip is None or not same or peer.address != self._address:
-            self._sim.streams.broken += 1
+            self._break()
             return
         wakes_s = max(node.paused_until_s, peer.paused_until_s)
         if cut:  # retransmissions go on; a short cut is survived
             wakes_s = max(wakes_s, now + 1.0)
         if now < wakes_s:
             if wakes_s >= self._until_s:
-                self._sim.streams.broken += 1
+                self._break()
             else:
                 self._world.at(wakes_s + 0.001, self._step, step)
             return
@@ -144,8 +162,12 @@ class _SyncRun:
         return self._sim.network.leg_s(self._peer, self._node)
 
     def _ask(self, asker: Gossip, answerer: Gossip) -> None:
-        request = asker.sync_begin(self._node.clock.local(self._world.now))
+        request = asker.sync_begin(self._peer.node_id, self._node.clock.local(self._world.now))
         self._sim.processes.drain(self._node)
+        self._send(request)
+
+    def _send(self, request: bytes) -> None:
+        self._until_s = self._world.now + SYNC_TIMEOUT_S
         self._then(self._forth_s(), lambda one, other: self._answer(other, request))
 
     def _answer(self, answerer: Gossip, request: bytes) -> None:
@@ -153,17 +175,15 @@ class _SyncRun:
         reply = answerer.sync_answer(
             request, self._node.node_id, clock.local(now), clock.wall_ms(now)
         )
+        self._sim.streams.carried_bytes += len(request) + len(reply)
         self._sim.processes.drain(self._peer)
-        self._then(self._back_s(), lambda one, other: self._finish(one, reply))
+        self._then(self._back_s(), lambda one, other: self._go_on(one, reply))
 
-    def _finish(self, asker: Gossip, reply: bytes) -> None:
+    def _go_on(self, asker: Gossip, reply: bytes) -> None:
         clock, now = self._node.clock, self._world.now
-        push = asker.sync_finish(reply, self._peer.node_id, clock.local(now), clock.wall_ms(now))
+        request = asker.sync_next(reply, self._peer.node_id, clock.local(now), clock.wall_ms(now))
         self._sim.processes.drain(self._node)
-        if push is not None:
-            self._then(self._forth_s(), lambda one, other: self._accept(other, push))
-
-    def _accept(self, answerer: Gossip, push: bytes) -> None:
-        clock, now = self._peer.clock, self._world.now
-        answerer.sync_accept(push, self._node.node_id, clock.local(now), clock.wall_ms(now))
-        self._sim.processes.drain(self._peer)
+        if request is not None:
+            self._send(request)
+        else:
+            self._sim.streams.running.discard(self._run)

@@ -14,12 +14,15 @@ from protocol_support import (
     credential_of,
     key_of,
     make_catalog,
+    saved_records,
     spec_bytes,
+    tell,
     version_record,
 )
 
 from protocol import catalog as catalog_module
 from protocol.authoring import VERSIONS_KEPT
+from protocol.buckets import BUCKETS, GROUPS, place_of_group, unpack_digests
 from protocol.catalog import TOMBSTONE_MS, Catalog
 from protocol.clock import SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
 from protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -62,12 +65,9 @@ def remove(catalog: Catalog, name: str, *, wall_ms: int = WALL_MS) -> list[Recor
 
 def exchange(*catalogs: Catalog, wall_ms: int = WALL_MS) -> None:
     """Each hears all that the others know."""
-    known = [record for one in catalogs for record in one.compare(b"")[0]]
-    for catalog in catalogs:
-        for encoded in known:
-            verified = catalog.check(encoded, wall_ms=wall_ms)
-            if verified is not None:
-                catalog.merge(verified)
+    for one in catalogs:
+        for other in catalogs:
+            tell(one, other, wall_ms)
 
 
 def history(catalog: Catalog, name: str) -> list[tuple[VersionId, bool]]:
@@ -292,7 +292,7 @@ def test_loading_verifies_each_and_stops_at_none() -> None:
     ]
     catalog = make_catalog("n1")
     # A node whose clock starts in 1970 still knows what it knew, and says nothing yet.
-    loaded = catalog.load([*bad, *stored], wall_ms=0)
+    loaded = catalog.load(saved_records([*bad, *stored]), wall_ms=0)
     assert [(key, error.code) for key, error in loaded.refused] == [
         ("v/x/y", "record"),
         ("a/hello", "record"),
@@ -316,7 +316,7 @@ def test_expired_tombstones_on_disk_take_no_room(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(catalog_module, "RECORDS_MAX", 2)
     monkeypatch.setattr(catalog_module, "NAMES_MAX", 1)
     catalog = make_catalog("n1")
-    loaded = catalog.load([*stored, *live], wall_ms=later_ms)
+    loaded = catalog.load(saved_records([*stored, *live]), wall_ms=later_ms)
     assert loaded.refused == ()
     assert set(loaded.drop) == {record_key(record) for record in gone}
     assert catalog.lookup("hello") is not None
@@ -374,7 +374,7 @@ def test_what_replaces_a_record_takes_its_room(monkeypatch: pytest.MonkeyPatch) 
     catalog = make_catalog()
     deploy(catalog, "hello", SPEC)
     deploy(catalog, "hello", OTHER, wall_ms=WALL_MS + 1)
-    size_bytes = sum(len(record) for record in catalog.compare(b"")[0])
+    size_bytes = sum(len(entry.encoded) for entry in catalog.entries())
     monkeypatch.setattr(catalog_module, "BYTES_MAX", size_bytes)
     again = version_record("hello", SPEC, hlc=(WALL_MS + 2) << 16)
     assert feed(catalog, again)
@@ -383,7 +383,9 @@ def test_what_replaces_a_record_takes_its_room(monkeypatch: pytest.MonkeyPatch) 
     assert deploy(catalog, "hello", SPEC, wall_ms=WALL_MS + 5), "tombstones take none of it"
 
 
-def test_tombstones_are_bounded_by_giving_up_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tombstones_are_bounded_by_giving_up_the_earliest_everywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(catalog_module, "TOMBSTONES_MAX", 3)
     catalog = make_catalog()
     for name in ("a", "b"):
@@ -393,6 +395,16 @@ def test_tombstones_are_bounded_by_giving_up_the_first(monkeypatch: pytest.Monke
     assert catalog.purge(WALL_MS) == [f"v/a/{VERSION}"]
     assert catalog.purge(WALL_MS) == []
     assert catalog.encoded("a/a") is not None
+    other = make_catalog("n1")
+    for entry in reversed(list(catalog.entries())):
+        verified = other.check(entry.encoded, wall_ms=WALL_MS)
+        assert verified is not None
+        assert other.merge(verified)
+    (first, *_) = sorted(catalog.entries(), key=lambda entry: entry.hlc)
+    earlier = alias_record("c", None, hlc=first.hlc - 1)
+    assert not feed(other, earlier), "it would be given up at once, and taught again for ever"
+    assert feed(other, alias_record("c", None, hlc=first.hlc + 1))
+    assert other.purge(WALL_MS) == [first.key]
 
 
 def test_a_function_keeps_its_latest_versions() -> None:
@@ -511,22 +523,43 @@ def test_only_a_version_that_is_here_can_be_made_current() -> None:
         catalog.prepare_alias("f", version_of(OTHER), wall_ms=WALL_MS)
 
 
-def test_digest_and_delta() -> None:
+def test_buckets_digest_all_records_and_list_them() -> None:
     one, two = make_catalog(), make_catalog("n1")
     deploy(one, "both", SPEC)
-    two.load([(k, r) for k, r in encoded_records([version_record("both", SPEC)])], wall_ms=WALL_MS)
-    deploy(two, "mine", OTHER)
-    records, wanted = one.compare(two.summary())
-    for encoded in records:
-        verified = two.check(encoded, wall_ms=WALL_MS)
-        assert verified is not None
-        two.merge(verified)
-    for encoded in two.select([*wanted, 12345]):
-        verified = one.check(encoded, wall_ms=WALL_MS)
-        if verified is not None:
-            one.merge(verified)
-    assert one.state_digest() == two.state_digest()
-    assert one.compare(two.summary()) == ([], [])
+    deploy(one, "gone", OTHER)
+    remove(one, "gone", wall_ms=WALL_MS + 1)
+    assert tell(one, two) == 4
+    assert one.digests.groups() == two.digests.groups() != make_catalog().digests.groups()
+    places = [place_of_group(group) for group in range(GROUPS)]
+    listed = [entry for place in places for entry in one.at(place)]
+    assert sorted(entry.key for entry in listed) == sorted(entry.key for entry in one.entries())
+    assert sum(one.count_at(place) for place in places) == len(one) == 4
+    assert {entry.key for bucket in range(BUCKETS) for entry in one.at(bucket)} == {
+        entry.key for entry in listed
+    }
+    assert all(one.by_hash(entry.hashed) is entry for entry in listed)
+    assert one.by_hash(12345) is None
+    deploy(two, "mine", OTHER, wall_ms=WALL_MS + 2)
+    differing = [
+        group
+        for group, (a, b) in enumerate(
+            zip(
+                unpack_digests(one.digests.groups()),
+                unpack_digests(two.digests.groups()),
+                strict=True,
+            )
+        )
+        if a != b
+    ]
+    assert 1 <= len(differing) <= 2
+    assert one.purge(WALL_MS + TOMBSTONE_MS + 10) == two.purge(WALL_MS + TOMBSTONE_MS + 10) != []
+    assert two.forget([*two._entries, "a/nobody"]) == sorted(
+        ["a/both", "a/mine", f"v/both/{VERSION}", f"v/mine/{version_of(OTHER)}"],
+        key=lambda key: ("mine" in key, key.startswith("a")),
+    )
+    assert two.functions() == ()
+    assert two.digests.groups() == bytes(512)
+    assert (two.state_digest(), two._bytes, two._names, two._buckets) == (0, 0, {}, {})
 
 
 def test_equal_times_are_settled_by_signer() -> None:
@@ -537,8 +570,3 @@ def test_equal_times_are_settled_by_signer() -> None:
         for record in order:
             feed(catalog, record)
     assert one.state_digest() == two.state_digest()
-    half, other = make_catalog(), make_catalog()
-    feed(half, first)
-    feed(other, second)
-    records, wanted = half.compare(other.summary())
-    assert len(records) == len(wanted) == 1, "both sides show what they have"

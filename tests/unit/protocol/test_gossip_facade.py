@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from protocol_support import (
@@ -10,6 +12,7 @@ from protocol_support import (
     address_of,
     alias_record,
     anchor,
+    carry_sync,
     credential_of,
     key_of,
     make_gossip,
@@ -20,26 +23,37 @@ from protocol_support import (
 )
 from test_membership_wire import Insider, events
 
+from protocol import asking as asking_module
+from protocol import records as records_module
 from protocol import sync as sync_module
 from protocol.catalog import TOMBSTONE_MS
 from protocol.clock import SKEW_MS_MAX
+from protocol.codec import encode_sync
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import HoldingsChanged, RecordsAccepted, RecordsPurged, SyncWanted
 from protocol.function import version_of
-from protocol.gossip import HOUSEKEEPING_S, RESYNC_S, Gossip, GossipConfig
+from protocol.gossip import HOUSEKEEPING_S, Gossip, GossipConfig
+from protocol.identity import TrustAnchor
 from protocol.ids import digest_of
 from protocol.messages import (
-    SYNC_RECORDS_MAX,
     HoldingsUpdate,
+    MemberRow,
     RecordHint,
     RecordUpdate,
-    SyncAnswer,
-    SyncPush,
-    SyncRequest,
 )
-from protocol.records import encode_record, record_key
+from protocol.presets import LAN
+from protocol.records import Record, encode_record, prove_records, record_key, verify_record
 from protocol.rng import Rng
 from protocol.seal import Keyring, key_id
+from protocol.syncing import ASKING_MAX
+from protocol.syncmessages import (
+    SYNC_RECORDS_MAX,
+    Outline,
+    SyncDelivery,
+    SyncExchange,
+    SyncList,
+    SyncOutline,
+)
 
 SPEC = spec_bytes("one")
 
@@ -117,64 +131,111 @@ def test_a_late_joiner_gets_it_all_and_lost_updates_are_found() -> None:
     assert len({machine.state_digest() for machine in wire.machines.values()}) == 1
 
 
-def test_syncs_larger_than_a_payload_take_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_exceeds_a_payload_comes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_module, "SYNC_BYTES_MAX", 40_000)
-    wire = Wire(2)
-    one, two = wire[0], wire[1]
+    monkeypatch.setattr(asking_module, "_PUSH_BYTES_MAX", 30_000)
+    monkeypatch.setattr(sync_module, "OUTLINE_BYTES_MAX", 600)
+    one, two = make_gossip(0), make_gossip(1)
     for machine, names in ((one, "a"), (two, "b")):
         for number in range(30):
             spec = spec_bytes(f"{names}{number}", args_bytes=2500)
             records = machine.catalog.prepare_deploy(f"{names}{number}", spec, wall_ms=WALL_MS)
             machine.publish(records, 0.0)
-    two.join([address_of(0)], 0.0)
-    wire.run(3)
+    sizes = carry_sync(two, one, 0.0, WALL_MS)
     assert len(one.catalog.functions()) == len(two.catalog.functions()) == 60
-    assert len([e for _, e in wire.events if isinstance(e, SyncWanted)]) > 2
+    assert max(sizes) <= 40_000
+    assert len(sizes) > 2 * (1 + 60 * 2600 // 30_000), "the outline was cut too: opened again"
+    assert len(carry_sync(two, one, 1.0, WALL_MS)) == 2
 
 
 def test_a_round_brings_no_more_records_than_can_be_checked_at_once() -> None:
-    wire = Wire(2)
-    one, two = wire[0], wire[1]
+    one, two = make_gossip(0), make_gossip(1)
     for machine, letter in ((one, "a"), (two, "b")):
         for number in range(200):
             deploy_quietly(machine, f"{letter}{number}")
-    sizes = []
-    request = two.sync_begin(0.0)
-    answer = one.sync_answer(request, two.node_id, 0.0, WALL_MS)
-    decoded = msgspec.msgpack.decode(answer, type=SyncAnswer)
-    push = two.sync_finish(answer, one.node_id, 0.0, WALL_MS)
-    assert push is not None
-    for payload in (decoded, msgspec.msgpack.decode(push, type=SyncPush)):
-        assert payload.more
-        sizes.append(len(payload.records))
-    assert sizes == [SYNC_RECORDS_MAX] * 2
-    one.sync_accept(push, two.node_id, 0.0, WALL_MS)
-    wire.run(3)
+    counts = []
+    request: bytes | None = two.sync_begin(one.node_id, 0.0)
+    while request is not None:
+        counts.append(len(two._syncing.records_in(request, reply=False)))
+        reply = one.sync_answer(request, two.node_id, 0.0, WALL_MS)
+        counts.append(len(one._syncing.records_in(reply, reply=True)))
+        request = two.sync_next(reply, one.node_id, 0.0, WALL_MS)
+    assert [count for count in counts if count] == [256, 256, 144, 144]
     assert len(one.catalog) == len(two.catalog) == 800
-    crowded = msgspec.structs.replace(decoded, records=(b"x",) * (SYNC_RECORDS_MAX + 1))
-    with pytest.raises(RemoteProtocolError, match="sync"):
-        two.sync_finish(msgspec.msgpack.encode(crowded), one.node_id, 0.0, WALL_MS)
+    assert one.state_digest() == two.state_digest()
 
 
 def deploy_quietly(machine: Gossip, name: str) -> None:
     machine.catalog.apply(machine.catalog.prepare_deploy(name, SPEC, wall_ms=WALL_MS))
 
 
-def test_a_cut_sync_does_not_go_round_in_circles() -> None:
+def test_a_sync_that_is_refused_ends() -> None:
     one, two = make_gossip(0), make_gossip(1)
     for number in range(SYNC_RECORDS_MAX):
         deploy_quietly(one, f"f{number}")
     behind_ms = WALL_MS - 2 * SKEW_MS_MAX
-    wanted, now = [], 0.0
-    for _ in range(4):
-        answer = one.sync_answer(two.sync_begin(now), two.node_id, now, WALL_MS)
-        two.sync_finish(answer, one.node_id, now, behind_ms)
-        events(two)
-        two.on_timer(now + RESYNC_S, behind_ms)
-        wanted.append(sum(isinstance(event, SyncWanted) for event in events(two)))
-        now += RESYNC_S
-    assert wanted == [1, 1, 0, 0], "the first answer told of a member too"
+    sizes = carry_sync(two, one, 0.0, behind_ms)
+    assert len(sizes) == 2 * (1 + 2), "everything is offered once"
     assert len(two.catalog) == 0
+    assert two.statistics().refused == {"record-future": 2 * SYNC_RECORDS_MAX}
+    assert two.statistics().syncs_futile == 0, "it told of a member"
+    carry_sync(two, one, 1.0, behind_ms)
+    assert two.statistics().syncs_futile == 1
+
+
+def test_signatures_may_be_checked_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = make_gossip(0), make_gossip(1)
+    for name in "abc":
+        deploy_quietly(one, name)
+    forged = msgspec.structs.replace(version_record("d", SPEC), signature=bytes(64))
+    verified = verify_record(version_record("d", SPEC), anchor(), wall_ms=WALL_MS)
+    one.catalog.merge(
+        msgspec.structs.replace(verified, record=forged, encoded=encode_record(forged))
+    )
+    checked: list[int] = []
+    request: bytes | None = two.sync_begin(one.node_id, 0.0)
+    while request is not None:
+        reply = one.sync_answer(request, two.node_id, 0.0, WALL_MS)
+        rows = two.sync_unproven(reply, WALL_MS, reply=True)
+        proven = prove_records(anchor().ca_public_key, rows)
+        checked.append(len(rows) - len(proven))
+        assert two.sync_unproven(b"junk", WALL_MS, reply=True) == []
+        with monkeypatch.context() as patch:
+            calls: list[object] = []
+            patch.setattr(records_module, "prove_record", _recording(calls))
+            request = two.sync_next(reply, one.node_id, 0.0, WALL_MS, proven)
+        assert len(calls) == checked[-1], "only what is not proven is checked in the loop"
+    assert checked == [0, 1]
+    assert len(two.catalog) == 6
+    assert two.statistics().refused == {"signature": 1}
+    assert two.sync_unproven(reply, WALL_MS, reply=True)[0][0] == encode_record(forged)
+
+
+def _recording(calls: list[object]) -> Callable[[Record, TrustAnchor], None]:
+    prove = records_module.prove_record
+
+    def recording(record: Record, trusted: TrustAnchor) -> None:
+        calls.append(record)
+        prove(record, trusted)
+
+    return recording
+
+
+def test_the_backstop_finds_what_digests_do_not_show() -> None:
+    """A tombstone of what the other never knew."""
+    wire = Wire(2, knobs=msgspec.structs.replace(LAN, sync_backstop_s=20.0))
+    wire.join_all()
+    wire.run(2)
+    gone = wire[0].catalog
+    gone.merge(verify_record(alias_record("gone", None), anchor(), wall_ms=WALL_MS))
+    wire.run(9)
+    assert len(wire[1].catalog) == 0
+    wire.run(25)
+    assert len(wire[1].catalog) == 1
+    wanted = len(wire.seen("n0", SyncWanted)) + len(wire.seen("n1", SyncWanted))
+    wire.run(200)
+    more = len(wire.seen("n0", SyncWanted)) + len(wire.seen("n1", SyncWanted)) - wanted
+    assert 14 <= more <= 40, "that is all that equal nodes say to each other"
 
 
 def test_what_the_catalog_forgets_is_told() -> None:
@@ -270,58 +331,93 @@ def test_holdings_gaps_and_overflow() -> None:
 
 def test_syncs_are_bound_to_the_authenticated_peer() -> None:
     one, two = make_gossip(0), make_gossip(1)
-    request = one.sync_begin(0.0)
+    request = one.sync_begin(two.node_id, 0.0)
     with pytest.raises(RemoteProtocolError, match="sync-peer"):
         two.sync_answer(request, node_id("n2"), 0.0, WALL_MS)
-    answer = two.sync_answer(request, one.node_id, 0.0, WALL_MS)
+    assert two.member(one.node_id) is None
+    reply = two.sync_answer(request, one.node_id, 0.0, WALL_MS)
+    one.sync_begin(node_id("n2"), 0.0)
     with pytest.raises(RemoteProtocolError, match="sync-peer"):
-        one.sync_finish(answer, node_id("n2"), 0.0, WALL_MS)
-    for junk in (b"", b"\xff", answer):
+        one.sync_next(reply, node_id("n2"), 0.0, WALL_MS)
+    for junk in (b"", b"\xff", reply):
         with pytest.raises(RemoteProtocolError, match="sync"):
             two.sync_answer(junk, one.node_id, 0.0, WALL_MS)
-        with pytest.raises(RemoteProtocolError, match="sync"):
-            two.sync_accept(junk, one.node_id, 0.0, WALL_MS)
     with pytest.raises(RemoteProtocolError, match="sync"):
-        one.sync_finish(request, two.node_id, 0.0, WALL_MS)
-    assert one.sync_finish(answer, two.node_id, 0.0, WALL_MS) is None
+        one.sync_next(request, two.node_id, 0.0, WALL_MS)
+    assert one.sync_next(reply, two.node_id, 0.0, WALL_MS) is not None, (
+        "its row of the asker is old"
+    )
+    one.sync_failed(two.node_id)
+    one.sync_failed(two.node_id)
+    with pytest.raises(LocalProtocolError, match="no sync"):
+        one.sync_next(reply, two.node_id, 0.0, WALL_MS)
     assert one.member(two.node_id) is not None
     assert two.member(one.node_id) is not None
+    for number in range(2 * ASKING_MAX):
+        one.sync_begin(node_id(f"n{number}"), 0.0)
+    assert len(one._syncing._asking) == ASKING_MAX
 
 
 @pytest.mark.parametrize(
-    "change",
+    "message",
     [
-        {"members": b"x"},
-        {"members": b"\x00" * 28 + b"\x09" + b"\x00" * 8},
-        {"records": b"x"},
+        SyncList(b"x", b""),
+        SyncList(b"", b"\xff\xff"),
+        SyncExchange(b"x", b"", b"", (), (), ()),
+        SyncExchange(b"", b"x", b"", (), (), ()),
+        SyncExchange(b"", b"", b"x", (), (), ()),
     ],
 )
-def test_malformed_summaries_are_refused(change: dict[str, bytes]) -> None:
-    one, two = make_gossip(0), make_gossip(1)
-    request = msgspec.msgpack.decode(one.sync_begin(0.0), type=SyncRequest)
-    wrong = msgspec.msgpack.encode(msgspec.structs.replace(request, **change))
+def test_malformed_requests_are_refused_and_change_nothing(
+    message: SyncList | SyncExchange,
+) -> None:
+    machine, peer = make_gossip(0), Insider(1)
+    if isinstance(message, SyncExchange):
+        message = msgspec.structs.replace(message, members=(MemberRow("alive", peer.alive),))
     with pytest.raises(RemoteProtocolError, match="sync"):
-        two.sync_answer(wrong, one.node_id, 0.0, WALL_MS)
-    assert two.member(one.node_id) is None
+        machine.sync_answer(encode_sync(message), peer.node, 0.0, WALL_MS)
+    assert machine.member(peer.node) is None
 
 
-@pytest.mark.parametrize("field", ["want_members", "want_records", "want_holdings"])
-def test_malformed_wants_are_refused(field: str) -> None:
-    one, two = make_gossip(0), make_gossip(1)
-    answer = two.sync_answer(one.sync_begin(0.0), one.node_id, 0.0, WALL_MS)
-    decoded = msgspec.msgpack.decode(answer, type=SyncAnswer)
-    wrong = msgspec.msgpack.encode(msgspec.structs.replace(decoded, **{field: b"x"}))
+NOTHING = Outline((), ())
+NO_STATE = bytes(28) + b"\x09" + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [SyncOutline(Insider(1).alive, 0, Outline(((0, b"x"),), ()), NOTHING, False)],
+        [
+            SyncOutline(
+                Insider(1).alive,
+                0,
+                Outline(((0, bytes(28) + b"\x09" + bytes(8)),), ()),
+                NOTHING,
+                False,
+            )
+        ],
+        [SyncOutline(Insider(1).alive, 0, NOTHING, Outline(((0, b"x"),), ()), False)],
+        [SyncDelivery((), (), (), (1, 0, 0), 0)],
+        [
+            SyncOutline(Insider(1).alive, 0, NOTHING, Outline(((0, bytes(20)),), ()), False),
+            SyncDelivery((), (), (), (0, 0, 0), 0),
+        ],
+    ],
+)
+def test_malformed_replies_are_refused(replies: list[SyncOutline | SyncDelivery]) -> None:
+    machine, peer = make_gossip(0), Insider(1)
+    machine.sync_begin(peer.node, 0.0)
+    *good, bad = map(encode_sync, replies)
+    for reply in good:
+        assert machine.sync_next(reply, peer.node, 0.0, WALL_MS) is not None
     with pytest.raises(RemoteProtocolError, match="sync"):
-        one.sync_finish(wrong, two.node_id, 0.0, WALL_MS)
-    unknown = msgspec.structs.replace(decoded, **{field: bytes(16)})
-    assert one.sync_finish(msgspec.msgpack.encode(unknown), two.node_id, 0.0, WALL_MS) is None
+        machine.sync_next(bad, peer.node, 0.0, WALL_MS)
 
 
 def test_who_left_takes_nothing_in() -> None:
     one, two = make_gossip(0), make_gossip(1)
     one.leave(0.0)
-    answer = two.sync_answer(one.sync_begin(0.0), one.node_id, 0.0, WALL_MS)
-    one.sync_finish(answer, two.node_id, 0.0, WALL_MS)
+    carry_sync(one, two, 0.0, WALL_MS)
     assert one.member(two.node_id) is None
 
 

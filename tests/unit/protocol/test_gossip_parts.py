@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import msgspec
@@ -10,20 +11,26 @@ from protocol_support import address_of, metadata_of, node_id
 
 from protocol import probing
 from protocol.broadcasts import Broadcasts
-from protocol.codec import decode_packet, decode_sync, encode_message, encode_sync, join_messages
+from protocol.codec import (
+    decode_packet,
+    decode_sync_reply,
+    decode_sync_request,
+    encode_message,
+    encode_sync,
+    join_messages,
+)
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.ids import NodeId
 from protocol.messages import (
-    SYNC_BYTES_MAX,
     Ack,
     Nack,
     PingReq,
-    SyncAnswer,
-    SyncPush,
 )
 from protocol.presets import LAN, PRESETS
 from protocol.probing import Health, Prober
 from protocol.suspicion import Evidence, Suspicion, retransmit_limit, timeout_s, verifiers
-from protocol.syncpolicy import IMPATIENCE, PER_INTERVAL_MAX, SyncPolicy
+from protocol.syncmessages import SYNC_BYTES_MAX, SyncExchange
+from protocol.syncpolicy import BULK_S, IMPATIENCE, PER_INTERVAL_MAX, SyncPolicy
 from protocol.table import Peer, RttEstimate, Table
 from protocol.timers import Timers
 
@@ -282,14 +289,14 @@ def test_relays_answer_once_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 def test_syncs_are_asked_for_when_quiet_and_rarely() -> None:
     policy = SyncPolicy(LAN, 0.0)
     policy.changed(10.0)
-    assert not policy.mismatch(False, 10.1)
-    assert not policy.mismatch(True, 10.2)
-    assert policy.mismatch(False, 10.6)
+    assert not policy.mismatch(10.1)
+    policy.equal()
+    assert policy.mismatch(10.6)
     for step in range(60):
         policy.changed(20 + step * 0.1)
-    assert not policy.mismatch(True, 20.0)
-    assert not policy.mismatch(False, 23.0)
-    assert policy.mismatch(False, 23.0 + IMPATIENCE * LAN.sync_quiet_s)
+    policy.equal()
+    assert not policy.mismatch(23.0)
+    assert policy.mismatch(23.0 + IMPATIENCE * LAN.sync_quiet_s)
     assert policy.allow(NODES[0], 30.0, forced=False)
     assert not policy.allow(NODES[0], 30.5, forced=False)
     assert policy.allow(NODES[0], 30.5, forced=True)
@@ -300,16 +307,59 @@ def test_syncs_are_asked_for_when_quiet_and_rarely() -> None:
     assert len(policy._at_s) < 1100
 
 
-def test_a_cut_sync_goes_on_while_it_gets_on() -> None:
+def turns(
+    policy: SyncPolicy, pair: tuple[int, int], *, from_s: int, for_s: int, news: int = 0
+) -> list[int]:
+    """Seconds at which a node whose peers' acks all show `pair` syncs, each peer in turn."""
+    taken = []
+    for now in range(from_s, from_s + for_s):
+        peer = NODES[now % 5]
+        policy.mismatch(now, peer=peer, pair=pair)
+        if policy.allow(peer, now, forced=False):
+            policy.ended(peer, now, news=news)
+            taken.append(now)
+    return taken
+
+
+def test_syncs_without_effect_become_rare_and_others_do_not() -> None:
     policy = SyncPolicy(LAN, 0.0)
-    said = [policy.proceeds(NODES[0], answer) for answer in (b"", b"a", b"b", b"b", b"b", b"c")]
-    assert said == [False, True, True, False, False, True]
-    assert policy.proceeds(NODES[1], b"c"), "each peer for itself"
-    assert not policy.proceeds(NODES[1], b"")
-    assert policy.proceeds(NODES[1], b"c")
-    for number in range(1100):
-        assert policy.proceeds(f"{number}", b"x")  # type: ignore[arg-type]
-    assert len(policy._cut) <= 1024
+    taken = turns(policy, (1, 2), from_s=0, for_s=600)
+    gaps = [b - a for a, b in itertools.pairwise(taken)]
+    assert gaps[:6] == [2, 4, 8, 16, 32, 64]
+    assert set(gaps[6:]) == {64}
+    other = turns(policy, (1, 3), from_s=600, for_s=5)
+    assert other[0] == 600, "another difference may have a cause that a sync cures"
+    assert len(turns(SyncPolicy(LAN, 0.0), (1, 2), from_s=0, for_s=60, news=1)) == 60
+    policy.equal()
+    assert turns(policy, (1, 2), from_s=700, for_s=3) == [700, 702]
+    for number in range(2000):
+        policy.mismatch(0.0, peer=NodeId(f"{number}"), pair=(number, 0))
+        policy.ended(NodeId(f"{number}"), 0.0, news=0)
+        policy.mismatch(0.0, peer=NodeId(f"x{number}"), pair=(number, 0))
+        policy.failed(NodeId(f"{number}"))
+    assert max(map(len, (policy._told, policy._futile, policy._failures))) <= 1024
+
+
+def test_a_peer_that_cannot_be_reached_is_asked_ever_more_rarely() -> None:
+    policy = SyncPolicy(LAN, 0.0)
+    taken = []
+    for now in range(600):
+        if policy.allow(NODES[0], now, forced=False):
+            policy.failed(NODES[0])
+            taken.append(now)
+    assert [b - a for a, b in itertools.pairwise(taken)][:7] == [2, 4, 8, 16, 32, 64, 64]
+    assert policy.allow(NODES[1], 600.0, forced=False)
+
+
+def test_records_in_bulk_come_from_one_peer_at_a_time() -> None:
+    policy = SyncPolicy(LAN, 0.0)
+    assert policy.may_carry_bulk(NODES[0], 1.0)
+    assert not policy.may_carry_bulk(NODES[1], 1.5)
+    assert policy.may_carry_bulk(NODES[0], 2.0)
+    assert not policy.allow(NODES[2], 3.0, forced=False)
+    assert policy.may_carry_bulk(NODES[1], 2.0 + BULK_S), "the first has not moved since"
+    policy.failed(NODES[1])
+    assert policy.allow(NODES[2], 8.0, forced=False)
 
 
 def test_payload_limits() -> None:
@@ -335,13 +385,13 @@ def test_payload_limits() -> None:
 
 
 def test_sync_payload_limits() -> None:
-    push = SyncPush((), (), (), False)
-    assert decode_sync(encode_sync(push), SyncPush) == push
+    exchange = SyncExchange(b"", b"", b"", (), (), ())
+    assert decode_sync_request(encode_sync(exchange)) == exchange
     with pytest.raises(LocalProtocolError):
-        encode_sync(SyncPush((), (b"x" * SYNC_BYTES_MAX,), (), False))
-    for data in (b"", b"\xdd\xff\xff\xff\xff", bytes(SYNC_BYTES_MAX + 1), encode_sync(push)):
+        encode_sync(msgspec.structs.replace(exchange, records=(b"x" * SYNC_BYTES_MAX,)))
+    for data in (b"", b"\xdd\xff\xff\xff\xff", bytes(SYNC_BYTES_MAX + 1), encode_sync(exchange)):
         with pytest.raises(RemoteProtocolError, match="sync"):
-            decode_sync(data, SyncAnswer)
+            decode_sync_reply(data)
 
 
 def test_presets_keep_their_own_rules() -> None:

@@ -53,10 +53,10 @@ def test_a_lost_delta_is_made_up_by_the_next_a_long_gap_by_sync() -> None:
     for number in range(100, 101 + DELTA_CHANGES_MAX):
         owner.set_local(blob(number), True)
     assert other.merge_update(owner.delta()) == "gap"
-    full = owner.full(A)
+    full = owner.export(A, 0, 0)
     assert full is not None
-    assert other.merge_full(full)
-    assert not other.merge_full(full)
+    assert other.merge_set(full)
+    assert not other.merge_set(full)
     assert other.held(A) == owner.held(A)
     assert owner.state_digest() == other.state_digest()
 
@@ -78,7 +78,7 @@ def test_sets_follow_their_owners_membership() -> None:
     assert other.merge_update(owner.delta()) == "old"
     other.retain({B})
     assert other.version(A) == (0, 0)
-    assert other.full(A) is None
+    assert other.export(A, 0, 0) is None
     assert other.merge_update(owner.delta()) == "gap"
     other.hide(C)
     other.retain({B})
@@ -92,10 +92,10 @@ def test_a_newer_generation_is_a_gap_and_nobody_speaks_for_this_node() -> None:
     assert other.merge_update(newer) == "gap"
     forged = msgspec.structs.replace(owner.delta(), version=9)
     assert owner.merge_update(forged) == "old"
-    full = owner.full(A)
+    full = owner.export(A, 0, 0)
     assert full is not None
-    assert not owner.merge_full(msgspec.structs.replace(full, version=9))
-    assert not other.merge_full(msgspec.structs.replace(full, generation=2))
+    assert not owner.merge_set(msgspec.structs.replace(full, version=9))
+    assert not other.merge_set(msgspec.structs.replace(full, generation=2))
 
 
 def test_holdings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,11 +107,11 @@ def test_holdings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PER_NODE_MAX", 1)
     with pytest.raises(RemoteProtocolError, match="holdings-full"):
         other.merge_update(owner.delta())
-    full = owner.full(A)
+    full = owner.export(A, 0, 0)
     assert full is not None
     with pytest.raises(RemoteProtocolError, match="holdings-full"):
-        other.merge_full(full)
+        other.merge_set(full)
     assert other.version(A) == (1, 0)
     monkeypatch.setattr(module, "PER_NODE_MAX", 2)
-    assert other.merge_full(full)
+    assert other.merge_set(full)
     assert len(other.held(A)) == 2

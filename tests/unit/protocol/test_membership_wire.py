@@ -17,7 +17,7 @@ from protocol_support import (
 from protocol import joining as joining_module
 from protocol import outbox as outbox_module
 from protocol import probing as probing_module
-from protocol.codec import encode_message, join_messages
+from protocol.codec import encode_message, encode_sync, join_messages
 from protocol.errors import LocalProtocolError
 from protocol.events import (
     IdentityClash,
@@ -38,10 +38,10 @@ from protocol.messages import (
     Ping,
     PingReq,
     Suspect,
-    SyncPush,
 )
 from protocol.presets import LAN, LOCAL
 from protocol.seal import Keyring, Seal
+from protocol.syncmessages import SyncExchange
 
 
 class Insider:
@@ -361,28 +361,26 @@ def test_the_gone_are_reaped_in_the_end() -> None:
     assert states(machine) == {"n0": "alive"}
 
 
+def pushed(*rows: MemberRow) -> bytes:
+    return encode_sync(SyncExchange(b"", b"", b"", rows, (), ()))
+
+
 def test_rows_of_a_sync_are_heard_but_death_is_not_taken_on_trust() -> None:
     machine, other, third = make_gossip(0), Insider(1), Insider(2)
     other.say(machine, other.alive, third.alive)
-    push = SyncPush(
-        (
-            MemberRow("down", third.alive),
-            MemberRow("down", Insider(5).alive),
-            MemberRow("left", Insider(6).alive),
-            MemberRow("suspect", Insider(3).alive),
-        ),
-        (),
-        (),
-        False,
+    push = pushed(
+        MemberRow("down", third.alive),
+        MemberRow("down", Insider(5).alive),
+        MemberRow("left", Insider(6).alive),
+        MemberRow("suspect", Insider(3).alive),
     )
-    machine.sync_accept(msgspec.msgpack.encode(push), other.node, 1.0, WALL_MS)
+    machine.sync_answer(push, other.node, 1.0, WALL_MS)
     assert states(machine) == {"n0": "alive", "n1": "alive", "n2": "suspect", "n3": "alive"}
     other.say(machine, word(Down, third.raw), now=1.1)
     newer = MemberRow("down", msgspec.structs.replace(third.alive, incarnation=3))
     own = MemberRow("down", Alive(bytes.fromhex(machine.node_id), 1, 0, third.alive.metadata))
     for _ in range(2):
-        push = SyncPush((newer, own), (), (), False)
-        machine.sync_accept(msgspec.msgpack.encode(push), other.node, 1.2, WALL_MS)
+        machine.sync_answer(pushed(newer, own), other.node, 1.2, WALL_MS)
     member = machine.member(third.node)
     assert member is not None
     assert (member.state, member.incarnation) == ("down", 3)
