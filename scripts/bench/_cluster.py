@@ -71,6 +71,7 @@ class Side(ABC):
         self.sightings: list[Sighting] = []
         self._dead: dict[str, list[tuple[float, float]]] = {name: [] for name in self.names}
         self._born_s: dict[str, float] = {}
+        self._unplugged: dict[str, None] = {}
 
     # ------------------------------------------------------------ each has its own
     @abstractmethod
@@ -114,6 +115,7 @@ class Side(ABC):
         at_s = time.time()
         if silent:
             _isolated.unplug(self.hosts[name] for name in names)
+            self._unplugged.update(dict.fromkeys(names))
         for name in names:
             self._dead[name].append((at_s, float("inf")))
             self.processes[name].kill()
@@ -121,10 +123,17 @@ class Side(ABC):
             self.processes.pop(name).wait()
         return at_s
 
-    def revive(self, names: Sequence[str], *, silent: bool) -> None:
-        if silent:
-            _isolated.plug(self.hosts[name] for name in names)
-        self.spawn(names, alone=False)
+    def revive_all(self, settle_s: float) -> None:
+        """Whoever is dead, with its host; waits until all see all."""
+        dead = [name for name in self.names if name not in self.processes]
+        if not dead:
+            return
+        if self._unplugged:
+            _isolated.plug(self.hosts[name] for name in self._unplugged)
+        self._unplugged.clear()
+        self.spawn(dead, alone=False)
+        self.wait_full(60.0)
+        time.sleep(settle_s)
 
     def stop(self) -> None:
         for process in self.processes.values():
