@@ -48,6 +48,17 @@ def test_exceptions_are_one_line() -> None:
     assert "ValueError: invalid literal" in json.loads(line)["exception"]
 
 
+def test_what_json_cannot_say_is_told_in_python() -> None:
+    stream = io.StringIO()
+    log = make_log("n", stream=stream)
+    log.error("odd", exc_info=ValueError("given"), path={1}, broken="\ud800", none=None)
+    log.info("no exception", exc_info=True)
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first["exception"] == "ValueError: given"
+    assert (first["path"], first["broken"], first["none"]) == ("{1}", "\ud800", None)
+    assert "exception" not in second
+
+
 def test_loggers_do_not_share_state() -> None:
     first, second = io.StringIO(), io.StringIO()
     one = make_log("one", stream=first).bind(peer="x")

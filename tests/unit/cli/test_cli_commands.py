@@ -422,7 +422,7 @@ def test_a_closed_stdout_is_not_the_nodes_fault(node: NodeThread) -> None:
     assert (done.returncode, b"does not answer" in done.stderr) == (1, False)
 
 
-HEAVY = ("wasmtime", "hypercorn", "starlette", "trio", "httpx", "cryptography", "structlog")
+HEAVY = ("wasmtime", "hypercorn", "starlette", "trio", "httpx", "cryptography")
 
 
 @pytest.mark.parametrize(
