@@ -27,6 +27,7 @@ from .errors import ConfigError
 from .files import read_file, write_file
 from .http import HttpHooks, HttpLimits, HttpServer, serve
 from .interfaces import NodeState
+from .resident import drop_code
 from .runtime.runtime import open_runtime
 from .store import BlobStore, open_store
 from .telemetry import Log, Metrics, make_log
@@ -140,6 +141,7 @@ class Node:
                 )
             write_run_file(config.data_dir / RUN_FILE, sockets.addresses)
             self._state = "ready"
+            drop_code()
             parts.events.add("node-ready", config.node.name)
             log.info("ready", **msgspec.structs.asdict(sockets.addresses))
             task_status.started(sockets.addresses)

@@ -32,7 +32,6 @@ from .engine import Engine
 from .ffi import Api, library_path
 from .host import Host
 from .module import WasmtimeModule
-from .resident import drop_code
 from .sandbox import Sandbox
 from .settings import PoolSize, triple_of
 
@@ -70,7 +69,6 @@ class WasmtimeRuntime:
         if swept:
             log.info("removed private /tmp left over", directories=swept)
         self._engine = self._first_engine(config)
-        drop_code(library)
         self._on_demand: Engine | None = None
         self._on_demand_lock = threading.Lock()
         self.artifact_key = self._engine.key

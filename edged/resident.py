@@ -1,8 +1,8 @@
-"""What of wasmtime's library stays in this process's memory.
+"""What of the libraries' code stays in this process's memory.
 
-Making an engine compiles one tiny module here, which touches 11 MB of the compiler's code; all
-other compiling happens in processes of its own. The kernel keeps those pages for every process
-anyway, and gives back at the next touch what was dropped.
+Starting touches much that is not needed again: the compiler, for the one tiny module that an engine
+compiles here (11 MB), certificates, the interpreter's own start. The kernel keeps those pages for
+every process anyway, and gives back at the next touch what was dropped.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Final
 _MADV_DONTNEED: Final = 4
 
 
-def code_ranges(maps: str, library: Path) -> list[tuple[int, int]]:
-    """(address, bytes) of the library's code in the text of /proc/PID/maps. Code only: pages that
-    may have been written to (relocated data is read-only too by now) would be lost."""
+def code_ranges(maps: str) -> list[tuple[int, int]]:
+    """(address, bytes) of shared libraries' code, in the text of /proc/PID/maps. Code only, and not
+    that of guests: pages that were written to (relocated, and read-only by now) would be lost."""
     found: list[tuple[int, int]] = []
     for line in maps.splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[1] == "r-xp" and fields[5] == str(library):
+        if len(fields) == 6 and fields[1] == "r-xp" and ".so" in fields[5].rpartition("/")[2]:
             start, _, end = fields[0].partition("-")
             found.append((int(start, 16), int(end, 16) - int(start, 16)))
     return found
 
 
-def drop_code(library: Path) -> None:
+def drop_code() -> None:
     """Costs page faults later, never more; where the system will not, nothing happens."""
     try:
         maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape")
@@ -34,5 +34,5 @@ def drop_code(library: Path) -> None:
         return
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    for address, length in code_ranges(maps, library.resolve()):
+    for address, length in code_ranges(maps):
         madvise(address, length, _MADV_DONTNEED)
