@@ -172,7 +172,7 @@ class Parts:
         self.events = EventLog(node=config.node.name, generation=generation)
         self.gossip = make_gossip(config, trust, runtime, sockets, generation)
         self._recall()
-        self._wire_peers(sockets)
+        self._wire_peers(sockets, generation)
         store.on_lost = self._on_lost
         self._wire_functions(config)
         self._wire_operator(config, state)
@@ -203,7 +203,7 @@ class Parts:
             if blob.kind == "module" and blob.manifest is not None:
                 self.gossip.holdings.set_local(blob.digest, held=True)
 
-    def _wire_peers(self, sockets: Sockets) -> None:
+    def _wire_peers(self, sockets: Sockets, generation: int) -> None:
         trust, store, metrics, log = self._trust, self._store, self._metrics, self._log
         self.gossip_service = GossipService(
             self.gossip,
@@ -226,6 +226,7 @@ class Parts:
             sync=self.gossip_service,
             metrics=metrics,
             log=log,
+            generation=generation,
         )
 
     def _wire_functions(self, config: Config) -> None:

@@ -67,6 +67,8 @@ class GetSegment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 class Pong(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=65):
     body_max: ClassVar[int] = 0
     id: _RequestId
+    generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    """Of the process that answers: the certificate tells the node only. 0: not told."""
 
 
 class SyncReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=66):

@@ -73,13 +73,16 @@ class StreamServer:
         metrics: Metrics,
         log: Log,
         limits: StreamLimits | None = None,
+        generation: int = 0,
     ) -> None:
+        """`generation`: of this process, told to whoever pings."""
         self._trust = trust
         self._source = source
         self._sync = sync
         self._metrics = metrics
         self._log = log
         self._limits = limits or StreamLimits()
+        self._generation = generation
         self._open = 0
         self._handshakes: dict[trio.CancelScope, None] = {}
         self._per_peer: Counter[NodeId] = Counter()
@@ -206,7 +209,7 @@ class StreamServer:
             case Sync():
                 return SyncReply(request.id), await self._sync.answer_sync(peer, body)
             case Ping():
-                return Pong(request.id), b""
+                return Pong(request.id, self._generation), b""
             case _:
                 assert_never(request)
 

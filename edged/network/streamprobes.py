@@ -16,7 +16,7 @@ import trio
 
 from protocol.events import StreamOutcome, StreamProbe
 from protocol.member import Address, Member
-from protocol.streams import Ping
+from protocol.streams import Ping, Pong
 
 from ..errors import PeerError
 from ..trust import Trust
@@ -73,23 +73,27 @@ class StreamProber:
                 async with transport:
                     self._report(probe.probe_id, "stalled")
                     await trio.sleep(PATIENCE_S)
-                    if await self._converse(transport, probe.member):
-                        return "pong"
+                    outcome = await self._converse(transport, probe.member)
+                    if outcome is not None:
+                        return outcome
         return "silent"
 
-    async def _converse(self, transport: trio.SocketStream, member: Member) -> bool:
-        """Whether that very node answers; a member proves itself by its handshake."""
+    async def _converse(self, transport: trio.SocketStream, member: Member) -> StreamOutcome | None:
+        """Whether that very process answers; None if nothing can be told."""
         try:
             connection = await shake(transport, self._trust, expected=member.node_id)
         except PeerError:
-            return False
+            return None
         try:
             await connection.send(Ping(0))
-            return await connection.receive() is not None
+            frame = await connection.receive()
         except PeerError:
-            return False
+            return None
         finally:
             await trio.aclose_forcefully(transport)
+        if frame is None or not isinstance(frame[0], Pong):
+            return None
+        return "pong" if frame[0].generation in (0, member.generation) else "refused"
 
 
 async def _connect(address: Address | None) -> trio.SocketStream | StreamOutcome:

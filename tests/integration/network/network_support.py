@@ -99,10 +99,17 @@ async def start_serving(
     source: BlobSource,
     log: Log,
     limits: StreamLimits | None = None,
+    generation: int = 0,
 ) -> Served:
     metrics = Metrics()
     server = StreamServer(
-        trust=trust, source=source, sync=EchoSync(), metrics=metrics, log=log, limits=limits
+        trust=trust,
+        source=source,
+        sync=EchoSync(),
+        metrics=metrics,
+        log=log,
+        limits=limits,
+        generation=generation,
     )
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     host, port = listeners[0].socket.getsockname()
@@ -112,10 +119,14 @@ async def start_serving(
 
 @asynccontextmanager
 async def serving(
-    trust: Trust, source: BlobSource, log: Log, limits: StreamLimits | None = None
+    trust: Trust,
+    source: BlobSource,
+    log: Log,
+    limits: StreamLimits | None = None,
+    generation: int = 0,
 ) -> AsyncIterator[Served]:
     async with trio.open_nursery() as nursery:
-        yield await start_serving(nursery, trust, source, log, limits)
+        yield await start_serving(nursery, trust, source, log, limits, generation)
         nursery.cancel_scope.cancel()
 
 
@@ -173,6 +184,7 @@ class GossipNode:
             sync=self,
             metrics=self.metrics,
             log=log,
+            generation=generation,
         )
         self.scope = trio.CancelScope()
 

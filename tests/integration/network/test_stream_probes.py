@@ -21,9 +21,12 @@ from protocol.ids import NodeId
 from protocol.member import Address, Member, Metadata
 
 
-def probe_of(node_id: NodeId, address: Address, probe_id: int = 1) -> StreamProbe:
+def probe_of(
+    node_id: NodeId, address: Address, probe_id: int = 1, *, generation: int = 1
+) -> StreamProbe:
     metadata = Metadata("b", address, address)
-    return StreamProbe(probe_id, Member(node_id, "alive", 1, 0, metadata, None, False, 0.0))
+    member = Member(node_id, "alive", generation, 0, metadata, None, False, 0.0)
+    return StreamProbe(probe_id, member)
 
 
 class Looking:
@@ -51,10 +54,13 @@ async def looking(trust: Trust) -> AsyncIterator[Looking]:
 
 async def test_a_member_that_serves_answers(make_trust: MakeTrust, log: Log) -> None:
     a, b = make_trust("a"), make_trust("b")
-    async with serving(b, MemorySource(), log) as server, looking(a) as look:
+    async with serving(b, MemorySource(), log, generation=1) as server, looking(a) as look:
         look.start(probe_of(b.node_id, server.address))
         await look.wait("stalled", "pong")
         look.prober.end(1)
+        look.outcomes.clear()
+        look.start(probe_of(b.node_id, server.address, generation=2))
+        await look.wait("stalled", "refused")
         look.outcomes.clear()
         look.start(probe_of(a.node_id, server.address))
         await look.wait("stalled", "stalled", "silent")

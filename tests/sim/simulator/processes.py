@@ -185,7 +185,7 @@ class Processes:
                 sim.streams.sync(node, sim.by_id(peer.node_id))
             case StreamProbe(probe_id=probe_id, member=member):
                 self._world.note(kind, node.index, member.node_id.encode())
-                sim.streams.look(node, sim.by_id(member.node_id), probe_id)
+                sim.streams.look(node, sim.by_id(member.node_id), probe_id, member.generation)
             case RecordsAccepted(records=records):
                 self._world.note(kind, node.index, b"".join(key.encode() for key, _ in records))
                 self.accepted_s.setdefault(node.index, self._world.now)

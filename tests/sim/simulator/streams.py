@@ -44,18 +44,20 @@ class Streams:
         self.started += 1
         _SyncRun(self._sim, node, peer, run).begin()
 
-    def look(self, node: Node, peer: Node, probe_id: int) -> None:
-        _LookRun(self._sim, node, peer, probe_id).begin()
+    def look(self, node: Node, peer: Node, probe_id: int, generation: int) -> None:
+        _LookRun(self._sim, node, peer, probe_id, generation).begin()
 
 
 class _LookRun:
-    """A stream probe: the kernel answers for the host, the process for itself. A process that dies
-    or is restarted meanwhile resets the connection; dialling again tells which."""
+    """A stream probe: the kernel answers for the host, the process for itself. A process that died
+    resets the connection, a restarted one tells its generation."""
 
-    def __init__(self, sim: Simulation, node: Node, peer: Node, probe_id: int) -> None:
+    def __init__(
+        self, sim: Simulation, node: Node, peer: Node, probe_id: int, generation: int
+    ) -> None:
         self._sim = sim
         self._node, self._peer = node, peer
-        self._generations = (node.disk.generation, peer.disk.generation)
+        self._generations = (node.disk.generation, generation)
         self._address = peer.address
         self._probe_id = probe_id
         self._until_s = sim.world.now + HOLD_S
@@ -96,7 +98,7 @@ class _LookRun:
         elif self._cut() or now < peer.paused_until_s:
             world.at(max(now + 0.2, peer.paused_until_s), self._answered)
         elif peer.gossip is None or peer.disk.generation != self._generations[1]:
-            self._report_in(0.0, "silent" if peer.gossip else "refused")
+            self._report_in(0.0, "refused")
         else:
             network = self._sim.network
             legs_s = sum(
