@@ -61,6 +61,7 @@ from .outbox import ROUND_KEY, Outbox
 from .presets import LAN, Knobs
 from .records import Record, Verified
 from .rng import Rng
+from .roster import EMPTY, Roster
 from .seal import WIRE_VERSION, Keyring, Opened, Seal
 from .statistics import Statistics
 from .sync import Sync
@@ -86,6 +87,15 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The highest to speak; below WIRE_VERSION only to see how versions mix."""
 
 
+def _check_config(config: GossipConfig, credential: Credential) -> None:
+    if not 1 <= config.wire_version <= WIRE_VERSION:
+        raise LocalProtocolError(f"wire version {config.wire_version}")
+    if not 0 < config.generation <= GENERATION_MAX:
+        raise LocalProtocolError(f"generation {config.generation}")
+    if config.metadata.name != credential.name:
+        raise LocalProtocolError("metadata and credential name different nodes")
+
+
 class Gossip:
     def __init__(
         self,
@@ -98,14 +108,12 @@ class Gossip:
         *,
         now: float,
         wall_ms: int,
+        roster: Roster = EMPTY,
     ) -> None:
-        """Raises LocalProtocolError (configuration), RemoteProtocolError (credential)."""
-        if not 1 <= config.wire_version <= WIRE_VERSION:
-            raise LocalProtocolError(f"wire version {config.wire_version}")
-        if not 0 < config.generation <= GENERATION_MAX:
-            raise LocalProtocolError(f"generation {config.generation}")
-        if config.metadata.name != credential.name:
-            raise LocalProtocolError("metadata and credential name different nodes")
+        """`roster`: members known from the start, without events.
+
+        Raises LocalProtocolError (configuration), RemoteProtocolError (credential)."""
+        _check_config(config, credential)
         anchor.check(credential, role=None, wall_s=wall_ms / 1000)
         self.node_id: Final = credential.node_id
         self.catalog: Final = Catalog(anchor, private_key, credential)
@@ -128,6 +136,7 @@ class Gossip:
             broadcasts=self._broadcasts,
             ack=self._ack,
             doubt=self._seal.links.doubt,
+            roster=roster,
             now=now,
         )
         own = self._membership.own
@@ -288,7 +297,6 @@ class Gossip:
         return self._table.state_digest()
 
     def statistics(self) -> Statistics:
-        states = Counter(peer.state for peer in self._table.peers())
         return Statistics(
             datagrams_received=self._traffic.received.datagrams,
             datagrams_sent=self._traffic.sent.datagrams,
@@ -312,7 +320,7 @@ class Gossip:
             stream_probes_open=len(self._membership.streams),
             suspects=len(self._membership.judge),
             health=self._membership.prober.health.score,
-            members=dict(states),
+            members=self._table.states(),
             records=len(self.catalog),
             state_digest=self.state_digest(),
         )
@@ -405,6 +413,7 @@ class Gossip:
             self._refused[error.code] += 1
 
     def _on_holdings(self, update: HoldingsUpdate, sender: NodeId, now: float) -> None:
+        self._show(NodeId(update.node.hex()))
         outcome = self.holdings.merge_update(update)
         if outcome == "applied":
             node_id = NodeId(update.node.hex())
@@ -412,6 +421,13 @@ class Gossip:
             self._events.append(HoldingsChanged(node_id))
         elif outcome == "gap" and self._wishes.policy.mismatch(now):
             self._wishes.want(sender, now)
+
+    def _show(self, node_id: NodeId) -> None:
+        """Members of a roster came without an event."""
+        if self.holdings.version(node_id)[0] == 0:
+            peer = self._table.get(node_id)
+            if peer is not None and peer.reachable:
+                self.holdings.show(node_id, peer.generation)
 
     def _accept(self, encoded: bytes, wall_ms: int, *, spread: bool, proven: bool = False) -> bool:
         """Whether it was news."""
@@ -498,9 +514,11 @@ class Gossip:
                 )
         for held in arrived.holdings:
             with _Counting(self._refused):
+                node_id = NodeId(held.node.hex())
+                self._show(node_id)
                 if self.holdings.merge_set(held):
                     news += 1
-                    self._events.append(HoldingsChanged(NodeId(held.node.hex())))
+                    self._events.append(HoldingsChanged(node_id))
         self._settle(now)
         return news
 

@@ -85,6 +85,9 @@ class _Set:
 
 
 def _contribution(node_id: NodeId, generation: int, version: int) -> int:
+    """A set nobody has touched counts as none."""
+    if not version:
+        return 0
     text = f"holdings\x00{node_id}\x00{generation}\x00{version}"
     return int.from_bytes(blake3(text.encode()).digest(8))
 

@@ -59,7 +59,7 @@ class Contacts:
         """At every seed, and again until somebody answers; a seed may be this node itself. From the
         second time on at some former members too: the seeds may be gone for good. Who knows
         others knocks only when asked to, so that two clusters can become one."""
-        if not (self._seeds or self._known) or (self._table.others() and not asked):
+        if not (self._seeds or self._known) or (self._table.reachable and not asked):
             return
         targets = dict.fromkeys(self._seeds)
         if self._tries or not self._seeds:
@@ -91,10 +91,11 @@ class Contacts:
         """Keeps knocking at members believed down, so that healed partitions meet."""
         knobs = self._knobs
         self._timers.set(("reconnect", 0), now + knobs.reconnect_s)
-        gone = [peer for peer in self._table.peers() if peer.state == "down"]
-        total = len(self._table)
-        reachable = 1 + len(self._table.others())
-        chance = max(len(gone) / total, knobs.reconnect_s * knobs.reconnect_rate_hz / reachable)
+        gone = [peer for peer in self._table.gone() if peer.state == "down"]
+        side = 1 + self._table.reachable
+        chance = max(
+            len(gone) / len(self._table), knobs.reconnect_s * knobs.reconnect_rate_hz / side
+        )
         if gone and self._rng.random() < chance:
             peer = self._rng.sample(gone, 1)[0]
             ping = self._prober.ping_message()

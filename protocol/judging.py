@@ -18,8 +18,8 @@ from .messages import Alive, Down, Left, Suspect
 from .presets import Knobs
 from .probing import Prober, Send
 from .streamprobes import StreamProbes
-from .suspicion import Evidence, Suspicion, verifiers
-from .table import Peer, Table
+from .suspicion import Evidence, Suspicion, verifier_points
+from .table import Peer, Table, closer
 from .timers import Timers
 
 
@@ -84,7 +84,7 @@ class Judge:
             return
         word = Suspect(peer.raw, peer.generation, peer.incarnation, bytes.fromhex(accuser), refused)
         self._broadcasts.put(f"s/{peer.node_id}/{accuser}", encode_message(word))
-        if len(suspicion.refused) >= min(2, len(self._table.others())):
+        if len(suspicion.refused) >= min(2, self._table.reachable):
             self.declare_down(peer, self._own.raw, now)
             return
         if not suspicion.looking:
@@ -94,7 +94,7 @@ class Judge:
 
     def _open(self, peer: Peer, *, verifier: bool, now: float) -> Suspicion:
         suspicion = peer.suspicion = Suspicion(
-            self._knobs, now=now, others=len(self._table.others()) - 1, verifier=verifier
+            self._knobs, now=now, others=self._table.reachable - 1, verifier=verifier
         )
         self._suspects[peer.node_id] = peer
         self._set_state(peer, "suspect", now)
@@ -114,14 +114,19 @@ class Judge:
         self._sends += sends
 
     def _is_verifier(self, peer: Peer) -> bool:
-        nodes = [other.node_id for other in self._table.others()]
-        if len(nodes) <= self._knobs.verifiers:
+        count = self._knobs.verifiers
+        own = self._own.node_id
+        if self._table.reachable <= count:
             return True
-        nodes.append(self._own.node_id)
-        chosen = verifiers(
-            peer.node_id, peer.generation, peer.incarnation, nodes, self._knobs.verifiers
-        )
-        return self._own.node_id in chosen
+        chosen: dict[NodeId, None] = {}
+        for point in verifier_points(peer.node_id, peer.generation, peer.incarnation, count):
+            other = self._table.after(point, but=peer.node_id)
+            if other is None or closer(point, own, other) == own:
+                return True
+            chosen[other] = None
+            if len(chosen) == count:
+                break
+        return False
 
     # ------------------------------------------------------------ last look
     def on_deadline(self, node_id: NodeId, now: float) -> None:
@@ -194,6 +199,11 @@ class Judge:
             self._timers.cancel(("suspect", peer.node_id))
             for accuser in (*suspicion.accusers, *suspicion.refused):
                 self._broadcasts.drop(f"s/{peer.node_id}/{accuser}")
+
+    def close(self) -> None:
+        """This node leaves and judges nobody any more."""
+        for peer in list(self._suspects.values()):
+            self.acquit(peer)
 
     def reason(self, peer: Peer, now: float, *, accuser: NodeId | None = None) -> Reason:
         suspicion = peer.suspicion

@@ -41,6 +41,7 @@ from .messages import (
 from .presets import Knobs
 from .probing import Probe, Prober, Send
 from .rng import Rng
+from .roster import Roster
 from .streamprobes import StreamProbes
 from .table import Peer, Table, word_order
 from .timers import Timers
@@ -63,9 +64,10 @@ class Membership:
         broadcasts: Broadcasts,
         ack: Callable[[int], Ack],
         doubt: Callable[[bytes], None],
+        roster: Roster,
         now: float,
     ) -> None:
-        self.table = Table()
+        self.table = Table(roster=roster, now=now)
         self.sends: list[Send] = []
         self.events: list[Event] = []
         self.syncs: list[NodeId] = []
@@ -83,7 +85,7 @@ class Membership:
             own, generation=generation, incarnation=0, state="alive", now=now, metadata=metadata
         )
         timers.set(("round", 0), now + rng.random() * knobs.probe_interval_s)
-        self.prober = Prober(knobs, rng, timers, self.table, ack, doubt)
+        self.prober = Prober(node_id, knobs, rng, timers, self.table, ack, doubt)
         self.counts = self.prober.counts
         self.streams = StreamProbes(self.events)
         self._contacts = Contacts(
@@ -124,11 +126,9 @@ class Membership:
         )
         word = Left(own.raw, own.generation, own.incarnation)
         self.judge.announce(own, word)
-        others = self.table.others()
-        for peer in self._rng.sample(others, min(LEAVE_FANOUT, len(others))):
+        for peer in self.table.sample(self._rng, LEAVE_FANOUT):
             self.sends.append(Send(peer.address, peer.node_id, (word,)))
-        for peer in others:
-            self.judge.acquit(peer)
+        self.judge.close()
 
     def set_metadata(self, metadata: Metadata, now: float) -> None:
         self._reassert(self.own.incarnation + 1, now, metadata)
@@ -189,16 +189,11 @@ class Membership:
 
     def reap(self, now: float) -> None:
         """Forgets members that have been gone for long."""
-        gone = [
-            peer
-            for peer in self.table.peers()
-            if not peer.is_self
-            and not peer.reachable
-            and now - peer.changed_at_s
-            > (self._knobs.reap_down_s if peer.state == "down" else self._knobs.reap_left_s)
-        ]
-        for peer in gone:
-            self.table.remove(peer)
+        knobs = self._knobs
+        for peer in self.table.gone():
+            kept_s = knobs.reap_down_s if peer.state == "down" else knobs.reap_left_s
+            if now - peer.changed_at_s > kept_s:
+                self.table.remove(peer)
 
     # ------------------------------------------------------------ probing
     def on_ping(

@@ -165,15 +165,14 @@ class Outbox:
     def round(self, now: float) -> None:
         """Pending updates to a few random members, and again after the interval while any pend."""
         self._timers.cancel(ROUND_KEY)
-        others = self._table.others()
-        if not others:
+        if not self._table.reachable:
             # Nobody hears it. Whoever comes learns by sync what holds then; what was thought of the
             # others while cut off from them all (that they are down) must not reach them later.
             self._broadcasts.clear()
         if not len(self._broadcasts):
             return
         self._round_at_s = now
-        for peer in self._rng.sample(others, min(self._knobs.gossip_fanout, len(others))):
+        for peer in self._table.sample(self._rng, self._knobs.gossip_fanout):
             accusation = self._accusation(peer)
             parts = [] if accusation is None else [encode_message(accusation)]
             self._emit(peer.address, peer, parts)

@@ -14,6 +14,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     probe_interval_s: float
     """T. One probe per node and period, so each member is probed once per period on average and
     first suspected after about T/(1 − 1/e) + window, whatever N (SWIM §3.3)."""
+    neighbour_probes: bool = True
+    """Every other probe goes to the next member on the ring. SWIM's random order alone finds a dead
+    one after T on average but has no bound (e^-3 are left after 3 T); the two together probe it
+    first after t with chance (1 − t/2T)·e^(−t/2T): 0.74 T on average, and never after 2 T."""
     probe_window_s: float
     """From the ping to the verdict. Never below T of lan: 0.4 s flapped under CPU starvation."""
     direct_timeout_min_s: float

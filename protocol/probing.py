@@ -5,6 +5,8 @@ Owned by Membership, which hears of results. Bounds: PROBES_MAX own probes, RELA
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +24,7 @@ from .timers import Timers
 
 PROBES_MAX: Final = 64
 RELAYS_MAX: Final = 256
+NEWCOMERS_MAX: Final = 64
 NACK_SHARE: Final = 0.6
 """Of a helper's time until it sends its Nack, which must arrive in time (Lifeguard: 80 %)."""
 _SEQ_MASK: Final = 0xFFFFFFFF
@@ -97,6 +100,7 @@ class Health:
 class Prober:
     def __init__(
         self,
+        own: NodeId,
         knobs: Knobs,
         rng: Rng,
         timers: Timers,
@@ -104,6 +108,7 @@ class Prober:
         ack: Callable[[int], Ack],
         doubt: Callable[[bytes], None],
     ) -> None:
+        self._own = own
         self._knobs = knobs
         self._rng = rng
         self._timers = timers
@@ -119,29 +124,55 @@ class Prober:
         self._probes: dict[int, Probe] = {}
         self._targets: dict[NodeId, int] = {}
         self._relays: dict[int, _Relay] = {}
-        self._round: list[NodeId] = []
+        self._turn = False
+        self._size = self._left = self._slot = 0
+        """Of the round: slots in all, those left, and where it is."""
+        self._stride = 1
+        self._newcomers: list[tuple[int, NodeId]] = []
+        """Members that joined since the round began: (minus how many slots are left when their
+        turn comes, id)."""
 
     def _next_seq(self) -> int:
         self._seq = (self._seq + 1) & _SEQ_MASK
         return self._seq
 
     def include(self, node_id: NodeId) -> None:
-        """A new member joins the round at a random place (SWIM §4.3). A member that flaps comes
-        up several times; a round twice the table's size has seen enough of that."""
-        if len(self._round) > 2 * len(self._table):
-            return
-        place = int(self._rng.random() * (len(self._round) + 1))
-        self._round.insert(place, node_id)
+        """A new member joins the round at a random place (SWIM §4.3), lest all who hear of it
+        probe it at once. Beyond NEWCOMERS_MAX it waits for the next round."""
+        if len(self._newcomers) < NEWCOMERS_MAX:
+            place = int(self._rng.random() * (self._left + 1))
+            heapq.heappush(self._newcomers, (-place, node_id))
 
     def next_target(self) -> Peer | None:
-        """Round robin in an order shuffled anew each round; None if nobody needs a probe."""
+        """By turns the next on the ring and the next of the round; None if nobody needs a probe."""
+        self._turn = not self._turn
+        if self._turn and self._knobs.neighbour_probes:
+            node_id = self._table.after(self._own)
+            peer = self._table.get(node_id) if node_id is not None else None
+            if peer is not None and peer.state == "alive" and peer.node_id not in self._targets:
+                return peer
+        return self._next_of_round()
+
+    def _next_of_round(self) -> Peer | None:
+        """Everyone once, in an order drawn anew each round: from a random place with a random
+        stride that shares no divisor with the number of slots."""
         for _ in range(2):
-            while self._round:
-                peer = self._table.get(self._round.pop())
+            while self._newcomers and self._left <= -self._newcomers[0][0]:
+                peer = self._table.get(heapq.heappop(self._newcomers)[1])
                 if peer is not None and peer.reachable and peer.node_id not in self._targets:
                     return peer
-            self._round = [peer.node_id for peer in self._table.others()]
-            self._rng.shuffle(self._round)
+            while self._left:
+                self._left -= 1
+                self._slot = (self._slot + self._stride) % self._size
+                peer = self._table.at_slot(self._slot)
+                if peer is not None and peer.node_id not in self._targets:
+                    return self._table.get(peer.node_id)
+            self._size = self._left = self._table.slots
+            if self._size:
+                self._slot = int(self._rng.random() * self._size)
+                self._stride = 1 + int(self._rng.random() * self._size)
+                while math.gcd(self._stride, self._size) > 1:
+                    self._stride += 1
         return None
 
     # ------------------------------------------------------------ own probes
@@ -182,12 +213,9 @@ class Prober:
         probe.asked = True
         self._doubt(probe.target.raw)
         self._timers.set(("probe", seq), probe.deadline_s)
-        able = [
-            peer
-            for peer in self._table.others()
-            if peer is not probe.target and peer.state == "alive"
-        ]
-        helpers = self._rng.sample(able, min(self._knobs.indirect_probes, len(able)))
+        helpers = self._table.sample(
+            self._rng, self._knobs.indirect_probes, but=probe.target.node_id, alive=True
+        )
         probe.helpers = {peer.node_id: None for peer in helpers}
         target = probe.target
         request = PingReq(seq, target.raw, target.address)
@@ -222,9 +250,9 @@ class Prober:
             self.counts.nacks += 1
 
     def blame(self, probe: Probe) -> None:
-        """A failed probe speaks against this node's own connection unless every helper, by its
-        Nack, vouches for that (Lifeguard §IV-A)."""
-        if not probe.helpers or len(probe.nacks) < len(probe.helpers):
+        """A helper that sent not even a Nack speaks against this node's own connection (Lifeguard
+        §IV-A)."""
+        if len(probe.nacks) < len(probe.helpers):
             self.health.change(1)
 
     def forget(self, node_id: NodeId) -> bool:

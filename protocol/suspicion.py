@@ -6,12 +6,12 @@ Pure functions and one small value: no timers here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import msgspec
 from blake3 import blake3
 
-from .ids import NodeId
+from .ids import NODE_ID_BYTES, NodeId
 from .presets import Knobs
 
 
@@ -37,17 +37,15 @@ def retransmit_limit(factor: int, members: int) -> int:
     return factor * math.ceil(math.log10(members + 1)) if members > 0 else factor
 
 
-def verifiers(
-    suspect: NodeId, generation: int, incarnation: int, candidates: Iterable[NodeId], count: int
-) -> list[NodeId]:
-    """The `count` candidates that every node picks for this suspicion (rendezvous hashing)."""
-    subject = f"{suspect}\x00{generation}\x00{incarnation}\x00"
-    scored = sorted(
-        (blake3((subject + node).encode()).digest(8), node)
-        for node in candidates
-        if node != suspect
-    )
-    return [node for _, node in scored[:count]]
+def verifier_points(
+    suspect: NodeId, generation: int, incarnation: int, count: int
+) -> Iterator[NodeId]:
+    """Points on the ring of node ids; the first member after each looks after this suspicion. So
+    all choose the same without looking at all (consistent hashing), and `count` tries each find
+    enough different ones in any cluster that has many more."""
+    for number in range(4 * count):
+        subject = f"{suspect}\x00{generation}\x00{incarnation}\x00{number}"
+        yield NodeId(blake3(subject.encode()).hexdigest(NODE_ID_BYTES))
 
 
 class Suspicion:

@@ -28,7 +28,7 @@ from protocol.messages import (
 )
 from protocol.presets import LAN, PRESETS
 from protocol.probing import Health, Prober
-from protocol.suspicion import Evidence, Suspicion, retransmit_limit, timeout_s, verifiers
+from protocol.suspicion import Evidence, Suspicion, retransmit_limit, timeout_s, verifier_points
 from protocol.syncmessages import SYNC_BYTES_MAX, SyncExchange
 from protocol.syncpolicy import BULK_S, IMPATIENCE, PER_INTERVAL_MAX, SyncPolicy
 from protocol.table import Peer, RttEstimate, Table
@@ -135,11 +135,11 @@ def test_suspicion_counts_each_accuser_once_up_to_k() -> None:
 
 
 def test_everyone_picks_the_same_verifiers() -> None:
-    chosen = verifiers(NODES[0], 1, 2, NODES, 6)
-    assert chosen == verifiers(NODES[0], 1, 2, reversed(NODES), 6)
-    assert len(chosen) == 6
-    assert NODES[0] not in chosen
-    assert chosen != verifiers(NODES[0], 1, 3, NODES, 6)
+    points = list(verifier_points(NODES[0], 1, 2, 6))
+    assert points == list(verifier_points(NODES[0], 1, 2, 6))
+    assert len(set(points)) == 24
+    assert all(len(point) == len(NODES[0]) for point in points)
+    assert points != list(verifier_points(NODES[0], 1, 3, 6))
 
 
 def test_rtt_follows_rfc_6298() -> None:
@@ -208,22 +208,42 @@ def prober(members: int) -> tuple[Prober, Table, Timers]:
     for index in range(members):
         add(table, index)
     probes = Prober(
-        LAN, random.Random(1), timers, table, lambda seq: Ack(seq, 7, 9), lambda raw: None
+        NODES[0],
+        LAN,
+        random.Random(1),
+        timers,
+        table,
+        lambda seq: Ack(seq, 7, 9),
+        lambda raw: None,
     )
     return probes, table, timers
 
 
+def names(peers: list[Peer | None]) -> list[str]:
+    return [peer.node_id for peer in peers if peer is not None]
+
+
 def test_each_round_visits_everyone_once() -> None:
     probes, table, _ = prober(6)
-    seen = [probes.next_target() for _ in range(10)]
-    names = [peer.node_id for peer in seen if peer is not None]
-    assert sorted(names[:5]) == sorted(names[5:]) == sorted(NODES[1:6])
-    for _ in range(100):
-        probes.include(NODES[1])
-    assert len(probes._round) < 20
+    seen = names([probes.next_target() for _ in range(20)])
+    neighbours, rounds = seen[::2], seen[1::2]
+    assert neighbours == [table.after(NODES[0])] * 10
+    assert sorted(rounds[:5]) == sorted(rounds[5:]) == sorted(NODES[1:6])
     for peer in table.others():
         table.update(peer, generation=1, incarnation=0, state="down", now=0.0)
     assert probes.next_target() is None
+
+
+def test_newcomers_join_the_round_under_way() -> None:
+    probes, table, _ = prober(9)
+    first = names([probes.next_target() for _ in range(4)])[1::2]
+    add(table, 9)
+    for _ in range(100):
+        probes.include(NODES[9])
+    assert len(probes._newcomers) == probing.NEWCOMERS_MAX
+    rest = names([probes.next_target() for _ in range(200)])[1::2]
+    assert sorted({*first, *rest[: rest.index(NODES[9]) + 80]}) == sorted(NODES[1:])
+    assert rest.count(NODES[9]) > probing.NEWCOMERS_MAX, "each time, and by rounds since"
 
 
 def test_a_probe_asks_helpers_and_then_fails() -> None:
