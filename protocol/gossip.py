@@ -63,6 +63,7 @@ from .records import Record, Verified
 from .rng import Rng
 from .roster import EMPTY, Roster
 from .seal import WIRE_VERSION, Keyring, Opened, Seal
+from .sources import Sources
 from .statistics import Statistics
 from .sync import Sync
 from .syncing import Arrived, Syncing
@@ -152,6 +153,7 @@ class Gossip:
             wire=config.wire_version,
             traffic=self._traffic,
         )
+        self._sources = Sources(lambda at: self._table.at_address(at) is not None, now)
         self._events: deque[Event] = deque()
         sync = Sync(own, self._table, self.catalog, self.holdings)
         self._wishes = Wishes(sync, config.knobs, rng, self._timers, self._events, now)
@@ -307,6 +309,7 @@ class Gossip:
             message_bytes_received=self._traffic.received.message_bytes(),
             message_bytes_sent=self._traffic.sent.message_bytes(),
             transmits_queued=len(self._outbox),
+            sources_blocked=len(self._sources),
             transmits_lost=self._outbox.lost,
             updates_lost=self._broadcasts.dropped,
             updates_queued=len(self._broadcasts),
@@ -328,8 +331,15 @@ class Gossip:
     # ------------------------------------------------------------ datagrams
     def receive_datagram(self, data: bytes, source: Address, now: float, wall_ms: int) -> None:
         """Raises RemoteProtocolError: "seal-…", "codec", "own-datagram" (a seed may be this node
-        itself), "stale-generation" (a former self of the sender)."""
-        opened = self._seal.open(data)
+        itself), "stale-generation" (a former self of the sender), "source-limit" and
+        "sender-limit" (SPEC §4.8)."""
+        self._sources.admit(source, now)
+        try:
+            opened = self._seal.open(data)
+        except RemoteProtocolError:
+            self._sources.refused(source, now)
+            raise
+        self._sources.opened(source, opened.sender, now, bound=opened.bound)
         messages = decode_packet(opened.payload)
         self._check_sender(opened)
         self._seal.commit(opened)

@@ -54,6 +54,8 @@ class Statistics(msgspec.Struct, frozen=True):
     message_bytes_sent: dict[str, int]
     """By type, and traffic.ENVELOPE for what is around them; together all the bytes."""
     transmits_queued: int
+    sources_blocked: int
+    """Addresses whose datagrams are dropped unread for a while (SPEC §4.8)."""
     transmits_lost: int
     updates_lost: int
     """By overflow of the broadcast queue."""

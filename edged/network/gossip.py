@@ -40,6 +40,7 @@ from ..config import parse_address
 from ..errors import PeerError, StoreError
 from ..telemetry import Log, Metrics
 from ..trust import Trust
+from .admission import admit_only, dropped_by_kernel
 from .sockets import GossipSockets, Names
 from .streamprobes import StreamProber
 from .streams import Connection, dial
@@ -56,6 +57,8 @@ SYNC_TIMEOUT_S: Final = 30.0
 """For one request and its reply: up to 1 MiB each way."""
 PROVERS: Final = 1
 """Threads that check signatures: they share the interpreter with the loop anyway."""
+COUNT_S: Final = 0.5
+"""How often the kernel is asked what it dropped; 5 µs each."""
 LEAVE_S: Final = 0.5
 """How long goodbyes keep going out, as Gossip.leave asks."""
 
@@ -117,6 +120,8 @@ class GossipService:
         self._stopping = False
         self._ended = trio.Event()
         self._ended.set()
+        self._dropped = 0
+        self._count_at_s = 0.0
         self._syncing: dict[NodeId, None] = {}
         self._wished: dict[NodeId, None] = {}
         self._out = metrics.datagrams.labels(direction="out")
@@ -162,8 +167,13 @@ class GossipService:
 
     # ------------------------------------------------------------ the loop
     async def _loop(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> None:
+        filtered: tuple[str, ...] = ()
         while not self._stopping:
+            if (key_ids := self._gossip.keyring_ids) is not filtered:
+                admit_only(self._sockets.udp, key_ids)
+                filtered = key_ids
             self._receive()
+            self._count_drops()
             self._gossip.on_timer(trio.current_time(), self._wall_ms())
             while (event := self._gossip.poll_event()) is not None:
                 match event:
@@ -200,6 +210,17 @@ class GossipService:
                 self._metrics.datagrams_dropped.labels(reason=error.code).inc()
         for address in self._sockets.refused(BATCH):
             self._gossip.note_refused(address, trio.current_time())
+
+    def _count_drops(self) -> None:
+        now = trio.current_time()
+        if now < self._count_at_s:
+            return
+        self._count_at_s = now + COUNT_S
+        dropped = dropped_by_kernel(self._sockets.udp)
+        since = dropped - self._dropped & 0xFFFFFFFF
+        if since:
+            self._dropped = dropped
+            self._metrics.datagrams_dropped.labels(reason="kernel").inc(since)
 
     def _transmit(self) -> None:
         now = trio.current_time()
