@@ -41,6 +41,7 @@ from .http import bind_tcp
 from .interfaces import FunctionView, NodeState, Peer
 from .journal import Journal
 from .keys import KeyService
+from .load import LoadMeter
 from .network import ExchangeService, GossipService, GossipSockets, StreamServer, bind_gossip
 from .operations import ClusterAccess, Operations
 from .runtime.runtime import WasmtimeRuntime
@@ -244,11 +245,17 @@ class Parts:
             metrics=self._metrics,
             log=self._log,
         )
+        self.load = LoadMeter(
+            running=lambda: self.functions.running,
+            running_max=config.gateway.invocations_max,
+            tell=self.gossip.set_load,
+        )
         self.functions = FunctionService(
             lookup=self._lookup,
             activation=self.activation,
             journal=self.journal,
             limits=config.gateway,
+            on_run=self.load.wake,
         )
 
     def _wire_operator(self, config: Config, state: Callable[[], NodeState]) -> None:
@@ -261,6 +268,8 @@ class Parts:
             state=state,
             uptime_s=lambda: trio.current_time() - started_s,
             metrics=self._metrics,
+            load=lambda: self.load.share,
+            reason=self.events.reason,
         )
         self.keys = KeyService(
             self._trust.keyring_keys,

@@ -58,11 +58,14 @@ class FunctionService:
         activation: Activation,
         journal: Journal,
         limits: GatewaySection,
+        on_run: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_run` is told of every invocation."""
         self._lookup = lookup
         self._activation = activation
         self._journal = journal
         self._limits = limits
+        self._on_run = on_run
         self._workers = Workers(limits.invocations_max, name="edged-guest")
         self._admitted: Counter[FunctionName] = Counter()
         self._shares: dict[FunctionName, trio.CapacityLimiter] = {}
@@ -95,6 +98,7 @@ class FunctionService:
         if self.running >= limits.invocations_max + limits.queue_max:
             raise Overloaded(f"{self.running} invocations run or wait on this node")
         mapped.users += 1
+        self._on_run()
         timeout_s = function.spec.policy.timeout_ms / 1000
         job = partial(invoke_by, mapped.module, call, cancel, time.monotonic() + timeout_s)
         try:

@@ -127,6 +127,7 @@ class Node:
         listen = partial(serve, log=log, hooks=hooks)
         async with trio.open_nursery() as nursery:
             await nursery.start(parts.activation.run)
+            await nursery.start(parts.load.run)
             await nursery.start(parts.exchange.run)
             await nursery.start(parts.streams.run, sockets.gossip.listeners)
             await nursery.start(parts.gossip_service.run)

@@ -1,6 +1,7 @@
 """Logs and metrics of one node. Nothing global: many nodes may live in one process.
 
-Logs are JSON lines on stderr; metrics live in the node's own prometheus registry.
+Logs are JSON lines on stderr; metrics live in the node's own registry. edged/docs/API.md lists the
+metrics.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from .metrics import Buckets, Metric, Registry
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -75,25 +76,28 @@ class Metrics:
     """The node's counters. Names follow Prometheus practice: base units, `_total` on counters."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = Registry()
         self.requests = self._counter(
             "edged_requests", "Answers of the public gateway", "function", "status", "start"
         )
-        self.request_seconds = Histogram(
+        self.request_seconds: Buckets = self.registry.histogram(
             "edged_request_seconds",
             "Time from the end of the request's head to the end of its answer",
-            registry=self.registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+            (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
         )
         self.errors = self._counter("edged_errors", "Errors by code", "code")
         self.http_rejected = self._counter(
             "edged_http_rejected", "Requests and connections refused before routing", "reason"
         )
-        self.running = self._gauge("edged_invocations_running", "Guests running now")
+        self.running = self._gauge("edged_invocations_running", "Guests running now").labels()
         self.compiles = self._counter("edged_compiles", "Compiles by result", "result")
-        self.compile_seconds = self._counter("edged_compile_cpu_seconds", "CPU spent compiling")
-        self.fetched_bytes = self._counter("edged_fetched_wire_bytes", "Wire bytes from peers")
-        self.served_bytes = self._counter("edged_served_wire_bytes", "Wire bytes to peers")
+        self.compile_seconds = self._counter(
+            "edged_compile_cpu_seconds", "CPU spent compiling"
+        ).labels()
+        self.fetched_bytes = self._counter(
+            "edged_fetched_wire_bytes", "Wire bytes from peers"
+        ).labels()
+        self.served_bytes = self._counter("edged_served_wire_bytes", "Wire bytes to peers").labels()
         self.streams_refused = self._counter(
             "edged_streams_refused", "Inbound peer streams refused or cut", "reason"
         )
@@ -108,12 +112,12 @@ class Metrics:
         self.blobs = self._gauge("edged_blobs", "Blobs held", "kind")
         self.blob_bytes = self._gauge("edged_blob_bytes", "Bytes of blobs held", "kind")
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Metric:
+        return self.registry.values(f"{name}_total", "counter", text, *labels)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Metric:
+        return self.registry.values(name, "gauge", text, *labels)
 
     def render(self) -> bytes:
         """Prometheus text format 0.0.4."""
-        return generate_latest(self.registry)
+        return self.registry.render()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import msgspec
+import trio
 
 from protocol.gossip import Gossip
-from protocol.ids import Digest
+from protocol.ids import Digest, NodeId
 from protocol.member import Member
 
 from . import __version__
 from .functions import FunctionService
 from .interfaces import (
+    GossipView,
     HolderView,
     MemberView,
     NodeState,
@@ -18,6 +24,7 @@ from .interfaces import (
     Runtime,
     StatusView,
 )
+from .metrics import Family, Sample, family
 from .store import BlobStore
 from .telemetry import Metrics
 
@@ -46,7 +53,10 @@ class Views:
         state: Callable[[], NodeState],
         uptime_s: Callable[[], float],
         metrics: Metrics,
+        load: Callable[[], float],
+        reason: Callable[[NodeId], str],
     ) -> None:
+        """`reason` tells why a member is suspect or down."""
         self._gossip = gossip
         self._store = store
         self._runtime = runtime
@@ -54,12 +64,17 @@ class Views:
         self._state = state
         self._uptime_s = uptime_s
         self._metrics = metrics
+        self._load = load
+        self._reason = reason
+        metrics.registry.collect(lambda: gossip_families(self.gossip()))
 
     def _self(self) -> Member:
         return next(member for member in self._gossip.members() if member.is_self)
 
     def members(self) -> tuple[MemberView, ...]:
         """By name; this node among them."""
+        health = self._gossip.statistics().health
+        now_s, wall_s = trio.current_time(), time.time()
         return tuple(
             MemberView(
                 name=member.name,
@@ -73,8 +88,42 @@ class Views:
                 incarnation=member.incarnation,
                 rtt_ms=_rtt_ms(member),
                 is_self=member.is_self,
+                load=round(self._load(), 3) if member.is_self else member.load,
+                health=health if member.is_self else None,
+                since_s=round(wall_s - (now_s - member.changed_at_s), 3),
+                why=self._reason(member.node_id),
             )
             for member in sorted(self._gossip.members(), key=lambda m: (m.name, m.node_id))
+        )
+
+    def gossip(self) -> GossipView:
+        found = self._gossip.statistics()
+        return GossipView(
+            health=found.health,
+            load=round(self._load(), 3),
+            generation=self._self().generation,
+            probing=msgspec.structs.asdict(found.probing),
+            queues={
+                "updates": found.updates_queued,
+                "transmits": found.transmits_queued,
+                "probes": found.probes_running,
+                "stream-probes": found.stream_probes_open,
+                "suspects": found.suspects,
+            },
+            lost={"transmits": found.transmits_lost, "updates": found.updates_lost},
+            refused=found.refused
+            | {
+                labels[0][1]: int(child.value)
+                for labels, child in self._metrics.datagrams_dropped.children()
+            },
+            syncs={"wanted": found.syncs_wanted, "answered": found.syncs_answered},
+            datagrams={"in": found.datagrams_received, "out": found.datagrams_sent},
+            datagram_bytes={"in": found.bytes_received, "out": found.bytes_sent},
+            messages={"in": found.messages_received, "out": found.messages_sent},
+            message_bytes={
+                "in": found.message_bytes_received,
+                "out": found.message_bytes_sent,
+            },
         )
 
     def _holding(self, digest: Digest) -> Iterable[Member]:
@@ -139,6 +188,7 @@ class Views:
             blob_bytes=sum(blob.size_bytes for blob in blobs),
             running=self._functions.running,
             repair=self._store.repair,
+            gossip=self.gossip(),
         )
 
     def render_metrics(self) -> bytes:
@@ -151,3 +201,47 @@ class Views:
             self._metrics.blobs.labels(kind).set(len(sizes))
             self._metrics.blob_bytes.labels(kind).set(sum(sizes))
         return self._metrics.render()
+
+
+PROBE_COUNTERS: Final = {
+    "probes": "Probes of this node's own: rounds, verifications, last looks",
+    "nacks": "Helpers that answered: no answer from the target",
+    "probes_failed": "Probes without an answer on any path",
+    "suspicions": "Suspicions of members, whoever raised them",
+    "suspicions_raised": "Suspicions by this node's own evidence",
+    "suspicions_refuted": "Suspicions that the suspect contradicted",
+    "deaths": "Members declared down",
+    "false_deaths": "Members declared down that came back in the same run of theirs",
+    "refutations": "Times this node contradicted what was said of it",
+    "stalls": "Times this node itself was stopped or starved",
+    "stalls_spared": "Verdicts put off as the suspect was stopped, not dead",
+}
+
+
+def gossip_families(view: GossipView) -> Iterator[Family]:
+    """What gossip counts, for Prometheus. edged/docs/API.md lists the names."""
+    yield family("edged_gossip_health", "gauge", "Local health; 0 is well", values=view.health)
+    yield family("edged_load", "gauge", "Busy share of this node's capacity", values=view.load)
+    for name, text in PROBE_COUNTERS.items():
+        yield family(f"edged_gossip_{name}_total", "counter", text, values=view.probing[name])
+    paths = {path: view.probing[f"acks_{path}"] for path in ("direct", "indirect", "stream")}
+    yield family("edged_gossip_acks_total", "counter", "Probes answered, by path", "path", paths)
+    yield family("edged_gossip_queue", "gauge", "Length of a queue", "queue", view.queues)
+    lost = "Dropped by overflow of a queue"
+    yield family("edged_gossip_lost_total", "counter", lost, "queue", view.lost)
+    refused = "Datagrams, and items in accepted ones, that were not used"
+    yield family("edged_gossip_refused_total", "counter", refused, "code", view.refused)
+    yield _by_type("edged_gossip_messages_total", "Messages in datagrams", view.messages)
+    yield _by_type(
+        "edged_gossip_message_bytes_total", "Bytes of datagrams by message", view.message_bytes
+    )
+    yield family("edged_gossip_syncs_total", "counter", "Stream syncs", "side", view.syncs)
+
+
+def _by_type(name: str, text: str, counts: dict[str, dict[str, int]]) -> Family:
+    samples = [
+        Sample(name, (("direction", direction), ("type", kind)), value)
+        for direction, kinds in counts.items()
+        for kind, value in kinds.items()
+    ]
+    return Family(name, "counter", text, samples)

@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "remove": "edged.cli.change:remove",
     "logs": "edged.cli.logs:logs",
     "status": "edged.cli.show:status",
-    "members": "edged.cli.show:members",
+    "members": "edged.cli.members:members",
     "events": "edged.cli.events:events",
     "join": "edged.cli.change:join",
     "explain": "edged.cli.show:explain",

@@ -60,6 +60,10 @@ def milliseconds(value: float | None) -> str:
     return NONE if value is None else duration(value / 1000)
 
 
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{share:.0%}"
+
+
 def measured(item: tuple[str, float]) -> str:
     """("compile_cpu_s", 0.95) as "compile_cpu 950 ms": the unit is the last part of the name."""
     key, value = item

@@ -1,4 +1,4 @@
-"""Commands that only look: functions, describe, versions, explain, status, members."""
+"""Commands that only look: functions, describe, versions, explain, status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from .common import EdgedCommand, print_json, target_options
 
 if TYPE_CHECKING:
-    from edged.interfaces import HolderView
+    from edged.interfaces import GossipView, HolderView
 
 T = TypeVar("T")
 Where = str | None
@@ -211,9 +211,10 @@ def status(as_json: bool, **where: Any) -> None:
 def _show_status(data: bytes) -> None:
     from edged.interfaces import StatusView
 
-    from .render import duration, fields, short, size
+    from .render import duration, fields, percent, short, size
 
     view = _decode(data, StatusView)
+    gossip = view.gossip
     found = view.repair
     repaired = (
         f"{found.temps_removed} temps removed, {len(found.missing)} missing,"
@@ -232,38 +233,53 @@ def _show_status(data: bytes) -> None:
             ("members", ", ".join(f"{n} {state}" for state, n in view.members.items())),
             ("functions", f"{view.functions} (catalog {short(view.catalog)})"),
             ("blobs", f"{view.blobs}, {size(view.blob_bytes)}"),
-            ("running now", view.running),
+            ("running now", f"{view.running}, load {percent(gossip.load)}"),
+            ("health", "well" if not gossip.health else f"{gossip.health} of 8 (0 is well)"),
+            ("probes", _probes(gossip.probing)),
+            ("suspicions", _suspicions(gossip.probing)),
+            ("datagrams", _traffic(gossip)),
+            ("bytes sent", _by_size(gossip.message_bytes["out"])),
+            ("bytes received", _by_size(gossip.message_bytes["in"])),
+            ("queues", _counts(gossip.queues)),
+            ("lost to overflow", _counts(gossip.lost)),
+            ("refused", _counts(gossip.refused)),
+            ("syncs", _counts(gossip.syncs)),
             ("repair at start", repaired),
         )
     )
 
 
-@click.command(cls=EdgedCommand)
-@target_options
-def members(as_json: bool, **where: Any) -> None:
-    """List the members of the cluster, as one node sees them."""
-    _get("/v1/members", _show_members, as_json=as_json, **where)
-
-
-def _show_members(data: bytes) -> None:
-    from edged.interfaces import MemberView
-
-    from .render import milliseconds, table
-
-    rows = _decode(data, dict[str, list[MemberView]])["members"]
-    table(
-        ("name", "state", "region", "target", "rtt", "gossip", "gateway"),
-        (
-            (
-                m.name + (" *" if m.is_self else ""),
-                m.state,
-                m.region,
-                m.target.partition("-")[0],  # of a triple, the machine; --json has it all
-                milliseconds(m.rtt_ms),
-                m.gossip_address,
-                m.gateway_url,
-            )
-            for m in rows
-        ),
-        empty="no members",
+def _probes(found: dict[str, int]) -> str:
+    return (
+        f"{found['probes']}: answered {found['acks_direct']} directly,"
+        f" {found['acks_indirect']} through helpers, {found['acks_stream']} by stream;"
+        f" {found['probes_failed']} failed, {found['nacks']} nacks"
     )
+
+
+def _suspicions(found: dict[str, int]) -> str:
+    return (
+        f"{found['suspicions']} ({found['suspicions_raised']} raised here,"
+        f" {found['suspicions_refuted']} refuted); {found['deaths']} deaths,"
+        f" {found['false_deaths']} of them false; {found['refutations']} refutations of its own"
+    )
+
+
+def _traffic(gossip: GossipView) -> str:
+    from .render import size
+
+    return ", ".join(
+        f"{count} {direction} ({size(gossip.datagram_bytes[direction])})"
+        for direction, count in gossip.datagrams.items()
+    )
+
+
+def _by_size(found: dict[str, int]) -> str:
+    from .render import NONE, size
+
+    ordered = sorted(found.items(), key=lambda row: -row[1])
+    return ", ".join(f"{kind} {size(count)}" for kind, count in ordered if count) or NONE
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in found.items() if count) or "none"

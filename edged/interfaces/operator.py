@@ -128,6 +128,41 @@ class MemberView(msgspec.Struct, frozen=True):
     incarnation: int
     rtt_ms: float | None
     is_self: bool
+    load: float | None = None
+    """Busy share of its capacity, 0 to 1, as it last said; None: not heard yet."""
+    health: int | None = None
+    """Of this node only, the others do not say: 0 is well, up to 8 the worse it hears."""
+    since_s: float = 0.0
+    """Unix time of its last change of state."""
+    why: str = ""
+    """Of a suspect or down member: which paths failed."""
+
+
+class GossipView(msgspec.Struct, frozen=True):
+    """Counters of this node's gossip since it started, and gauges of now."""
+
+    health: int
+    """Lifeguard's local health: 0 is well; each point stretches intervals and timeouts."""
+    load: float
+    """Busy share of this node's capacity, 0 to 1: what it tells the others."""
+    generation: int
+    probing: dict[str, int]
+    """protocol/statistics.py, ProbeCounts, has what each counts."""
+    queues: dict[str, int]
+    """Lengths of now."""
+    lost: dict[str, int]
+    """By overflow of a queue."""
+    refused: dict[str, int]
+    """What peers sent and was not used, datagrams and items in them, by code."""
+    syncs: dict[str, int]
+    datagrams: dict[str, int]
+    """By direction."""
+    datagram_bytes: dict[str, int]
+    """UDP payload."""
+    messages: dict[str, dict[str, int]]
+    """By direction, then type."""
+    message_bytes: dict[str, dict[str, int]]
+    """The same; with "envelope", what is around messages, they are all of `datagram_bytes`."""
 
 
 class StatusView(msgspec.Struct, frozen=True):
@@ -151,6 +186,7 @@ class StatusView(msgspec.Struct, frozen=True):
     blob_bytes: int
     running: int
     repair: RepairReport
+    gossip: GossipView
 
 
 class ModuleStored(msgspec.Struct, frozen=True):

@@ -124,10 +124,10 @@ class GossipService:
         self._count_at_s = 0.0
         self._syncing: dict[NodeId, None] = {}
         self._wished: dict[NodeId, None] = {}
-        self._out = metrics.datagrams.labels(direction="out")
-        self._out_bytes = metrics.datagram_bytes.labels(direction="out")
-        self._in = metrics.datagrams.labels(direction="in")
-        self._in_bytes = metrics.datagram_bytes.labels(direction="in")
+        self._out = metrics.datagrams.labels("out")
+        self._out_bytes = metrics.datagram_bytes.labels("out")
+        self._in = metrics.datagrams.labels("in")
+        self._in_bytes = metrics.datagram_bytes.labels("in")
 
     # ------------------------------------------------------------ verbs
     def join(self, seeds: Sequence[str]) -> None:
@@ -207,7 +207,7 @@ class GossipService:
             try:
                 self._gossip.receive_datagram(data, source, trio.current_time(), wall_ms)
             except RemoteProtocolError as error:
-                self._metrics.datagrams_dropped.labels(reason=error.code).inc()
+                self._metrics.datagrams_dropped.labels(error.code).inc()
         for address in self._sockets.refused(BATCH):
             self._gossip.note_refused(address, trio.current_time())
 
@@ -220,7 +220,7 @@ class GossipService:
         since = dropped - self._dropped & 0xFFFFFFFF
         if since:
             self._dropped = dropped
-            self._metrics.datagrams_dropped.labels(reason="kernel").inc(since)
+            self._metrics.datagrams_dropped.labels("kernel").inc(since)
 
     def _transmit(self) -> None:
         now = trio.current_time()
@@ -234,7 +234,7 @@ class GossipService:
                 self._out.inc()
                 self._out_bytes.inc(len(datagram.data))
             else:
-                self._metrics.datagrams_dropped.labels(reason=reason).inc()
+                self._metrics.datagrams_dropped.labels(reason).inc()
 
     def _numeric(self, address: Address) -> Address | None:
         return self._names.numeric(address, trio.current_time())
@@ -265,7 +265,7 @@ class GossipService:
                 # after a restart fetches them again.
                 keys = [key for key, _ in records][:8]
                 self._log.error("records not saved", keys=keys, reason=str(error))
-                self._metrics.errors.labels(code="records-not-saved").inc()
+                self._metrics.errors.labels("records-not-saved").inc()
 
     async def _forget(self, event: RecordsPurged) -> None:
         if self._drop_records is None:
@@ -278,7 +278,7 @@ class GossipService:
             except StoreError as error:
                 # They expired: the next start refuses and drops them.
                 self._log.error("records not dropped", keys=keys[:8], reason=str(error))
-                self._metrics.errors.labels(code="records-not-dropped").inc()
+                self._metrics.errors.labels("records-not-dropped").inc()
 
     # ------------------------------------------------------------ syncs
     def _start_sync(self, helpers: trio.Nursery, peer: Member) -> None:

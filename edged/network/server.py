@@ -214,5 +214,5 @@ class StreamServer:
                 assert_never(request)
 
     def _refuse(self, reason: str, detail: str, peer: NodeId | None) -> None:
-        self._metrics.streams_refused.labels(reason=reason).inc()
+        self._metrics.streams_refused.labels(reason).inc()
         self._log.debug("stream refused", reason=reason, detail=detail, peer=peer)

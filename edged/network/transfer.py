@@ -157,7 +157,7 @@ class Transfer:
                 self._log.info("holder lost", peer=event.peer, reason=event.reason)
             case SourceBanned():
                 self._log.warning("holder serves wrong bytes", peer=event.peer, why=event.reason)
-                self._metrics.errors.labels(code="peer-bytes").inc()
+                self._metrics.errors.labels("peer-bytes").inc()
             case HoldersWanted():
                 self._fetch.offer(self._find(), trio.current_time())
             case Completed():

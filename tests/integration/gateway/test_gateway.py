@@ -247,9 +247,9 @@ async def test_errors_follow_the_table_and_leak_nothing(
             assert error.private in server.log.getvalue()
         if isinstance(error, NoHolder):
             assert document["digest"] == "ab" * 32
-        assert server.metrics.registry.get_sample_value("edged_errors_total", {"code": code}) == 1
-        labels = {"function": "bad", "status": str(status), "start": "warm"}
-        assert server.metrics.registry.get_sample_value("edged_requests_total", labels) == 1
+        assert server.metrics.errors.labels(code).value == 1
+        labels = ("bad", str(status), "warm")
+        assert server.metrics.requests.labels(*labels).value == 1
 
 
 async def test_private_details_reach_the_functions_log() -> None:
@@ -281,8 +281,8 @@ async def test_a_client_that_leaves_stops_its_guest_and_frees_its_slot() -> None
         await server.until(lambda: functions.admitted["long"] == 0)
         assert functions.cancels[0].is_set()
         await server.empty()
-        labels = {"function": "long", "status": "499", "start": "warm"}
-        assert server.metrics.registry.get_sample_value("edged_requests_total", labels) == 1
+        labels = ("long", "499", "warm")
+        assert server.metrics.requests.labels(*labels).value == 1
 
 
 async def test_the_drains_deadline_stops_guests() -> None:
@@ -311,8 +311,10 @@ async def test_the_requests_metric_has_a_bounded_number_of_children(
         assert (await server.exchange(request(b"/f4"))).status == 204
 
         def count(number: int) -> float | None:
-            labels = {"function": f"f{number}", "status": str(200 + number), "start": "warm"}
-            return server.metrics.registry.get_sample_value("edged_requests_total", labels)
+            children = dict(server.metrics.requests.children())
+            values = (f"f{number}", str(200 + number), "warm")
+            found = children.get(tuple(zip(("function", "status", "start"), values, strict=True)))
+            return None if found is None else found.value
 
         assert [count(number) for number in range(5)] == [None, None, 1, 1, 2]
 

@@ -81,12 +81,7 @@ class Served:
         self.address = address
 
     def refused(self, reason: str) -> float:
-        return (
-            self.metrics.registry.get_sample_value(
-                "edged_streams_refused_total", {"reason": reason}
-            )
-            or 0.0
-        )
+        return self.metrics.streams_refused.labels(reason).value
 
     async def wait_refused(self, reason: str, count: float = 1) -> None:
         while self.refused(reason) < count:
@@ -242,10 +237,7 @@ class GossipNode:
 
     def dropped(self) -> dict[str, float]:
         return {
-            sample.labels["reason"]: sample.value
-            for metric in self.metrics.datagrams_dropped.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total")
+            labels[0][1]: child.value for labels, child in self.metrics.datagrams_dropped.children()
         }
 
 

@@ -56,13 +56,10 @@ class Site:
         )
 
     def banned(self) -> float:
-        return (
-            self.metrics.registry.get_sample_value("edged_errors_total", {"code": "peer-bytes"})
-            or 0.0
-        )
+        return self.metrics.errors.labels("peer-bytes").value
 
     def fetched(self) -> float:
-        return self.metrics.registry.get_sample_value("edged_fetched_wire_bytes_total") or 0.0
+        return self.metrics.fetched_bytes.value
 
 
 class Bench:

@@ -112,7 +112,7 @@ async def test_requests_are_answered_in_order_on_one_connection(
             codes = [m.code for m, _ in tail[1:] if isinstance(m, ErrorReply)]
             assert codes == ["peer", "blob-not-found", "blob-not-found"]
             await connection.aclose()
-        value = served.metrics.registry.get_sample_value("edged_served_wire_bytes_total")
+        value = served.metrics.served_bytes.value
         assert value == manifest.wire_bytes
 
 

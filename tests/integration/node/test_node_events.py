@@ -20,6 +20,25 @@ async def wait_for(node: Running, kind: str, name: str) -> dict[str, Any]:
                 return row
 
 
+async def what_a_tells(a: Running) -> None:
+    """Counters in status, as metrics, and of each member."""
+    gossip = (await a.ask("GET", "/v1/status"))["gossip"]
+    assert gossip["probing"]["false_deaths"] == 0
+    for direction in ("in", "out"):
+        total = sum(gossip["message_bytes"][direction].values())
+        assert total == gossip["datagram_bytes"][direction] > 0
+        assert "envelope" in gossip["message_bytes"][direction]
+    while (await a.metric('edged_gossip_acks_total{path="direct"}')) == 0:
+        await trio.sleep(0.05)
+    assert await a.metric("edged_gossip_probes_total") > 0
+    assert await a.metric('edged_gossip_messages_total{direction="out",type="ping"}') > 0
+    assert await a.metric("edged_gossip_false_deaths_total") == 0
+    me, other = (await a.ask("GET", "/v1/members"))["members"]
+    assert (me["health"] is None, other["health"]) == (False, None)
+    assert 0 < me["since_s"] <= other["since_s"] + 60
+    assert other["why"] == ""
+
+
 async def test_events_of_a_cluster(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
@@ -34,6 +53,7 @@ async def test_events_of_a_cluster(tmp_path: Path) -> None:
             "a/hello",
             f"v/hello/{deployed['version']}",
         }
+        await what_a_tells(a)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cluster.stop, "b")
             left = await wait_for(a, "member-left", "b")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import trio
 
 from edged.errors import (
@@ -22,6 +23,7 @@ from edged.interfaces import (
     FormView,
     FunctionDetail,
     FunctionSummary,
+    GossipView,
     HolderView,
     LogLine,
     MemberView,
@@ -35,6 +37,7 @@ from edged.telemetry import Metrics
 from protocol.errors import RemoteProtocolError
 from protocol.function import FunctionSpec, encode_spec, version_of
 from protocol.ids import ArtifactKey, Digest, NodeId, digest_of, parse_function_name
+from protocol.statistics import ProbeCounts
 
 MAGIC = b"\x00asm\x01\x00\x00\x00"
 NODE_ID = NodeId("ab" * 16)
@@ -59,6 +62,7 @@ class MemoryOperator:
         self.modules: dict[Digest, int] = {}
         self.table: dict[str, _Function] = {}
         self.counters = Metrics()
+        self.others: tuple[MemberView, ...] = ()
         self.following = 0
         self.joined: list[tuple[str, ...]] = []
         self.bug: Exception | None = None
@@ -255,6 +259,20 @@ class MemoryOperator:
             blob_bytes=sum(self.modules.values()),
             running=0,
             repair=RepairReport(0, (), (), (), False),
+            gossip=GossipView(
+                health=2,
+                load=0.25,
+                generation=1,
+                probing=msgspec.structs.asdict(ProbeCounts(probes=7, acks_direct=5, nacks=1)),
+                queues={"updates": 3, "transmits": 0},
+                lost={"updates": 0},
+                refused={"seal-open": 4},
+                syncs={"wanted": 1, "answered": 0},
+                datagrams={"in": 8, "out": 9},
+                datagram_bytes={"in": 800, "out": 900},
+                messages={"in": {"ping": 8}, "out": {"ack": 9}},
+                message_bytes={"in": {"ping": 80}, "out": {"ack": 90, "envelope": 810}},
+            ),
         )
 
     def join(self, seeds: tuple[str, ...]) -> None:
@@ -276,7 +294,11 @@ class MemoryOperator:
                 0,
                 None,
                 True,
+                load=0.25,
+                health=2,
+                since_s=1_000.0,
             ),
+            *self.others,
         )
 
     def metrics(self) -> bytes:
