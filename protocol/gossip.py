@@ -281,6 +281,10 @@ class Gossip:
         have is in their Metadata.keyring."""
         return self._description.keyring.ids
 
+    def blocked_sources(self, now: float) -> tuple[Address, ...]:
+        """Whose datagrams are dropped unread now; a driver may spare itself to read them."""
+        return self._sources.blocked(now)
+
     def members(self) -> tuple[Member, ...]:
         """Everyone known, this node first, gone ones included."""
         return tuple(peer.view() for peer in self._table.peers())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from .budget import Budget
@@ -22,6 +23,7 @@ REFUSED_PER_S: Final = 16.0
 REFUSED_BURST: Final = 64.0
 """Per source. A restarted or misconfigured peer sends a few per second."""
 BLOCK_S: Final = 2.0
+BLOCKED_TOLD_MAX: Final = 16
 STRANGERS_PER_S: Final = 1000.0
 STRANGERS_BURST: Final = 2000.0
 """All that are not members together: opening one costs up to 10 µs, so 1 % of a core. Behind it a
@@ -51,6 +53,15 @@ class Sources:
     def __len__(self) -> int:
         """Sources under a ban that may have ended."""
         return len(self._blocked)
+
+    def blocked(self, now: float) -> tuple[Address, ...]:
+        """The latest of them, for a driver that can have them dropped further out."""
+        if not self._blocked:
+            return ()
+        latest = islice(reversed(self._blocked.items()), BLOCKED_TOLD_MAX)
+        return tuple(
+            source for source, until_s in latest if until_s > now and not self._spoken_for(source)
+        )
 
     def admit(self, source: Address, now: float) -> None:
         """Raises RemoteProtocolError("source-limit"): not to be read."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import socket
 import struct
 from collections.abc import Sequence
 from typing import Final
 
+from protocol.member import Address
 from protocol.seal import (
     DATAGRAM_BYTES_MAX,
     LONG_VERSION,
@@ -34,12 +36,22 @@ _WORD, _HALF, _BYTE = 0x20, 0x28, 0x30  # BPF_LD | size | BPF_ABS
 _EQUAL, _ABOVE, _AT_LEAST = 0x15, 0x25, 0x35  # BPF_JMP | test | BPF_K
 _RETURN: Final = 0x06
 _TAKE: Final = 0xFFFFFFFF
+_NETWORK_HEADER: Final = 0xFFF00000  # SKF_NET_OFF, linux/filter.h: from the IP header on
+_SOURCE_4: Final = 12
+_SOURCE_6: Final = 8
+BLOCKED_MAX: Final = 16
+"""A jump spans 255 instructions at most, and blocking an IPv6 address takes 11."""
+
+Line = str | tuple[int, str, str, int]
+"""A label, or: code, label to go to if true, if false ("": the next line), operand."""
 
 
-def admit_only(sock: socket.socket, key_ids: Sequence[str]) -> None:
-    """From now on; replaces a former filter. Where the kernel knows no such filter nothing changes:
+def admit_only(
+    sock: socket.socket, key_ids: Sequence[str], blocked: Sequence[Address] = ()
+) -> None:
+    """From now on, and nothing from `blocked`; replaces a former filter. Where the kernel knows no such filter nothing changes:
     it saves time, and nothing relies on it."""
-    program = b"".join(_INSTRUCTION.pack(*each) for each in _program(key_ids))
+    program = b"".join(_INSTRUCTION.pack(*each) for each in _program(key_ids, blocked))
     held = ctypes.create_string_buffer(program, len(program))
     count = len(program) // _INSTRUCTION.size
     with contextlib.suppress(OSError):
@@ -59,7 +71,7 @@ def dropped_by_kernel(sock: socket.socket) -> int:
     return 0
 
 
-def _program(key_ids: Sequence[str]) -> list[tuple[int, int, int, int]]:
+def _program(key_ids: Sequence[str], blocked: Sequence[Address]) -> list[tuple[int, int, int, int]]:
     """(code, jump if true, jump if false, operand) each."""
     identifiers = [int(key_id, 16) for key_id in key_ids]
     hints = dict.fromkeys(identifier >> 24 for identifier in identifiers)
@@ -68,6 +80,11 @@ def _program(key_ids: Sequence[str]) -> list[tuple[int, int, int, int]]:
             (_LENGTH, "", "", 0),
             (_AT_LEAST, "", "drop", _UDP_HEADER + SHORT_BYTES + TAG_BYTES),
             (_ABOVE, "drop", "", _UDP_HEADER + DATAGRAM_BYTES_MAX),
+            *(
+                line
+                for at, address in enumerate(blocked[:BLOCKED_MAX])
+                for line in _block(at, address)
+            ),
             (_HALF, "", "", _UDP_HEADER),
             (_EQUAL, "long", "", int.from_bytes(MAGIC)),
             (_BYTE, "", "", _UDP_HEADER),
@@ -88,7 +105,23 @@ def _program(key_ids: Sequence[str]) -> list[tuple[int, int, int, int]]:
     )
 
 
-def _resolved(source: list[str | tuple[int, str, str, int]]) -> list[tuple[int, int, int, int]]:
+def _block(number: int, address: Address) -> list[Line]:
+    """Drops what comes from there."""
+    host, port = address
+    try:
+        source = ipaddress.ip_address(host)
+    except ValueError:
+        return []
+    start = _NETWORK_HEADER + (_SOURCE_4 if source.version == 4 else _SOURCE_6)
+    words = [int.from_bytes(source.packed[at : at + 4]) for at in range(0, len(source.packed), 4)]
+    other = f"not {number}"
+    lines: list[Line] = [(_HALF, "", "", 0), (_EQUAL, "", other, port)]
+    for at, word in enumerate(words):
+        lines += [(_WORD, "", "", start + 4 * at), (_EQUAL, "", other, word)]
+    return [*lines, (_RETURN, "", "", 0), other]
+
+
+def _resolved(source: Sequence[Line]) -> list[tuple[int, int, int, int]]:
     """Labels to distances, which count from the next instruction; "" is that one."""
     places: dict[str, int] = {}
     lines: list[tuple[int, str, str, int]] = []

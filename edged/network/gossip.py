@@ -120,6 +120,7 @@ class GossipService:
         self._stopping = False
         self._ended = trio.Event()
         self._ended.set()
+        self._filtered: tuple[tuple[str, ...], tuple[Address, ...]] = ((), ())
         self._dropped = 0
         self._count_at_s = 0.0
         self._syncing: dict[NodeId, None] = {}
@@ -167,11 +168,8 @@ class GossipService:
 
     # ------------------------------------------------------------ the loop
     async def _loop(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> None:
-        filtered: tuple[str, ...] = ()
         while not self._stopping:
-            if (key_ids := self._gossip.keyring_ids) is not filtered:
-                admit_only(self._sockets.udp, key_ids)
-                filtered = key_ids
+            self._filter()
             self._receive()
             self._count_drops()
             self._gossip.on_timer(trio.current_time(), self._wall_ms())
@@ -210,6 +208,13 @@ class GossipService:
                 self._metrics.datagrams_dropped.labels(error.code).inc()
         for address in self._sockets.refused(BATCH):
             self._gossip.note_refused(address, trio.current_time())
+
+    def _filter(self) -> None:
+        blocked = self._gossip.blocked_sources(trio.current_time())
+        wanted = (self._gossip.keyring_ids, blocked)
+        if wanted != self._filtered:
+            admit_only(self._sockets.udp, *wanted)
+            self._filtered = wanted
 
     def _count_drops(self) -> None:
         now = trio.current_time()

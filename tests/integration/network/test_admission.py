@@ -53,6 +53,14 @@ def test_what_could_open_passes_and_nothing_else(host: str, count: int) -> None:
         before = dropped_by_kernel(sock)
         assert [passes(data) for data in bad] == [False] * len(bad)
         assert dropped_by_kernel(sock) - before == len(bad)
+        others = [("127.0.0.9", 9), ("::9", 9), ("not an address", 9)] * 5
+        own = sock.getsockname()[:2]
+        admit_only(sock, Keyring(KEYS[:count]).ids, others)
+        assert passes(long)
+        admit_only(sock, Keyring(KEYS[:count]).ids, [*others, (own[0], own[1] ^ 1)])
+        assert passes(long)
+        admit_only(sock, Keyring(KEYS[:count]).ids, [*others, own])
+        assert not passes(long)
         admit_only(sock, Keyring(KEYS[count : count + 1]).ids)
         assert all(passes(data) for data in sealed(KEYS[count]))
         assert not any(passes(data) for data in (long, short))

@@ -52,6 +52,8 @@ def test_a_source_of_forgeries_is_dropped_unread_for_a_while() -> None:
     assert codes.count("seal-open") == REFUSED_BURST + 1
     assert codes[-1] == "source-limit"
     assert machine.statistics().sources_blocked == 1
+    assert machine.blocked_sources(0.0) == (bad,)
+    assert machine.blocked_sources(BLOCK_S) == ()
     assert code_of(machine, knock(), bad, 0.1) == "source-limit"
     assert code_of(machine, knock(), good, 0.1) == "", "others are not concerned"
     assert code_of(machine, forged(), bad, BLOCK_S + 0.1) == "seal-open"
