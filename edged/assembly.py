@@ -7,12 +7,12 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
-from protocol.catalog import SavedRecord
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     AgreementMoved,
@@ -45,6 +45,7 @@ from .load import LoadMeter
 from .network import ExchangeService, GossipService, GossipSockets, StreamServer, bind_gossip
 from .operations import ClusterAccess, Operations
 from .runtime.runtime import WasmtimeRuntime
+from .saved import SavedRecords
 from .serving import WireSource
 from .store import BlobStore
 from .telemetry import Log, Metrics
@@ -172,7 +173,7 @@ class Parts:
         self.journal = Journal()
         self.events = EventLog(node=config.node.name, generation=generation)
         self.gossip = make_gossip(config, trust, runtime, sockets, generation)
-        self._recall()
+        self._saved = SavedRecords(trust)
         self._wire_peers(sockets, generation)
         store.on_lost = self._on_lost
         self._wire_functions(config)
@@ -187,22 +188,31 @@ class Parts:
             log=log,
         )
 
-    def _recall(self) -> None:
-        """Takes the catalog and the holdings from disk."""
-        rows = [SavedRecord(key, encoded) for key, encoded in self._store.load_records()]
-        loaded = self.gossip.catalog.load(rows, wall_ms=wall_ms())
+    async def recall(self) -> None:
+        """Takes the catalog and the holdings from disk, before anything runs. Beside the event
+        loop: other nodes may live in this process, and records that are not proven take their
+        time. Raises StoreError."""
+        store, catalog = self._store, self.gossip.catalog
+        rows = self._saved.unwrap(store.load_records())
+        load = partial(catalog.load, rows, wall_ms=wall_ms())
+        loaded = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
         for key, error in loaded.refused:
             self._log.error("record on disk refused", key=key, why=str(error))
-        if saved := self._store.get_meta(AGREEMENT):
+        if saved := store.get_meta(AGREEMENT):
             try:
                 self.gossip.resume(saved, trio.current_time(), wall_ms())
             except RemoteProtocolError as error:
                 self._log.error("agreement on disk is damaged", reason=str(error))
-        self.obsolete_records = loaded.drop
-        """Keys of records on disk that can never be of use again."""
-        for blob in self._store.blobs():
+        for blob in store.blobs():
             if blob.kind == "module" and blob.manifest is not None:
                 self.gossip.holdings.set_local(blob.digest, held=True)
+        await store.drop_records(loaded.drop)
+        proved = [row for row in rows if not row.proven and catalog.encoded(row.key) == row.encoded]
+        await self._save_records([(row.key, row.encoded) for row in proved])
+
+    async def _save_records(self, records: Sequence[tuple[str, bytes]]) -> None:
+        """Of verified records. Durable when it returns. Raises StoreError."""
+        await self._store.save_records(self._saved.wrap(records))
 
     def _wire_peers(self, sockets: Sockets, generation: int) -> None:
         trust, store, metrics, log = self._trust, self._store, self._metrics, self._log
@@ -210,7 +220,7 @@ class Parts:
             self.gossip,
             sockets.gossip,
             trust=trust,
-            save_records=store.save_records,
+            save_records=self._save_records,
             metrics=metrics,
             log=log,
             on_event=self._on_event,
@@ -294,6 +304,7 @@ class Parts:
                 metrics=self.views.render_metrics,
                 wall_ms=wall_ms,
                 persisting=self._persisting,
+                save_records=self._save_records,
             ),
             mounts=frozenset(config.mounts),
             state=state,

@@ -104,7 +104,7 @@ class Node:
                 log=log,
             )
             stack.callback(parts.functions.close)
-            await store.drop_records(parts.obsolete_records)
+            await parts.recall()
             await self._serve(parts, sockets, task_status)
 
     async def _serve(

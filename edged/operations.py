@@ -8,7 +8,7 @@ information.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
@@ -80,6 +80,7 @@ class ClusterAccess:
         metrics: Callable[[], bytes],
         wall_ms: Callable[[], int],
         persisting: trio.Lock,
+        save_records: Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]],
     ) -> None:
         self.catalog = catalog
         self.publish = publish
@@ -91,6 +92,7 @@ class ClusterAccess:
         self.metrics = metrics
         self.wall_ms = wall_ms
         self.persisting = persisting
+        self.save_records = save_records
 
 
 class Operations:
@@ -281,7 +283,7 @@ class Operations:
         if not records:
             return
         with trio.CancelScope(shield=True):
-            await self._store.save_records(encoded_records(records))
+            await self._cluster.save_records(encoded_records(records))
             self._cluster.publish(records)
 
     # ------------------------------------------------------------ views

@@ -60,6 +60,7 @@ from .messages import (
 from .outbox import ROUND_KEY, Outbox
 from .presets import LAN, Knobs
 from .records import Record, Verified
+from .refusals import Counting
 from .rng import Rng
 from .roster import EMPTY, Roster
 from .seal import WIRE_VERSION, Keyring, Opened, Seal
@@ -515,19 +516,19 @@ class Gossip:
         before = self._table.state_digest()
         self._membership.judge.muted = len(rows) > BULK_ITEMS
         for row in rows:
-            with _Counting(self._refused):
+            with Counting(self._refused):
                 self._membership.on_row(row, arrived.peer, now)
         self._membership.judge.muted = False
         self._absorb()
         news = int(self._table.state_digest() != before)
         spread = len(records) <= BULK_ITEMS
         for record in records:
-            with _Counting(self._refused):
+            with Counting(self._refused):
                 news += self._accept(
                     record, wall_ms, spread=spread, proven=record in arrived.proven
                 )
         for held in arrived.holdings:
-            with _Counting(self._refused):
+            with Counting(self._refused):
                 node_id = NodeId(held.node.hex())
                 self._show(node_id)
                 if self.holdings.merge_set(held):
@@ -583,19 +584,3 @@ class Gossip:
         for node_id in self._membership.syncs:
             self._wishes.want(node_id, now, forced=True)
         self._membership.syncs.clear()
-
-
-class _Counting:
-    """Counts a refused item and goes on."""
-
-    def __init__(self, refused: Counter[str]) -> None:
-        self._refused = refused
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, RemoteProtocolError):
-            self._refused[error.code] += 1
-            return True
-        return False
