@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .broadcasts import Broadcasts
 from .catalog import Catalog
-from .codec import MESSAGE_BYTES_MAX, decode_packet, encode_message, message_sizes
+from .codec import MESSAGE_BYTES_MAX, encode_message
 from .description import Description
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import (
@@ -36,6 +36,7 @@ from .events import (
 from .holdings import Holdings
 from .identity import Credential, TrustAnchor
 from .ids import Digest, NodeId
+from .inbox import Inbox
 from .member import Address, Member, Metadata
 from .membership import Membership
 from .messages import (
@@ -46,7 +47,6 @@ from .messages import (
     Form,
     HoldingsUpdate,
     Left,
-    Message,
     Nack,
     News,
     Pad,
@@ -64,7 +64,6 @@ from .refusals import Counting
 from .rng import Rng
 from .roster import EMPTY, Roster
 from .seal import WIRE_VERSION, Keyring, Opened, Seal
-from .sources import Sources
 from .statistics import Statistics
 from .sync import Sync
 from .syncing import Arrived, Syncing
@@ -154,7 +153,9 @@ class Gossip:
             wire=config.wire_version,
             traffic=self._traffic,
         )
-        self._sources = Sources(lambda at: self._table.at_address(at) is not None, now)
+        self._inbox = Inbox(
+            seal=self._seal, table=self._table, own=own, traffic=self._traffic, now=now
+        )
         self._events: deque[Event] = deque()
         sync = Sync(own, self._table, self.catalog, self.holdings)
         self._wishes = Wishes(sync, config.knobs, rng, self._timers, self._events, now)
@@ -284,7 +285,7 @@ class Gossip:
 
     def blocked_sources(self, now: float) -> tuple[Address, ...]:
         """Whose datagrams are dropped unread now; a driver may spare itself to read them."""
-        return self._sources.blocked(now)
+        return self._inbox.sources.blocked(now)
 
     def members(self) -> tuple[Member, ...]:
         """Everyone known, this node first, gone ones included."""
@@ -314,7 +315,7 @@ class Gossip:
             message_bytes_received=self._traffic.received.message_bytes(),
             message_bytes_sent=self._traffic.sent.message_bytes(),
             transmits_queued=len(self._outbox),
-            sources_blocked=len(self._sources),
+            sources_blocked=len(self._inbox.sources),
             transmits_lost=self._outbox.lost,
             updates_lost=self._broadcasts.dropped,
             updates_queued=len(self._broadcasts),
@@ -338,46 +339,22 @@ class Gossip:
         """Raises RemoteProtocolError: "seal-…", "codec", "own-datagram" (a seed may be this node
         itself), "stale-generation" (a former self of the sender), "source-limit" and
         "sender-limit" (SPEC §4.8)."""
-        self._sources.admit(source, now)
-        try:
-            opened = self._seal.open(data)
-        except RemoteProtocolError:
-            self._sources.refused(source, now)
-            raise
-        self._sources.opened(source, opened.sender, now, bound=opened.bound)
-        messages = decode_packet(opened.payload)
-        self._check_sender(opened)
-        self._seal.commit(opened)
-        self._traffic.note_received(len(data), messages, message_sizes(opened.payload))
+        opened, messages, unproven = self._inbox.take(data, source, now)
+        if unproven:
+            self._refused["unbound"] += unproven
         if self._membership.has_left:
             return
         # News first: probes are answered, and digests compared, in the light of it.
         probes: list[ProbeMessage] = []
         bytes_max = 0 if opened.bound else len(data)
         for message in messages:
-            if bytes_max and not self._proves_itself(message):
-                self._refused["unbound"] += 1
-            elif isinstance(message, (Ping, Ack, PingReq, Nack)):
+            if isinstance(message, (Ping, Ack, PingReq, Nack)):
                 probes.append(message)
             elif not isinstance(message, Pad):
                 self._item(message, opened.sender, now, wall_ms)
         for probe in probes:
             self._probe(probe, opened, source, now, wall_ms, bytes_max)
         self._settle(now)
-
-    def _proves_itself(self, message: Message) -> bool:
-        """Whether it may stand in what could be a recording: nothing that changes more than this
-        node's own incarnation may."""
-        if isinstance(message, (Suspect, Down)):
-            return message.node == self._membership.own.raw
-        return isinstance(message, (Ping, Pad))
-
-    def _check_sender(self, opened: Opened) -> None:
-        if opened.sender == self.node_id:
-            raise RemoteProtocolError("own-datagram", f"generation {opened.generation}")
-        peer = self._table.get(opened.sender)
-        if peer is not None and opened.generation < peer.generation:
-            raise RemoteProtocolError("stale-generation", f"{opened.generation} of {peer.node_id}")
 
     def _item(self, message: News, sender: NodeId, now: float, wall_ms: int) -> None:
         try:

@@ -49,8 +49,8 @@ Line = str | tuple[int, str, str, int]
 def admit_only(
     sock: socket.socket, key_ids: Sequence[str], blocked: Sequence[Address] = ()
 ) -> None:
-    """From now on, and nothing from `blocked`; replaces a former filter. Where the kernel knows no such filter nothing changes:
-    it saves time, and nothing relies on it."""
+    """From now on, and nothing from `blocked`; replaces a former filter. Where the kernel knows no
+    such filter nothing changes: it saves time, and nothing relies on it."""
     program = b"".join(_INSTRUCTION.pack(*each) for each in _program(key_ids, blocked))
     held = ctypes.create_string_buffer(program, len(program))
     count = len(program) // _INSTRUCTION.size
