@@ -32,6 +32,7 @@ from protocol.records import Record, encoded_records
 from protocol.seal import Keyring
 
 from .activation import Activation
+from .artifacts import Artifacts
 from .config import Config, parse_address
 from .errors import FunctionNotFound, StoreError
 from .eventlog import EventLog, function_of
@@ -242,13 +243,19 @@ class Parts:
 
     def _wire_functions(self, config: Config) -> None:
         trust = self._trust
-        self.activation = Activation(
+        self.artifacts = Artifacts(
             store=self._store,
             runtime=self._runtime,
-            fetcher=self.exchange,
             private_key=trust.private_key,
             credential=trust.credential,
             anchor=trust.anchor,
+            metrics=self._metrics,
+            log=self._log,
+        )
+        self.activation = Activation(
+            self.artifacts,
+            store=self._store,
+            fetcher=self.exchange,
             on_held=self._on_held,
             loaded_bytes_max=config.runtime.loaded_bytes_max,
             loaded_max=config.runtime.loaded_max,
@@ -291,6 +298,7 @@ class Parts:
         self.operations = Operations(
             store=self._store,
             runtime=self._runtime,
+            artifacts=self.artifacts,
             activation=self.activation,
             journal=self.journal,
             cluster=ClusterAccess(

@@ -38,6 +38,7 @@ from .interfaces import (
     Outcome,
     Phases,
     StartType,
+    Tier,
 )
 from .journal import CHARACTERS_MAX, Journal
 from .workers import Workers
@@ -182,12 +183,13 @@ class _Admission:
     """One admitted request, as context manager and interfaces.Slot. A class, as a generator costs
     2 µs more per request."""
 
-    __slots__ = ("_function", "_service", "phases", "start")
+    __slots__ = ("_function", "_service", "phases", "start", "tier")
 
     def __init__(self, service: FunctionService, function: FunctionView) -> None:
         self._service = service
         self._function = function
         self.start: StartType | None = None
+        self.tier: Tier | None = None
         self.phases = NOTHING
 
     async def __aenter__(self) -> Self:
@@ -222,6 +224,7 @@ class _Admission:
     async def invoke(self, call: Invocation, cancel: CancelFlag) -> Outcome:
         # Nothing is awaited between finding the module mapped and its use being counted.
         mapped = await self._ready()
+        self.tier = mapped.module.tier
         began_s = trio.current_time()
         try:
             result = await self._service.run(self._function, mapped, call, cancel)

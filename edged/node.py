@@ -28,7 +28,7 @@ from .files import read_file, write_file
 from .http import HttpHooks, HttpLimits, HttpServer, serve
 from .interfaces import NodeState
 from .resident import drop_code
-from .runtime.runtime import open_runtime
+from .runtime.runtime import WasmtimeRuntime, open_runtime
 from .store import BlobStore, open_store
 from .telemetry import Log, Metrics, make_log
 from .trust import load_trust
@@ -105,10 +105,14 @@ class Node:
             )
             stack.callback(parts.functions.close)
             await parts.recall()
-            await self._serve(parts, sockets, task_status)
+            await self._serve(parts, runtime, sockets, task_status)
 
     async def _serve(
-        self, parts: Parts, sockets: Sockets, task_status: trio.TaskStatus[Addresses]
+        self,
+        parts: Parts,
+        runtime: WasmtimeRuntime,
+        sockets: Sockets,
+        task_status: trio.TaskStatus[Addresses],
     ) -> None:
         config, log = self._config, self._log
         token = read_token(config.path(config.control.token_file))
@@ -126,6 +130,7 @@ class Node:
         )
         listen = partial(serve, log=log, hooks=hooks)
         async with trio.open_nursery() as nursery:
+            await nursery.start(runtime.run)
             await nursery.start(parts.activation.run)
             await nursery.start(parts.load.run)
             await nursery.start(parts.exchange.run)
@@ -156,6 +161,7 @@ class Node:
         parts.events.add("node-draining", self._config.node.name)
         parts.events.close()
         parts.journal.end_followers()
+        parts.activation.drain()
         cut = 0
         if gateway is not None:
             cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)

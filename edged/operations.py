@@ -27,6 +27,7 @@ from protocol.manifest import manifest_digest
 from protocol.records import Record, encoded_records
 
 from .activation import Activation
+from .artifacts import Artifacts
 from .errors import (
     BadRequest,
     BlobNotFound,
@@ -38,12 +39,11 @@ from .errors import (
     FunctionNotFound,
     ModuleRejected,
 )
+from .forms import forms_of
 from .interfaces import (
-    BlobInfo,
     Deployed,
     DeployRequest,
     ExplainView,
-    FormView,
     FunctionDetail,
     FunctionSummary,
     HolderView,
@@ -103,6 +103,7 @@ class Operations:
         *,
         store: Store,
         runtime: Runtime,
+        artifacts: Artifacts,
         activation: Activation,
         journal: Journal,
         cluster: ClusterAccess,
@@ -111,6 +112,7 @@ class Operations:
     ) -> None:
         self._store = store
         self._runtime = runtime
+        self._artifacts = artifacts
         self._activation = activation
         self._journal = journal
         self._cluster = cluster
@@ -314,11 +316,12 @@ class Operations:
                 "mapped"
                 if self._activation.is_mapped(module)
                 else "artifact"
-                if self._store.artifact(module, self._runtime.artifact_key) is not None
+                if self._artifacts.best(module) is not None
                 else "module"
                 if self._store.info(module) is not None
                 else "remote"
             ),
+            tier=self._activation.tier(module),
         )
 
     def describe(self, name: str) -> FunctionDetail:
@@ -354,17 +357,6 @@ class Operations:
         function, current = self._current(name)
         module = current.spec.module
         status = self._cluster.status()
-        info = self._store.info(module)
-        artifact = self._store.artifact(module, self._runtime.artifact_key)
-        mapped = self._activation.is_mapped(module)
-        measured = self._activation.measured.get(module, {})
-
-        def of(*names: str) -> dict[str, float]:
-            return {name: measured[name] for name in names if name in measured}
-
-        artifact_measured = of("compile_cpu_s", "compile_s", "compile_peak_bytes")
-        if artifact is not None:
-            artifact_measured.setdefault("compile_cpu_s", artifact.compile_s)
         return ExplainView(
             name=function,
             version=current.version,
@@ -372,23 +364,11 @@ class Operations:
             target=self._runtime.target,
             artifact_key=self._runtime.artifact_key,
             next_start=self._next_start(module),
-            forms=(
-                FormView("module", info is not None, current.spec.module_bytes, module, {}),
-                _wire_form(info, of("fetch_s")),
-                FormView(
-                    "artifact",
-                    artifact is not None,
-                    artifact.size_bytes if artifact is not None else None,
-                    artifact.digest if artifact is not None else None,
-                    artifact_measured,
-                ),
-                FormView(
-                    "mapped",
-                    mapped,
-                    artifact.size_bytes if artifact is not None and mapped else None,
-                    None,
-                    of("load_s"),
-                ),
+            forms=forms_of(
+                current.spec,
+                store=self._store,
+                artifacts=self._artifacts,
+                activation=self._activation,
             ),
             holders=self._cluster.holders(module),
         )
@@ -396,7 +376,7 @@ class Operations:
     def _next_start(self, module: Digest) -> str:
         if self._activation.is_mapped(module):
             return "warm"
-        if self._store.artifact(module, self._runtime.artifact_key) is not None:
+        if self._artifacts.best(module) is not None:
             return "loaded"
         if self._activation.failing(module) is not None:
             return "compile-failed"
@@ -454,17 +434,6 @@ def _check_fit(info: ModuleInfo, request: DeployRequest) -> None:
             f"the module declares {info.table_elements_min} table elements, its policy grants "
             f"{policy.table_elements} (policy.table_elements)",
         )
-
-
-def _wire_form(info: BlobInfo | None, measured: dict[str, float]) -> FormView:
-    held = info is not None and info.wire_bytes is not None
-    return FormView(
-        "wire",
-        held,
-        info.wire_bytes if info is not None else None,
-        info.manifest if info is not None else None,
-        measured,
-    )
 
 
 def _refused(error: RemoteProtocolError) -> EdgedError:

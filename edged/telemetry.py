@@ -91,6 +91,9 @@ class Metrics:
         )
         self.running = self._gauge("edged_invocations_running", "Guests running now").labels()
         self.compiles = self._counter("edged_compiles", "Compiles by result", "result")
+        self.optimisations = self._counter(
+            "edged_optimisations", "Background compiles that replace fast code, by result", "result"
+        )
         self.compile_seconds = self._counter(
             "edged_compile_cpu_seconds", "CPU spent compiling"
         ).labels()

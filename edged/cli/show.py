@@ -94,7 +94,10 @@ def _show_function(data: bytes) -> None:
             ("version", f"{summary.version} (of {summary.versions})"),
             ("deployed", f"{ago(summary.deployed_at_s)} by {summary.deployed_by}"),
             ("module", f"{spec.module} ({size(spec.module_bytes)})"),
-            ("on this node", summary.state),
+            (
+                "on this node",
+                f"{summary.state} ({summary.tier} code)" if summary.tier else summary.state,
+            ),
             ("abi", spec.abi),
             ("entrypoint", spec.entrypoint or "_start"),
             ("args", " ".join(spec.args) or NONE),
@@ -188,7 +191,7 @@ def _show_explain(data: bytes) -> None:
         ("form", "held", "size", "digest", "measured"),
         (
             (
-                form.form,
+                f"{form.form} ({form.tier})" if form.tier else form.form,
                 "yes" if form.held else "no",
                 size(form.size_bytes),
                 short(form.digest),

@@ -121,10 +121,11 @@ class Gateway:
         if request.gone:
             self._count(request, 499)
             return
-        phases = request.slot.phases if request.slot else NO_PHASES
+        slot = request.slot
+        phases, tier = (slot.phases, slot.tier) if slot else (NO_PHASES, None)
         total_s = trio.current_time() - request.started_at
         headers.append((b"x-request-id", request.request_id))
-        headers.append((b"server-timing", server_timing(phases, total_s)))
+        headers.append((b"server-timing", server_timing(phases, total_s, tier)))
         self._count(request, status)
         self._seconds.observe(total_s)
         self._log.debug(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from edged.interfaces import Phases
+from edged.interfaces import Phases, Tier
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 NO_PHASES: Final = Phases()
@@ -16,8 +16,9 @@ def accepted_request_id(value: bytes) -> bytes | None:
     return value if _REQUEST_ID.match(value) else None
 
 
-def server_timing(phases: Phases, total_s: float) -> bytes:
-    """W3C Server-Timing; durations in milliseconds, phases that did not happen left out."""
+def server_timing(phases: Phases, total_s: float, tier: Tier | None) -> bytes:
+    """W3C Server-Timing; durations in milliseconds, phases that did not happen left out. Code of
+    another tier than the optimised is named."""
     if phases is NO_PHASES:
         return b"total;dur=%.3f" % (total_s * 1000)
     parts = [
@@ -32,5 +33,7 @@ def server_timing(phases: Phases, total_s: float) -> bytes:
         )
         if duration is not None
     ]
+    if tier is not None and tier != "optimised":
+        parts.append(b"tier;desc=%b" % tier.encode())
     parts.append(b"total;dur=%.3f" % (total_s * 1000))
     return b", ".join(parts)

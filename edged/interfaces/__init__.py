@@ -35,6 +35,7 @@ from .runtime import (
     LoadedModule,
     ModuleInfo,
     Runtime,
+    Tier,
 )
 from .store import ArtifactRow, BlobInfo, BlobKind, PartialBlob, RepairReport, Store
 
@@ -85,5 +86,6 @@ __all__ = [
     "StartType",
     "StatusView",
     "Store",
+    "Tier",
     "VersionView",
 ]

@@ -10,7 +10,7 @@ import msgspec
 from protocol.function import FunctionSpec
 from protocol.ids import FunctionName, VersionId
 
-from .runtime import CancelFlag, Invocation, InvocationResult
+from .runtime import CancelFlag, Invocation, InvocationResult, Tier
 
 StartType = Literal["warm", "loaded", "artifact", "compiled", "snapshot", "forwarded"]
 """What a response had to wait for. warm: code was in memory; loaded: mapped from this node's disk;
@@ -49,6 +49,8 @@ class Slot(Protocol):
 
     start: StartType | None
     """None until the code is ready."""
+    tier: Tier | None
+    """Of the code that ran; None until then."""
     phases: Phases
     """What has happened so far."""
 

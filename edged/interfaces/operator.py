@@ -11,6 +11,7 @@ from protocol.function import Abi, FunctionSpec, Policy
 from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, VersionId
 
 from .gateway import NodeState
+from .runtime import Tier
 from .store import RepairReport
 
 
@@ -64,6 +65,8 @@ class FunctionSummary(msgspec.Struct, frozen=True):
     versions: int
     state: Literal["mapped", "artifact", "module", "remote"]
     """The nearest form this node has: in memory, artifact on disk, module on disk, none."""
+    tier: Tier | None = None
+    """Of the code in memory: fast is being replaced by optimised."""
 
 
 class HolderView(msgspec.Struct, frozen=True):
@@ -101,6 +104,8 @@ class FormView(msgspec.Struct, frozen=True):
     digest: Digest | None
     measured: dict[str, float]
     """What it cost when it was made or used here, e.g. {"compile_cpu_s": 0.95}."""
+    tier: Tier | None = None
+    """Of an artifact, and of code in memory."""
 
 
 class ExplainView(msgspec.Struct, frozen=True):

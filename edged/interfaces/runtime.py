@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from protocol.function import Policy
 from protocol.ids import ArtifactKey, Digest
+
+Tier = Literal["fast", "optimised"]
+"""Which compiler made the code. fast: compiled quickly, for the first requests only; optimised:
+what stays. Each has artifacts, and an artifact key, of its own."""
 
 
 class ModuleInfo(msgspec.Struct, frozen=True):
@@ -32,6 +37,8 @@ class CompileReport(msgspec.Struct, frozen=True):
     cpu_s: float
     wall_s: float
     peak_rss_bytes: int
+    tier: Tier
+    """Of what was made."""
 
 
 class ExportCall(msgspec.Struct, frozen=True):
@@ -89,6 +96,7 @@ class LoadedModule(Protocol):
 
     digest: Digest
     """Of the module."""
+    tier: Tier
     load_s: float
     imports: tuple[str, ...]
 
@@ -112,7 +120,10 @@ class LoadedModule(Protocol):
 
 
 class Runtime(Protocol):
+    keys: Mapping[Tier, ArtifactKey]
+    """The tiers this node makes and loads; "optimised" always."""
     artifact_key: ArtifactKey
+    """Of the tier "optimised": what peers may offer."""
     target: str
     """Target triple, e.g. "x86_64-unknown-linux-gnu" or "pulley64"."""
 
@@ -125,12 +136,18 @@ class Runtime(Protocol):
         ...
 
     async def compile(self, module: Path, output: Path) -> CompileReport:
-        """In a killable subprocess within the configured time and memory; `output` is complete
-        or absent. Cancellation kills the subprocess. Raises CompileFailed, ModuleRejected,
-        Overloaded (the node lacked descriptors, processes or memory)."""
+        """The tier that is ready first. In a killable subprocess within the configured time and
+        memory; `output` is complete or absent. Cancellation kills the subprocess. Raises
+        CompileFailed, ModuleRejected, Overloaded (the node lacked descriptors, processes or
+        memory)."""
         ...
 
-    async def load(self, module: Digest, artifact: Path) -> LoadedModule:
+    async def optimise(self, module: Path, output: Path) -> CompileReport:
+        """As `compile`, of the tier "optimised", and out of the way of everything else: one at a
+        time, at the lowest priority, on one core, and not begun while `compile` is busy."""
+        ...
+
+    async def load(self, module: Digest, artifact: Path, tier: Tier) -> LoadedModule:
         """`deserialize_file`: runs native code, so the caller has verified digest, key and
         signature. Raises ArtifactRefused (wrong engine), CompileFailed never."""
         ...

@@ -1,10 +1,10 @@
-"""Engines: what is shared by every module of a node.
+"""Engines: what is shared by every module of a node and tier.
 
-A node has one pooled engine (slots reserved once, instances in about 20 µs) and, made when first
-needed, one that allocates on demand for what does not fit a slot. Both load the same artifacts:
-the allocator is no part of the artifact key, which is the BLAKE3 of what wasmtime itself compares
-(the ELF section `.wasmtime.engine`: version, triple, ISA flags, tunables, features) and the exact
-wasmtime release, since a patch release may mend a miscompile.
+For each tier a node has one pooled engine (slots reserved once, instances in about 20 µs) and, made
+when first needed, one that allocates on demand for what does not fit a slot. Both load the same
+artifacts: the allocator is no part of the artifact key, which is the BLAKE3 of what wasmtime itself
+compares (the ELF section `.wasmtime.engine`: version, triple, ISA flags, tunables, features) and
+the exact wasmtime release, since a patch release may mend a miscompile.
 
 Native code uses the architecture's baseline, not the host's ISA flags: one key per architecture
 lets any node use any other's artifact. Measured against the host's flags (AVX-512 Zen): integer
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from edged.errors import ConfigError
+from edged.interfaces import Tier
 from protocol.ids import ArtifactKey
 
 from .ffi import Api, ByteVec
@@ -40,13 +41,17 @@ _KEY_DOMAIN: Final = b"edged/1 artifact-key\x00"
 class Engine:
     """One wasm_engine_t with its linkers, its relay and its ticker."""
 
-    def __init__(self, api: Api, target: Target, host: Host, pool: PoolSize | None) -> None:
+    def __init__(
+        self, api: Api, target: Target, host: Host, pool: PoolSize | None, tier: Tier = "optimised"
+    ) -> None:
         """Raises OSError if the pool's address space cannot be had, or the target is unknown."""
         self.api = api
         self.pool = pool
         if pool is not None:
             check_address_space(pool)
-        self.pointer: int = api.wasm_engine_new_with_config(new_config(api, target, pool))
+        self.pointer: int = api.wasm_engine_new_with_config(
+            new_config(api, target, pool, tier=tier)
+        )
         if not self.pointer:
             raise OSError("wasmtime could not make the engine (address space?)")
         self.linker_wasi = self._linker(None)

@@ -27,7 +27,7 @@ from edged.errors import (
     ModuleRejected,
     PolicyDenied,
 )
-from edged.interfaces import CancelFlag, Invocation, InvocationResult
+from edged.interfaces import CancelFlag, Invocation, InvocationResult, Tier
 from protocol.function import Policy
 from protocol.ids import Digest
 
@@ -75,11 +75,13 @@ class WasmtimeModule:
         digest: Digest,
         code: Code,
         *,
+        tier: Tier,
         on_demand: Callable[[], Engine],
         host: Host,
         sandbox: Sandbox,
     ) -> None:
         self.digest = digest
+        self.tier = tier
         self.load_s = 0.0
         self.imports = code.imports
         self._signatures = exports_of(code.engine.api, code.module)

@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import threading
 from collections.abc import Mapping
-from ctypes import byref, c_void_p
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, Literal, cast
@@ -19,21 +17,20 @@ from typing import Any, Final, Literal, cast
 import trio
 
 from edged.config import RuntimeSection
-from edged.errors import ArtifactRefused, CompileFailed, ConfigError, ModuleRejected
-from edged.interfaces import CompileReport, LoadedModule, ModuleInfo
+from edged.errors import CompileFailed, ConfigError, ModuleRejected
+from edged.interfaces import CompileReport, LoadedModule, ModuleInfo, Tier
 from edged.telemetry import Log
 from protocol.function import MODULE_BYTES_MAX
-from protocol.ids import Digest, digest_of
+from protocol.ids import ArtifactKey, Digest, digest_of
 
 from . import tmpdir
-from .code import Code
 from .compile import Workers
-from .engine import Engine
+from .engines import Engines
 from .ffi import Api, library_path
 from .host import Host
 from .module import WasmtimeModule
 from .sandbox import Sandbox
-from .settings import PoolSize, triple_of
+from .settings import PoolSize, has_fast_tier, triple_of
 
 STACK_BYTES_MIN: Final = 1024 * 1024
 """Wasm may use 512 KiB of a thread's stack; with 256 KiB threads, guest recursion is a segfault."""
@@ -61,48 +58,56 @@ class WasmtimeRuntime:
         except OSError as error:
             raise ConfigError(f"runtime: {error}") from error
         self._log = log
-        self._target = config.target
+        self._config = config
         self._api = Api(library)
         self._host = Host(self._api)
         self._sandbox = Sandbox(self._api, mounts, scratch_dir, log)
         swept = tmpdir.sweep(scratch_dir)
         if swept:
             log.info("removed private /tmp left over", directories=swept)
-        self._engine = self._first_engine(config)
-        self._on_demand: Engine | None = None
-        self._on_demand_lock = threading.Lock()
-        self.artifact_key = self._engine.key
+        self._tiers = self._make_tiers(config)
+        self.keys: Mapping[Tier, ArtifactKey] = {
+            tier: engines.key for tier, engines in self._tiers.items()
+        }
+        self.artifact_key = self.keys["optimised"]
         self._hash_limiter = trio.CapacityLimiter(CHECKS_MAX)
         self._load_limiter = trio.CapacityLimiter(LOADS_MAX)
-        self._compilers = Workers(
+        self._compilers = self._workers(library, config.compiles_max)
+        self._optimisers = self._workers(library, 1)
+        self._checkers = self._workers(library, CHECKS_MAX)
+        self._compiling = 0
+        self._idle = trio.Event()
+        """No compile is running or waiting."""
+        self._idle.set()
+
+    def _workers(self, library: Path, jobs_max: int) -> Workers:
+        config = self._config
+        return Workers(
             library, config.target, timeout_s=config.compile_timeout_s,
-            memory_bytes=config.compile_memory_bytes, jobs_max=config.compiles_max,
-        )  # fmt: skip
-        self._checkers = Workers(
-            library, config.target, timeout_s=config.compile_timeout_s,
-            memory_bytes=config.compile_memory_bytes, jobs_max=CHECKS_MAX,
+            memory_bytes=config.compile_memory_bytes, jobs_max=jobs_max,
         )  # fmt: skip
 
-    def _first_engine(self, config: RuntimeSection) -> Engine:
+    def _make_tiers(self, config: RuntimeSection) -> dict[Tier, Engines]:
+        pool = None
         if config.pool_instances:
             pool = PoolSize(
                 instances=config.pool_instances,
                 memory_bytes=config.pool_memory_bytes,
                 table_elements=POOL_TABLE_ELEMENTS,
             )
-            try:
-                return Engine(self._api, config.target, self._host, pool)
-            except OSError as error:
-                self._log.warning("no pool of instances: allocating on demand", reason=str(error))
-        return Engine(self._api, config.target, self._host, None)
+        tiers: list[Tier] = ["optimised"]
+        if config.tiers == "auto" and has_fast_tier(config.target):
+            tiers.append("fast")
+        return {
+            tier: Engines(self._api, config.target, self._host, pool, tier=tier, log=self._log)
+            for tier in tiers
+        }
 
-    def _on_demand_engine(self) -> Engine:
-        if self._engine.pool is None:
-            return self._engine
-        with self._on_demand_lock:
-            if self._on_demand is None:
-                self._on_demand = Engine(self._api, self._target, self._host, None)
-            return self._on_demand
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keeps a compiler warm, until cancelled. Everything works without it, but slower."""
+        task_status.started()
+        if self._config.compiler_standby:
+            await self._compilers.stand_by()
 
     async def parse(self, data: bytes) -> bytes:
         if len(data) > MODULE_BYTES_MAX:
@@ -148,48 +153,57 @@ class WasmtimeRuntime:
         return answer, payload
 
     async def compile(self, module: Path, output: Path) -> CompileReport:
-        return await self._compilers.compile(module, output)
+        job: Literal["fastest", "optimise"] = "fastest" if "fast" in self._tiers else "optimise"
+        self._compiling += 1
+        if self._idle.is_set():
+            self._idle = trio.Event()
+        try:
+            try:
+                report, refused = await self._compilers.compile(module, output, job)
+            except CompileFailed as error:
+                # What the fast compiler dies of need not be what the other one does.
+                if job == "optimise" or error.reason not in ("crash", "memory"):
+                    raise
+                refused = error.private or str(error)
+                report, _ = await self._compilers.compile(module, output, "optimise")
+        finally:
+            self._compiling -= 1
+            if not self._compiling:
+                self._idle.set()
+        if refused:
+            self._log.info("the fast compiler refused a module", module=module.stem, why=refused)
+        return report
 
-    async def load(self, module: Digest, artifact: Path) -> LoadedModule:
+    async def optimise(self, module: Path, output: Path) -> CompileReport:
+        while not self._idle.is_set():
+            await self._idle.wait()
+        report, _ = await self._optimisers.compile(module, output, "background")
+        return report
+
+    async def load(self, module: Digest, artifact: Path, tier: Tier) -> LoadedModule:
         loaded = await trio.to_thread.run_sync(
-            self._load, module, artifact, limiter=self._load_limiter
+            self._load, module, artifact, tier, limiter=self._load_limiter
         )
         return cast("LoadedModule", loaded)
 
-    def _load(self, digest: Digest, artifact: Path) -> WasmtimeModule:
+    def _load(self, digest: Digest, artifact: Path, tier: Tier) -> WasmtimeModule:
         begin = perf_counter()
-        try:
-            code = self._load_code(self._engine, artifact)
-        except ArtifactRefused as error:
-            if "pooling allocator" not in error.private:
-                raise
-            code = self._load_code(self._on_demand_engine(), artifact)
+        engines = self._tiers[tier]
         loaded = WasmtimeModule(
             digest,
-            code,
-            on_demand=self._on_demand_engine,
+            engines.load(artifact),
+            tier=tier,
+            on_demand=engines.on_demand,
             host=self._host,
             sandbox=self._sandbox,
         )
         loaded.load_s = perf_counter() - begin
         return loaded
 
-    def _load_code(self, engine: Engine, artifact: Path) -> Code:
-        module = c_void_p()
-        error = self._api.wasmtime_module_deserialize_file(
-            engine.pointer, os.fsencode(artifact), byref(module)
-        )
-        if error:
-            raise ArtifactRefused("the artifact does not fit this node's engine",
-                                  private=self._api.take_error(error))  # fmt: skip
-        assert module.value is not None
-        return Code(engine, module.value)
-
     def close(self) -> None:
         """After it nothing may be loaded; guests still running can no longer be stopped."""
-        self._engine.close()
-        if self._on_demand is not None:
-            self._on_demand.close()
+        for engines in self._tiers.values():
+            engines.close()
 
 
 def open_runtime(

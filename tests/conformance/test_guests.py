@@ -1,7 +1,7 @@
 """The functions of guests/, built from source, through calling convention and runtime.
 
 Each is deployed by its own function.toml, compiled in the killable subprocess and loaded from the
-artifact, on the machine's own code and on Pulley's.
+artifact, on the machine's own code of both tiers and on Pulley's. Small modules have one tier.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import pytest
@@ -85,8 +86,8 @@ class Node:
         module.write_bytes(wasm)
         artifact = self.directory / f"{folder}.cwasm"
         with trio.fail_after(COMPILE_TIMEOUT_S):
-            await self.runtime.compile(module, artifact)
-        loaded = await self.runtime.load(info.digest, artifact)
+            report = await self.runtime.compile(module, artifact)
+        loaded = await self.runtime.load(info.digest, artifact, report.tier)
         spec = FunctionSpec(
             abi=plan.abi,
             module=info.digest,
@@ -108,8 +109,15 @@ def assets(tmp_path: Path) -> Path:
     return directory
 
 
-async def open_node(target: str, tmp_path: Path, assets: Path) -> AsyncIterator[Node]:
-    config = msgspec.convert({"target": target, "pool_instances": 4}, RuntimeSection)
+KINDS: Final[dict[str, dict[str, str]]] = {
+    "fast": {"tiers": "auto"},
+    "optimised": {"tiers": "optimised"},
+    "pulley64": {"target": "pulley64"},
+}
+
+
+async def open_node(kind: str, tmp_path: Path, assets: Path) -> AsyncIterator[Node]:
+    config = msgspec.convert(KINDS[kind] | {"pool_instances": 4}, RuntimeSection)
     runtime = open_runtime(
         config, mounts={"assets": assets}, scratch_dir=tmp_path / "scratch", log=make_log("test")
     )
@@ -119,11 +127,11 @@ async def open_node(target: str, tmp_path: Path, assets: Path) -> AsyncIterator[
 
 @pytest.fixture
 async def native(tmp_path: Path, assets: Path) -> AsyncIterator[Node]:
-    async for node in open_node("native", tmp_path, assets):
+    async for node in open_node("optimised", tmp_path, assets):
         yield node
 
 
-@pytest.fixture(params=["native", "pulley64"])
+@pytest.fixture(params=list(KINDS))
 async def node(request: pytest.FixtureRequest, tmp_path: Path, assets: Path) -> AsyncIterator[Node]:
     async for found in open_node(request.param, tmp_path, assets):
         yield found

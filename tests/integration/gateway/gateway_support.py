@@ -28,6 +28,7 @@ from edged.interfaces import (
     Outcome,
     Phases,
     StartType,
+    Tier,
 )
 from edged.telemetry import Metrics, make_log
 from protocol.function import FunctionSpec, encode_spec, version_of
@@ -58,6 +59,7 @@ class Slot:
     """interfaces.Slot of one request."""
 
     start: StartType | None = None
+    tier: Tier | None = None
     phases = Phases()
 
     def __init__(self, behaviours: Behaviours, function: FunctionView) -> None:

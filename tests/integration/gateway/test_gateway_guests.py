@@ -71,8 +71,8 @@ async def guests(tmp_path: Path) -> AsyncIterator[Listener]:
         if digest not in loaded.modules:
             module, artifact = tmp_path / f"{name}.wasm", tmp_path / f"{name}.cwasm"
             module.write_bytes(wasm)
-            await runtime.compile(module, artifact)
-            code = await runtime.load(digest, artifact)
+            report = await runtime.compile(module, artifact)
+            code = await runtime.load(digest, artifact, report.tier)
             loaded.modules[digest] = Mapped(code, "loaded", Phases(), artifact.stat().st_size)
         spec = FunctionSpec(
             abi=abi,  # type: ignore[arg-type]

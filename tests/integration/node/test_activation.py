@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from edged.activation import Activation
+from edged.artifacts import Artifacts
 from edged.store import open_store
 from edged.telemetry import make_log
 from edged.trust import load_trust
@@ -254,7 +254,7 @@ async def test_a_system_without_resources_fails_the_request_not_the_node(
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         with monkeypatch.context() as patch:
-            patch.setattr(Activation, "_compile", exhausted)
+            patch.setattr(Artifacts, "make", exhausted)
             await a.deploy("f", says("later"))
             assert (await a.get("/f")).status_code == 503
         assert (await a.get("/f")).content == b"later"

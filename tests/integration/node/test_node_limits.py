@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from edged.activation import Activation
+from edged.artifacts import Artifacts
 from edged.errors import ConfigError, DiskFull
 from edged.trust import issue_node
 
@@ -21,14 +21,14 @@ async def test_cold_functions_do_not_turn_away_a_ready_one(
         a = await cluster.start("a", gateway={"invocations_max": 1, "queue_max": 1})
         await a.deploy("ready", says("ready"))
         assert (await a.get("/ready")).status_code == 200
-        compiled = Activation._compile
+        compiled = Artifacts.make
         release = trio.Event()
 
-        async def slow(self: Activation, module: object) -> object:
+        async def slow(self: Artifacts, module: object) -> object:
             await release.wait()
             return await compiled(self, module)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Activation, "_compile", slow)
+        monkeypatch.setattr(Artifacts, "make", slow)
         await a.deploy("cold", says("cold"))
         codes: list[int] = []
 

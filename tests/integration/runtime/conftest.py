@@ -12,7 +12,14 @@ import trio
 
 from edged.config import RuntimeSection
 from edged.errors import ModuleRejected
-from edged.interfaces import CancelFlag, ExportCall, Invocation, InvocationResult, LoadedModule
+from edged.interfaces import (
+    CancelFlag,
+    ExportCall,
+    Invocation,
+    InvocationResult,
+    LoadedModule,
+    Tier,
+)
 from edged.runtime.ffi import ByteVec
 from edged.runtime.runtime import WasmtimeRuntime, open_runtime
 from edged.telemetry import make_log
@@ -25,7 +32,8 @@ FIXTURES = Path(__file__).parents[2] / "fixtures" / "wat"
 class Lab:
     """Loads guests by fixture name or WAT text; runs them in trio's default worker threads."""
 
-    def __init__(self, directory: Path, config: RuntimeSection) -> None:
+    def __init__(self, directory: Path, config: RuntimeSection, tier: Tier) -> None:
+        self.tier = tier
         self.directory = directory
         self.scratch = directory / "scratch"
         self.shared = directory / "shared"
@@ -49,12 +57,17 @@ class Lab:
         if guest not in self._loaded:
             text = guest.encode() if "(" in guest else (FIXTURES / f"{guest}.wat").read_bytes()
             artifact = self.directory / f"{digest_of(text)}.cwasm"
-            artifact.write_bytes(self.compile_here(text))
-            self._loaded[guest] = await self.runtime.load(digest_of(text), artifact)
+            tier = self.tier
+            try:
+                image = self.compile_here(text, tier)
+            except ModuleRejected:
+                image = self.compile_here(text, tier := "optimised")
+            artifact.write_bytes(image)
+            self._loaded[guest] = await self.runtime.load(digest_of(text), artifact, tier)
         return self._loaded[guest]
 
-    def compile_here(self, text: bytes) -> bytes:
-        api, engine = self.runtime._api, self.runtime._on_demand_engine()
+    def compile_here(self, text: bytes, tier: Tier = "optimised") -> bytes:
+        api, engine = self.runtime._api, self.runtime._tiers[tier].on_demand()
         wasm, image, module = ByteVec(), ByteVec(), c_void_p()
         error = api.wasmtime_wat2wasm(text, len(text), byref(wasm))
         assert not error, api.take_error(error)
@@ -73,8 +86,8 @@ class Lab:
         digest = digest_of(wasm)
         module, artifact = (self.directory / f"{digest}{end}" for end in (".wasm", ".cwasm"))
         module.write_bytes(wasm)
-        await self.runtime.compile(module, artifact)
-        return await self.runtime.load(digest, artifact)
+        report = await self.runtime.compile(module, artifact)
+        return await self.runtime.load(digest, artifact, report.tier)
 
     async def invoke(
         self, guest: str, call: Invocation, cancel: CancelFlag | None = None
@@ -93,8 +106,15 @@ class Lab:
         return await self.invoke(guest, call)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What runs guests runs them on both tiers."""
+    if "lab" in metafunc.fixturenames and metafunc.module.__name__ != "test_runtime_compile":
+        metafunc.parametrize("lab", ("optimised", "fast"), indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), RuntimeSection())
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    tier = getattr(request, "param", "optimised")
+    lab = Lab(tmp_path_factory.mktemp("lab"), RuntimeSection(), tier)
     yield lab
     lab.runtime.close()

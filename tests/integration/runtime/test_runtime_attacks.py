@@ -313,7 +313,7 @@ async def test_the_event_loop_has_its_turns(lab, entry):
 
 async def test_host_calls_notice_cancellation_and_deadline(lab, monkeypatch):
     """Even if no epoch ever passes."""
-    monkeypatch.setattr(lab.runtime._engine.ticker, "_tick", lambda: None)
+    monkeypatch.setattr(lab.runtime._tiers[lab.tier].first.ticker, "_tick", lambda: None)
     call = Invocation(policy=Policy(timeout_ms=100))
     with trio.fail_after(30), pytest.raises(DeadlineExceeded):
         await lab.invoke(TALKER, call)

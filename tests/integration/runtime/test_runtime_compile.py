@@ -192,7 +192,7 @@ async def test_compile_load_and_run(lab, tmp_path):
     await lab.runtime.compile(module, output)
     assert output.read_bytes() == first  # deterministic
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.cwasm", "m.wasm"]
-    loaded = await lab.runtime.load(digest_of(wasm), output)
+    loaded = await lab.runtime.load(digest_of(wasm), output, "optimised")
     output.unlink()
     result = await trio.to_thread.run_sync(
         loaded.invoke, Invocation(policy=Policy(memory_bytes=1024 * MIB)), CancelFlag()
@@ -247,7 +247,7 @@ async def test_time_bound(tmp_path, children):
     module, output = tmp_path / "m.wasm", tmp_path / "m.cwasm"
     module.write_bytes(slow_module())
     with trio.fail_after(30), pytest.raises(CompileFailed) as caught:
-        await workers(timeout_s=0.4).compile(module, output)
+        await workers(timeout_s=0.4).compile(module, output, "optimise")
     assert caught.value.reason == "timeout"
     assert list(tmp_path.iterdir()) == [module]
     assert children() == set()
@@ -257,7 +257,7 @@ async def test_memory_bound(tmp_path):
     module, output = tmp_path / "m.wasm", tmp_path / "m.cwasm"
     module.write_bytes(slow_module())
     with trio.fail_after(60), pytest.raises(CompileFailed) as caught:
-        await workers(memory_bytes=64 * MIB).compile(module, output)
+        await workers(memory_bytes=64 * MIB).compile(module, output, "optimise")
     assert caught.value.reason == "memory"
     assert list(tmp_path.iterdir()) == [module]
 
@@ -267,7 +267,7 @@ async def test_cancellation_kills_the_worker(tmp_path, children):
     module.write_bytes(slow_module())
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(workers().compile, module, output)
+            nursery.start_soon(workers().compile, module, output, "optimise")
             while not children():
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
@@ -288,7 +288,7 @@ async def test_a_killed_worker_is_a_crash(tmp_path, children):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kill)
             with pytest.raises(CompileFailed) as caught:
-                await workers().compile(module, output)
+                await workers().compile(module, output, "optimise")
     assert caught.value.reason == "crash"
     assert "SIGABRT" in str(caught.value)
 
@@ -326,7 +326,7 @@ async def test_a_worker_ends_with_its_parent(tmp_path):
         "from edged.runtime.compile import Workers\n"
         "from edged.runtime.ffi import library_path\n"
         "w = Workers(library_path(), 'native', timeout_s=60, memory_bytes=2 << 30, jobs_max=1)\n"
-        f"trio.run(w.compile, Path({str(module)!r}), Path({str(tmp_path / 'out')!r}))\n"
+        f"trio.run(w.compile, Path({str(module)!r}), Path({str(tmp_path / 'out')!r}), 'optimise')\n"
     )
     parent = await trio.lowlevel.open_process([sys.executable, "-c", code])
     with trio.fail_after(30):
@@ -346,9 +346,9 @@ async def test_load_refuses_what_is_no_artifact_of_this_engine(lab, tmp_path):
     for bad in (b"", b"\x7fELF", b"not an artifact" * 100):
         path.write_bytes(bad)
         with pytest.raises(ArtifactRefused):
-            await lab.runtime.load(digest, path)
+            await lab.runtime.load(digest, path, "optimised")
     with pytest.raises(ArtifactRefused):
-        await lab.runtime.load(digest, tmp_path / "absent")
+        await lab.runtime.load(digest, tmp_path / "absent", "optimised")
 
 
 async def test_pulley_and_native_never_mix(lab, tmp_path):
@@ -363,8 +363,8 @@ async def test_pulley_and_native_never_mix(lab, tmp_path):
     module.write_bytes(wasm)
     await pulley.compile(module, output)
     with pytest.raises(ArtifactRefused):
-        await lab.runtime.load(digest_of(wasm), output)
-    loaded = await pulley.load(digest_of(wasm), output)
+        await lab.runtime.load(digest_of(wasm), output, "optimised")
+    loaded = await pulley.load(digest_of(wasm), output, "optimised")
     call = Invocation(policy=Policy())
     assert (await trio.to_thread.run_sync(loaded.invoke, call, CancelFlag())).stdout == b"hello"
     loaded.close()
@@ -384,7 +384,7 @@ async def test_one_key_with_and_without_a_pool(lab, tmp_path):
     await lab.runtime.compile(module, output)
     call = Invocation(policy=Policy())
     for runtime in (plain, lab.runtime):
-        loaded = await runtime.load(digest_of(wasm), output)
+        loaded = await runtime.load(digest_of(wasm), output, "optimised")
         result = await trio.to_thread.run_sync(loaded.invoke, call, CancelFlag())
         assert result.stdout == b"hello"
         loaded.close()
@@ -402,7 +402,7 @@ def test_without_address_space_for_a_pool_it_runs_on_demand(tmp_path):
         "from edged.telemetry import make_log\n"
         f"r = open_runtime(RuntimeSection(), mounts={{}}, scratch_dir=Path({str(tmp_path)!r}),\n"
         "                 log=make_log('x'))\n"
-        "print(r._engine.pool, r.artifact_key)\n"
+        "print(r._tiers['optimised'].first.pool, r.artifact_key)\n"
         "r.close()\n"
     )
     done = subprocess.run(

@@ -386,10 +386,10 @@ async def test_no_slot_left_is_overload(lab, tmp_path):
     runtime = open_runtime(
         RuntimeSection(pool_instances=1), mounts={}, scratch_dir=tmp_path, log=make_log("one")
     )
-    image = lab.compile_here((FIXTURES / "loop.wat").read_bytes())
+    image = lab.compile_here((FIXTURES / "loop.wat").read_bytes(), lab.tier)
     artifact = tmp_path / "loop.cwasm"
     artifact.write_bytes(image)
-    module = await runtime.load(digest_of(image), artifact)
+    module = await runtime.load(digest_of(image), artifact, lab.tier)
     cancel = CancelFlag()
     call = Invocation(policy=Policy(timeout_ms=60_000))
     outcomes: list[str] = []

@@ -24,6 +24,7 @@ from edged.errors import (
 from edged.interfaces import CancelFlag, ExportCall, Invocation
 from protocol.function import Mount, Policy
 
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "wat"
 MIB = 1024 * 1024
 RSS_GROWTH_BYTES_MAX = 12 * MIB
 """2,000 calls that leaked their instance, output or trap would be far above it."""
@@ -132,12 +133,12 @@ async def test_cancellation_does_not_leak(lab):
 
 
 async def test_loading_and_closing_does_not_leak(lab, tmp_path):
-    await lab.load("cgi_like")
-    artifact = max(lab.directory.glob("*.cwasm"), key=lambda path: path.stat().st_mtime)
+    artifact = lab.directory / "leaks.cwasm"
+    artifact.write_bytes(lab.compile_here((FIXTURES / "cgi_like.wat").read_bytes(), lab.tier))
     invocation = Invocation(policy=Policy(memory_bytes=1024 * MIB))
 
     async def once() -> None:
-        module = await lab.runtime.load("0" * 64, artifact)
+        module = await lab.runtime.load("0" * 64, artifact, lab.tier)
         for name in ("_start", "answer", "exit"):
             if module.export_params(name) == ():
                 module.invoke(invocation, CancelFlag())
