@@ -57,10 +57,11 @@ class Optimiser:
         return self._backoff.failing(module)
 
     def stop(self) -> None:
-        """For good; a compile under way is killed."""
+        """A compile under way is killed."""
         self._scope.cancel()
 
     async def run(self) -> None:
+        """Once, until `stop`."""
         with self._scope:
             while True:
                 module = await self._next()

@@ -12,7 +12,6 @@ work, a watchdog ends the process over its memory bound or when its parent is go
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import resource
@@ -33,7 +32,8 @@ EXIT_MEMORY: Final = 86
 """The watchdog's exit status for a process over its memory bound."""
 EXIT_ORPHAN: Final = 87
 WATCH_S: Final = 0.05
-NICE_MOST: Final = 19
+BACKGROUND_NICE: Final = 10
+"""A tenth of a normal process's share: behind everything, but never starved."""
 FAST_CODE_BYTES_MIN: Final = 24 * 1024
 """Of a code section: below it the optimising compiler takes 50 ms or less (0.45 to 0.7 MB of code
 per core-second), and compiling twice gains nothing."""
@@ -247,12 +247,9 @@ def _compile(
 
 
 def _stand_back(cpu_s: int) -> None:
-    """SCHED_IDLE runs when nobody else wants the processor; nice is for where it is not allowed.
-    So its time is bounded in CPU seconds: SIGXCPU ends it."""
+    """Behind everything else on the machine; so its time is bounded in CPU seconds: SIGXCPU."""
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    os.nice(NICE_MOST)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.nice(BACKGROUND_NICE)
 
 
 def _translate(api: Api, target: str, job: str, wasm: bytes) -> tuple[Tier, int, str]:
