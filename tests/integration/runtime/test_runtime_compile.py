@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from slow_module import slow_module
 
 from edged.config import RuntimeSection
 from edged.errors import ArtifactRefused, CompileFailed, ConfigError, ModuleRejected
@@ -213,29 +214,6 @@ async def test_compile_failures_are_typed_and_leave_nothing(lab, tmp_path, child
     assert caught.value.reason == "crash"
     assert list(tmp_path.iterdir()) == [module]
     assert children() == set()
-
-
-def slow_module() -> bytes:
-    """One function of a million additions: seconds to compile, hundreds of megabytes."""
-    body = b"\x00" + b"\x20\x00" + b"\x20\x00\x6a" * 1_000_000 + b"\x0b"
-
-    def leb(value: int) -> bytes:
-        out = b""
-        while True:
-            value, low = value >> 7, value & 0x7F
-            out += bytes([low | (0x80 if value else 0)])
-            if not value:
-                return out
-
-    def section(number: int, content: bytes) -> bytes:
-        return bytes([number]) + leb(len(content)) + content
-
-    return (
-        b"\0asm\1\0\0\0"
-        + section(1, b"\x01\x60\x01\x7f\x01\x7f")
-        + section(3, b"\x01\x00")
-        + section(10, b"\x01" + leb(len(body)) + body)
-    )
 
 
 def workers(**bounds) -> Workers:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from slow_module import slow_module
 
 from edged.config import RuntimeSection
 from edged.errors import ArtifactRefused, CompileFailed
@@ -44,8 +45,6 @@ def sized(functions: int, *, more: str = "") -> bytes:
 
 
 LARGE = 150
-SLOW = 5000
-"""Seconds for the optimising compiler."""
 
 
 class Bench:
@@ -176,7 +175,7 @@ async def a_child() -> int:
 
 
 async def test_the_background_is_behind_and_ends_when_cancelled(bench):
-    await bench.write(sized(SLOW))
+    bench.module.write_bytes(slow_module())
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.runtime.optimise, bench.module, bench.output)
@@ -220,7 +219,7 @@ def workers(**bounds: float) -> Workers:
 
 
 async def test_the_background_has_a_bound_of_cpu_time(bench):
-    await bench.write(sized(SLOW))
+    bench.module.write_bytes(slow_module())
     with trio.fail_after(60), pytest.raises(CompileFailed) as caught:
         await workers(timeout_s=0.5).compile(bench.module, bench.output, "background")
     assert (caught.value.reason, "CPU s" in str(caught.value)) == ("timeout", True)
