@@ -437,16 +437,19 @@ async def test_close_while_running(lab):
 
     async def run() -> None:
         try:
-            call = Invocation(policy=Policy(timeout_ms=200))
+            call = Invocation(policy=Policy(timeout_ms=1000))
             await trio.to_thread.run_sync(module.invoke, call, CancelFlag())
         except DeadlineExceeded:
             outcomes.append("deadline")
+
+    ticker = lab.runtime._tiers[module.tier].first.ticker
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(run)
-            await trio.sleep(0.05)
+            while ticker.running < 4:
+                await trio.sleep(0.005)
             module.close()
             module.close()
     assert outcomes == ["deadline"] * 4
