@@ -21,7 +21,8 @@ from protocol.ids import Digest
 
 from .errors import ArtifactRefused, BlobCorrupt, BlobNotFound
 from .interfaces import ArtifactRow, CompileReport, LoadedModule, Runtime, Store, Tier
-from .telemetry import Log, Metric, Metrics
+from .metrics import Metric
+from .telemetry import Log, Metrics
 
 MEASURED_MAX: Final = 1024
 Compiler = Callable[[Path, Path], Awaitable[CompileReport]]
