@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from .cluster import Running, lab, says
+from .cluster import LOOP, Running, lab, says
 
 
 async def wait_for(node: Running, kind: str, name: str) -> dict[str, Any]:
@@ -60,3 +60,23 @@ async def test_events_of_a_cluster(tmp_path: Path) -> None:
         rows = (await a.ask("GET", "/v1/events?after=0"))["events"]
         assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
         assert up["seq"] < published["seq"] < left["seq"]
+
+
+async def test_members_hear_how_busy_a_node_is(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        await a.deploy("spin", LOOP.encode(), policy={"timeout_ms": 3000})
+
+        async def load_of_a() -> float:
+            return (await b.ask("GET", "/v1/members"))["members"][0]["load"] or 0.0
+
+        assert await load_of_a() == 0.0
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(a.get, "/spin")
+            while await load_of_a() < 0.2:
+                await trio.sleep(0.2)
+        while await load_of_a() > 0.15:  # what this test itself takes remains
+            await trio.sleep(0.5)
