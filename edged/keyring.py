@@ -45,5 +45,7 @@ def read_keyring(path: Path) -> tuple[bytes, ...]:
 
 
 def write_keyring(path: Path, keys: Sequence[bytes]) -> None:
-    """Durable when it returns. Raises ConfigError."""
+    """Durable when it returns. Raises ConfigError, also for what could not be read again."""
+    if not 0 < len(keys) <= KEYRING_KEYS_MAX:
+        raise ConfigError(f"{path}: 1 to {KEYRING_KEYS_MAX} keys, not {len(keys)}; remove some")
     write_file(path, b"".join(key.hex().encode() + b"\n" for key in keys), secret=True)

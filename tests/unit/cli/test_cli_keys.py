@@ -63,6 +63,18 @@ def test_key_files(keys: Any, node: NodeThread, tmp_path: Path) -> None:
     assert "line 1 is not hex" in refused.stderr
 
 
+def test_a_full_keyring_of_the_ca_stays_readable(
+    keys: Any, node: NodeThread, tmp_path: Path
+) -> None:
+    full = [bytes([number]) * 32 for number in range(1, 9)]
+    write_keyring(tmp_path / "keyring", full)
+    refused = keys("add", "--ca", tmp_path)
+    assert refused.exit_code == 2
+    assert "1 to 8 keys, not 9" in refused.stderr
+    assert read_keyring(tmp_path / "keyring") == tuple(full)
+    assert read_keyring(node.keys.path) == (OLD,)
+
+
 def test_members_that_lack_a_key(keys: Any, node: NodeThread, tmp_path: Path) -> None:
     node.keys.others = [member("n2", OLD, state="down")]
     write_keyring(tmp_path / "k", [NEW])
