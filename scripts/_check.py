@@ -28,7 +28,7 @@ COVERAGE_PERCENT_MIN = 95
 QUICK = ["tests/tidy", "tests/unit", "tests/property", "tests/conformance"]
 QUICK += ["--ignore", "tests/conformance/test_guests.py"]  # compiles them
 COMPUTING = [f"tests/{name}" for name in (
-    "unit/protocol", "property", "sim", "conformance", "tidy", "packaging",
+    "unit/protocol", "property", "sim", "fuzz", "conformance", "tidy", "packaging",
 )]  # fmt: skip
 SEEDS = ["--seeds", "200", "--fresh", "50", "--jobs", "2"]
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
