@@ -22,10 +22,13 @@ NO_WITNESS: Final = HLC_MAX
 AWAY_MS_MAX: Final = TOMBSTONE_MS - 2 * SKEW_MS_MAX
 """A tombstone is kept for TOMBSTONE_MS by its signer's clock, which may differ from the keeper's,
 and `agreed` is by this node's."""
+GAP_MS: Final = 600_000
+"""Without agreement for longer, something may have been said and removed that this node missed,
+until one that missed nothing has told it everything."""
 WAIT_S: Final = 60.0
 """A returning node in company asks for so long whether anyone stayed: with PER_INTERVAL_MAX syncs
 per second that is everyone in a cluster of hundreds."""
-SAVE_MS: Final = 600_000
+SAVE_MS: Final = 300_000
 """While nothing changes, how coarse the saved time of agreement is: it shortens the absence that
 is safe by as much."""
 
@@ -48,6 +51,8 @@ class Continuity:
         self._agreed_hlc = 0
         self._since = NO_WITNESS
         self._returning = False
+        self._gap = False
+        """Since the last agreement this node may have missed something: it is no witness yet."""
         self._saved = self._state()
 
     @property
@@ -56,8 +61,8 @@ class Continuity:
 
     @property
     def since(self) -> int:
-        """For peers: NO_WITNESS while returning."""
-        return NO_WITNESS if self._returning else self._since
+        """For peers: NO_WITNESS while it is not known what was missed."""
+        return NO_WITNESS if self._returning or self._gap else self._since
 
     @property
     def unspread_from(self) -> int:
@@ -80,32 +85,44 @@ class Continuity:
 
     def look(self, wall_ms: int) -> None:
         """Has this node been without agreement for too long? Also while it runs, cut off."""
-        if self._agreed_ms is not None and wall_ms - self._agreed_ms > AWAY_MS_MAX:
-            self._returning = True
+        if self._agreed_ms is not None:
+            self._returning |= wall_ms - self._agreed_ms > AWAY_MS_MAX
+            self._gap |= self._missed(wall_ms)
 
     def agree(self, wall_ms: int, hlc: int) -> None:
         """A peer has the very same live records, the latest from `hlc`. Two who return together
         may agree as well: that says nothing."""
         if self._returning:
             return
+        if self._gap or self._missed(wall_ms):
+            self._since = max(hlc, hlc_of(wall_ms))
+        self._gap = False
         self._agreed_ms, self._agreed_hlc = wall_ms, hlc
-        self._since = min(self._since, max(hlc, hlc_of(wall_ms)))
+
+    def _missed(self, wall_ms: int) -> bool:
+        return self._agreed_ms is None or not 0 <= wall_ms - self._agreed_ms <= GAP_MS
 
     def judged_by(self, peer_since: int) -> bool:
-        """Whether a peer witnessed all of this node's absence."""
-        return self._returning and peer_since <= self._agreed_hlc
+        """Whether a peer witnessed all of the time since this node last agreed with anyone."""
+        if self._agreed_ms is None:
+            return False
+        return peer_since <= hlc_of(max(0, self._agreed_ms - SKEW_MS_MAX))
 
     def inherit(self, peer_since: int, wall_ms: int, hlc: int) -> None:
         """All that a peer knows, tombstones included, has been taken over; and if this node was
         returning, that peer has judged."""
-        self._since = min(self._since, peer_since) if not self._returning else peer_since
-        self._returning = False
-        if peer_since != NO_WITNESS:
-            self._agreed_ms, self._agreed_hlc = wall_ms, hlc
+        if peer_since == NO_WITNESS:
+            return
+        if self.judged_by(peer_since) or not (self._gap or self._missed(wall_ms)):
+            self._since = min(self._since, peer_since)
+        else:
+            self._since = peer_since
+        self._returning = self._gap = False
+        self._agreed_ms, self._agreed_hlc = wall_ms, hlc
 
     def keep(self) -> None:
         """Nobody stayed: whatever is here counts as not yet spread."""
-        self._returning = False
+        self._returning = self._gap = False
         self._agreed_ms, self._agreed_hlc, self._since = None, 0, NO_WITNESS
 
     @property

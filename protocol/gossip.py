@@ -231,6 +231,17 @@ class Gossip:
             self._spread(verified)
         self._settle(now)
 
+    def discard_future(self, now: float, wall_ms: int) -> list[str]:
+        """Drops the records that nobody takes, and with them what keeps this node from signing:
+        a clock was far ahead once. Their keys; RecordsPurged names them too. What was deployed
+        then is undone here, and is nowhere else."""
+        gone = self.catalog.forget(self.catalog.future(wall_ms))
+        self.catalog.rewind()
+        if gone:
+            self._events.append(RecordsPurged(tuple(gone)))
+        self._settle(now)
+        return gone
+
     def announce(self, digest: Digest, held: bool, now: float, form: Form = "module") -> bool:
         """holdings.set_local, told to others at once; without it they hear by the next probe."""
         done = self.holdings.set_local(digest, held, form)

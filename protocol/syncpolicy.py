@@ -56,7 +56,6 @@ class SyncPolicy:
         """A peer told the very digest that is this node's."""
         self._mismatch_since_s = None
         self._streak = 0
-        self._futile.clear()
 
     def mismatch(self, now: float, *, peer: NodeId | None = None, pair: Pair = (0, 0)) -> bool:
         """A peer told another digest. Whether the difference is old enough to act on."""

@@ -351,7 +351,8 @@ def test_syncs_without_effect_become_rare_and_others_do_not() -> None:
     assert other[0] == 600, "another difference may have a cause that a sync cures"
     assert len(turns(SyncPolicy(LAN, 0.0), (1, 2), from_s=0, for_s=60, news=1)) == 60
     policy.equal()
-    assert turns(policy, (1, 2), from_s=700, for_s=3) == [700, 702]
+    assert turns(policy, (1, 2), from_s=601, for_s=3) == [], "others being equal cures nothing"
+    assert turns(policy, (4, 2), from_s=700, for_s=3) == [700, 702]
     for number in range(2000):
         policy.mismatch(0.0, peer=NodeId(f"{number}"), pair=(number, 0))
         policy.ended(NodeId(f"{number}"), 0.0, news=0)
