@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import _isolated
 import msgspec
@@ -264,12 +264,17 @@ class EdgedSide(Side):
     def refresh_told(self) -> None:
         """From the event logs: a function is there when the record that names its version is."""
         for name in self.running:
-            view = json.loads(self.request(name, "GET", "/v1/events?after=0&limit=4096"))
             self.sightings += [
                 Sighting(row["at_ms"] / 1000, name, "told", row["name"])
-                for row in view["events"]
+                for row in self.events(name)
                 if row["kind"] == "record-accepted" and row["detail"].startswith("a/")
             ]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Of one node's own log, all it has."""
+        view = json.loads(self.request(name, "GET", "/v1/events?after=0&limit=4096"))
+        rows: list[dict[str, Any]] = view["events"]
+        return rows
 
     def request(self, name: str, method: str, path: str, body: bytes = b"") -> bytes:
         """Of the control API. Raises RuntimeError."""
