@@ -171,10 +171,18 @@ class Rpc:
     """Serf's RPC: MessagePack over TCP, header and body in turn."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), ANSWER_TIMEOUT_S)
         self._seq = 0
-        self.send("handshake", {"Version": 1})
-        self.receive(b"Seq")
+        for attempt in range(3):  # on a busy machine serf was seen to hang up at once
+            self._socket = socket.create_connection((host, port), ANSWER_TIMEOUT_S)
+            try:
+                self.send("handshake", {"Version": 1})
+                self.receive(b"Seq")
+                return
+            except (OSError, RuntimeError):
+                self._socket.close()
+                if attempt == 2:
+                    raise
+                time.sleep(0.2)
 
     def send(self, command: str, body: dict[str, Any]) -> None:
         self._seq += 1
