@@ -177,12 +177,13 @@ class Rpc:
             try:
                 self.send("handshake", {"Version": 1})
                 self.receive(b"Seq")
-                return
             except (OSError, RuntimeError):
                 self._socket.close()
                 if attempt == 2:
                     raise
                 time.sleep(0.2)
+            else:
+                return
 
     def send(self, command: str, body: dict[str, Any]) -> None:
         self._seq += 1
