@@ -26,7 +26,6 @@ def start_formed(sim: Simulation) -> None:
             gossip.sync_answer(push, teller, node.clock.local(sim.now), node.clock.wall_ms(sim.now))
         while gossip.poll_event() is not None:
             pass
-        gossip.join(sim.seeds(), node.clock.local(sim.now))
         sim.begin(node, gossip)
 
 
