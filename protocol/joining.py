@@ -68,14 +68,9 @@ class Contacts:
                 self._known.append(address)
                 targets[address] = None
         self._tries += 1
-        if len(self._joining) > 4 * (SEEDS_MAX + KNOWN_AT_ONCE):
-            self._joining = {}
         for address in targets:
-            if address == self._own.address:
-                continue
-            seq = self._rng.getrandbits(32)
-            self._joining[seq] = None
-            self._sends.append(Send(address, None, (Ping(seq),)))
+            if address != self._own.address:
+                self._knock_at(address)
         self._timers.set(("join", 0), now + self._knobs.join_retry_s)
 
     def answered(self, seq: int) -> bool:
@@ -101,3 +96,24 @@ class Contacts:
             ping = self._prober.ping_message()
             self._sends.append(Send(peer.address, peer.node_id, (ping,)))
         self.knock(now)
+        self._knock_at_stranger(knobs.reconnect_s * knobs.reconnect_rate_hz / side)
+
+    def _knock_at_stranger(self, chance: float) -> None:
+        """At a seed whose address is no reachable member's. Nodes that start at once under loss
+        may form islands, each round a seed of its own and content; so may a partition that
+        outlasts the memory of the dead."""
+        strangers = [
+            address
+            for address in self._seeds
+            if address != self._own.address
+            and ((peer := self._table.at_address(address)) is None or not peer.reachable)
+        ]
+        if strangers and self._table.reachable and self._rng.random() < chance:
+            self._knock_at(self._rng.sample(strangers, 1)[0])
+
+    def _knock_at(self, address: Address) -> None:
+        if len(self._joining) > 4 * (SEEDS_MAX + KNOWN_AT_ONCE):
+            self._joining = {}
+        seq = self._rng.getrandbits(32)
+        self._joining[seq] = None
+        self._sends.append(Send(address, None, (Ping(seq),)))

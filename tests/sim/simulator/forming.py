@@ -1,41 +1,33 @@
-"""A cluster that is up already: every node knows every other. A thousand joins are a test of
-joining, not of what comes after, and cost a million first meetings."""
+"""A cluster that is up already: every node knows every other, by a roster that all share. A
+thousand joins are a test of joining, not of what comes after, and cost a million first meetings."""
 
 from __future__ import annotations
 
-from protocol.codec import encode_sync
-from protocol.gossip import Gossip
-from protocol.messages import Alive, MemberRow
-from protocol.syncmessages import SYNC_ROWS_MAX, SyncExchange
+import msgspec
 
-from .node import Node
+from protocol.messages import Alive
+from protocol.roster import Roster
+
 from .simulation import Simulation
 
 
 def start_formed(sim: Simulation) -> None:
-    """Starts all; each is told of all others before it does anything."""
-    gossips = [(node, sim.make(node)) for node in sim.nodes]
-    words = [_alive(node, gossip) for node, gossip in gossips]
-    pushes = [
-        encode_sync(SyncExchange(b"", b"", b"", members=rows, records=(), holdings=()))
-        for rows in _rows(words)
-    ]
-    teller = sim.nodes[0].node_id
-    for node, gossip in gossips:
-        for push in pushes:
-            gossip.sync_answer(push, teller, node.clock.local(sim.now), node.clock.wall_ms(sim.now))
-        while gossip.poll_event() is not None:
-            pass
-        sim.begin(node, gossip)
-
-
-def _rows(words: list[Alive]) -> list[tuple[MemberRow, ...]]:
-    rows = [MemberRow("alive", word) for word in words]
-    return [tuple(rows[at : at + SYNC_ROWS_MAX]) for at in range(0, len(rows), SYNC_ROWS_MAX)]
-
-
-def _alive(node: Node, gossip: Gossip) -> Alive:
-    """What the node says of itself."""
-    own = gossip.member(node.node_id)
-    assert own is not None
-    return Alive(bytes.fromhex(node.node_id), own.generation, own.incarnation, own.metadata)
+    """Starts all."""
+    for node in sim.nodes:
+        sim.next_generation(node)
+    # What a node adds of itself to its metadata is the same on all: one of them tells.
+    first = sim.nodes[0]
+    told = sim.make(first).member(first.node_id)
+    assert told is not None
+    keyring, wire = told.metadata.keyring, told.metadata.wire
+    roster = Roster(
+        Alive(
+            bytes.fromhex(node.node_id),
+            node.disk.generation,
+            0,
+            msgspec.structs.replace(sim.metadata(node), keyring=keyring, wire=wire),
+        )
+        for node in sim.nodes
+    )
+    for node in sim.nodes:
+        sim.begin(node, sim.make(node, roster))

@@ -16,6 +16,7 @@ from protocol.gossip import Gossip
 from protocol.identity import Credential
 from protocol.ids import Digest, NodeId
 from protocol.member import Address
+from protocol.seal import WIRE_VERSION
 
 from .world import WALL_START_MS
 
@@ -110,6 +111,7 @@ class Node:
         "place",
         "region",
         "timer_s",
+        "wire_version",
     )
 
     def __init__(
@@ -137,6 +139,7 @@ class Node:
         self.timer_s = float("inf")
         self.armed_s = 0.0
         """The deadline behind timer_s, by the node's own clock."""
+        self.wire_version = WIRE_VERSION
 
     def __repr__(self) -> str:
         return self.name

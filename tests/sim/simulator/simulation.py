@@ -19,6 +19,7 @@ from protocol.ids import Digest, NodeId, digest_of
 from protocol.member import Address, Metadata
 from protocol.presets import LAN, Knobs
 from protocol.records import Record, encoded_records
+from protocol.roster import EMPTY, Roster
 from protocol.seal import Keyring
 
 from .checks import Checks
@@ -136,16 +137,20 @@ class Simulation:
             artifact_key="0123456789abcdef",
         )
 
-    def make(self, node: Node) -> Gossip:
-        """A new process on the node's disk: next generation, nothing else remembered."""
+    def next_generation(self, node: Node) -> None:
         assert not node.up
         wall_ms = node.clock.wall_ms(self.now)
         node.disk.generation = max(node.disk.generation + 1, wall_ms)
+
+    def make(self, node: Node, roster: Roster = EMPTY) -> Gossip:
+        """A new process on the node's disk, which remembers nothing else."""
+        wall_ms = node.clock.wall_ms(self.now)
         gossip = Gossip(
             GossipConfig(
                 metadata=self.metadata(node),
                 generation=node.disk.generation,
                 knobs=self.knobs,
+                wire_version=node.wire_version,
             ),
             Keyring(self._keys_of.get(node.index, self.keys)),
             self._anchor,
@@ -154,6 +159,7 @@ class Simulation:
             random.Random(self._lives.getrandbits(64)),
             now=node.clock.local(self.now),
             wall_ms=wall_ms,
+            roster=roster,
         )
         rows = [SavedRecord(key, encoded) for key, encoded in node.disk.records.items()]
         loaded = gossip.catalog.load(rows, wall_ms=wall_ms)
@@ -176,6 +182,7 @@ class Simulation:
         self.processes.drain(node)
 
     def start(self, node: Node) -> None:
+        self.next_generation(node)
         gossip = self.make(node)
         gossip.join(self.seeds(), node.clock.local(self.now))
         self.begin(node, gossip)

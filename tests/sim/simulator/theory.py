@@ -15,11 +15,13 @@ def periods_until_probed(nodes: int) -> float:
     return 1 / (1 - (1 - 1 / others) ** others)
 
 
-def first_suspicion_s(interval_s: float, window_s: float) -> float:
-    """Expected time from a silent death to the first suspicion, whatever n: n − 1 others probe one
-    of n − 1 members per period T, each on its own phase, so the wait for the first such probe is
-    exponential with mean T (SWIM counts the same wait in whole periods); then its window passes."""
-    return interval_s + window_s
+def until_probed_s(interval_s: float, *, neighbour: bool) -> float:
+    """Expected time from a death to the first probe of the dead, whatever n. In random order n − 1
+    others probe one of n − 1 members per period T, each on its own phase: exponential with mean T
+    (SWIM counts the same wait in whole periods). Where every other probe goes to the neighbour on
+    the ring, one member hits within 2 T, and the others half as often: (1 − t/2T)·e^(−t/2T) is
+    left after t, which is 2T/e on average."""
+    return 2 * interval_s / math.e if neighbour else interval_s
 
 
 def unanswered(loss: float, helpers: int) -> float:
