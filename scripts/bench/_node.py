@@ -68,6 +68,20 @@ class BenchNode:
     def explain(self, function: str) -> Any:
         return self.edged("explain", function, "--cluster", CLUSTER)
 
+    def optimised(self, function: str, *where: str) -> None:
+        """Waits until the node runs optimised code of it; something must have asked for it."""
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+        while self.tier(function, *where) != "optimised":
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"no optimised code of {function} after {COMMAND_TIMEOUT_S:g} s")
+            time.sleep(0.2)
+
+    def tier(self, function: str, *where: str) -> str | None:
+        """Of the code in the node's memory; `where` names another node than the first."""
+        shown = self.edged("describe", function, "--cluster", CLUSTER, *where)
+        tier: str | None = shown["summary"]["tier"]
+        return tier
+
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self._view["gateway_url"].removeprefix("http://").rpartition(":")
