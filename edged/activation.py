@@ -106,6 +106,13 @@ class Activation:
         found = self._mapped.get(digest)
         return None if found is None else found.module.tier
 
+    def optimising(self, digest: Digest) -> str | None:
+        """For an operator: what becomes of the fast code in memory; None if there is none."""
+        if self.tier(digest) != "fast":
+            return None
+        error = self._optimiser.failing(digest)
+        return "in the background" if error is None else f"failed, will be tried again: {error}"
+
     def mapped_bytes(self, digest: Digest) -> int | None:
         found = self._mapped.get(digest)
         return None if found is None else found.size_bytes

@@ -371,6 +371,7 @@ class Operations:
                 activation=self._activation,
             ),
             holders=self._cluster.holders(module),
+            optimising=self._activation.optimising(module),
         )
 
     def _next_start(self, module: Digest) -> str:

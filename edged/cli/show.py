@@ -185,6 +185,7 @@ def _show_explain(data: bytes) -> None:
             ("function", f"{view.name} {short(view.version)}"),
             ("node", f"{view.node} ({view.target}, artifact key {short(view.artifact_key)})"),
             ("a request now", view.next_start),
+            *((("optimising", view.optimising),) if view.optimising else ()),
         )
     )
     table(

@@ -119,6 +119,8 @@ class ExplainView(msgspec.Struct, frozen=True):
     it would fail: "no-holder", "compile-failed"."""
     forms: tuple[FormView, ...]
     holders: tuple[HolderView, ...]
+    optimising: str | None = None
+    """Of a function that runs on fast code: "in the background", or why that failed last."""
 
 
 class MemberView(msgspec.Struct, frozen=True):
