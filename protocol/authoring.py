@@ -90,7 +90,8 @@ class Author:
     def remove(self, name: FunctionName, state: FunctionState, *, wall_ms: int) -> list[Record]:
         """[] if nothing is known."""
         gone = [self._drop(name, version, wall_ms) for version in sorted(state.versions)]
-        if state.alias is not None:
+        if gone or state.alias is not None:
+            # Of a dead alias too: it must outdo the alias of a deploy whose version it outdoes.
             gone.append(self._sign("alias", name, "", wall_ms, b""))
         return gone
 
