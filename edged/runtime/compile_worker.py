@@ -290,7 +290,7 @@ def code_bytes(wasm: bytes) -> int:
 
 
 def _write(api: Api, compiled: int, output: str) -> int:
-    """Whole and durable, or absent; the artifact's size. Raises Refused."""
+    """Whole, or absent; the store makes it durable. The artifact's size. Raises Refused."""
     from edged.runtime.ffi import ByteVec
 
     image = ByteVec()
@@ -303,7 +303,6 @@ def _write(api: Api, compiled: int, output: str) -> int:
     view = memoryview((ctypes.c_char * image.size).from_address(image.data))
     while view:
         view = view[os.write(descriptor, view) :]
-    os.fsync(descriptor)
     os.close(descriptor)
     os.rename(part, output)
     return int(image.size)
