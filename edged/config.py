@@ -98,7 +98,7 @@ class RuntimeSection(Section, frozen=True):
     """auto: where there is no artifact a fast compiler answers the first requests, and optimised
     code replaces its code in the background; optimised: requests wait for the latter."""
     compiler_standby: bool = True
-    """Keeps one compile process started and idle (6 MB): 30 to 60 ms less for the next compile."""
+    """Keeps one compile process started and idle (7 MB): 30 to 60 ms less for the next compile."""
     pool_instances: Annotated[int, Meta(ge=0, le=1000)] = 64
     """Slots of the pooling allocator; 0: on-demand allocation only."""
     pool_memory_bytes: Annotated[int, Meta(ge=MEBIBYTE, le=4096 * MEBIBYTE)] = 512 * MEBIBYTE
