@@ -11,7 +11,9 @@ import pytest
 from process_cluster import Member, Members, cluster
 
 FUNCTIONS = {f"f{index}": f"this is function {index}".encode() for index in range(3)}
-CLIENTS = 4
+CLIENTS = 3
+PAUSE_S = 0.03
+"""Between two requests of a client: load, and not all of the CPU."""
 
 
 class Load:
@@ -43,7 +45,7 @@ class Load:
             function = list(FUNCTIONS)[turn // len(self._members.all) % len(FUNCTIONS)]
             turn += 1
             self._ask(member, function)
-            self._ending.wait(0.005)
+            self._ending.wait(PAUSE_S)
 
     def _ask(self, member: Member, function: str) -> None:
         away = member.restarting
