@@ -128,7 +128,7 @@ class Prober:
         self._size = self._left = self._slot = 0
         """Of the round: slots in all, those left, and where it is."""
         self._stride = 1
-        self._newcomers: list[tuple[int, NodeId]] = []
+        self._newcomers: list[tuple[float, NodeId]] = []
         """Members that joined since the round began: (minus how many slots are left when their
         turn comes, id)."""
 
@@ -138,10 +138,13 @@ class Prober:
 
     def include(self, node_id: NodeId) -> None:
         """A new member joins the round at a random place (SWIM §4.3), lest all who hear of it
-        probe it at once. Beyond NEWCOMERS_MAX it waits for the next round."""
-        if len(self._newcomers) < NEWCOMERS_MAX:
-            place = int(self._rng.random() * (self._left + 1))
-            heapq.heappush(self._newcomers, (-place, node_id))
+        probe it at once. Beyond NEWCOMERS_MAX it waits for the next round; where the members have
+        doubled, that begins now."""
+        if self._table.slots > 2 * self._size:
+            self._left = 0
+            self._newcomers.clear()
+        elif len(self._newcomers) < NEWCOMERS_MAX:
+            heapq.heappush(self._newcomers, (-self._left * self._rng.random(), node_id))
 
     def next_target(self) -> Peer | None:
         """By turns the next on the ring and the next of the round; None if nobody needs a probe."""
