@@ -64,9 +64,11 @@ class Judge:
         refused: bool,
         now: float,
         first_hand: bool = False,
+        told_down: bool = False,
         evidence: Evidence | None = None,
     ) -> None:
-        """`first_hand`: the accuser told this node itself. `evidence`: of this node's own probe."""
+        """`first_hand`: the accuser told this node itself. `told_down`: it holds the member down.
+        `evidence`: of this node's own probe."""
         own = accuser == self._own.node_id
         suspicion = peer.suspicion
         fresh = suspicion is None
@@ -77,20 +79,30 @@ class Judge:
             self._counts.suspicions_raised += own
         if evidence is not None:
             suspicion.evidence = evidence
+        suspicion.told_down |= told_down
         news = suspicion.accuse(accuser, refused=refused)
         if fresh:
             self._events.append(MemberSuspect(peer.view(), self.reason(peer, now)))
+        if evidence is not None and suspicion.told_down and not suspicion.looking:
+            self._timers.set(("suspect", peer.node_id), now)
         if not news:
             return
         word = Suspect(peer.raw, peer.generation, peer.incarnation, bytes.fromhex(accuser), refused)
         self._broadcasts.put(f"s/{peer.node_id}/{accuser}", encode_message(word))
-        if len(suspicion.refused) >= min(2, self._table.reachable):
+        if self._is_proven(suspicion):
             self.declare_down(peer, self._own.raw, now)
             return
-        if not suspicion.looking:
+        if not suspicion.looking and not (suspicion.told_down and suspicion.evidence):
             self._timers.set(("suspect", peer.node_id), suspicion.deadline())
-        if not own and (chosen or (refused and first_hand)):
-            self._verify(peer, suspicion, refused=refused, now=now)
+        if not own and (chosen or told_down or (refused and first_hand)):
+            self._verify(peer, suspicion, refused=refused or told_down, now=now)
+
+    def _is_proven(self, suspicion: Suspicion) -> bool:
+        """Two witnesses to whom its host refused (or all there are), or this node and a peer who
+        holds it down."""
+        refusals = len(suspicion.refused)
+        told = suspicion.told_down and self._own.node_id in suspicion.refused
+        return told or refusals >= min(2, self._table.reachable)
 
     def _open(self, peer: Peer, *, verifier: bool, now: float) -> Suspicion:
         suspicion = peer.suspicion = Suspicion(

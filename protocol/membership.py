@@ -381,7 +381,12 @@ class Membership:
                 self.on_word(word, peer_id, now)
             accuser = bytes.fromhex(peer_id)
             suspect = Suspect(word.node, word.generation, word.incarnation, accuser, False)
-            self.on_word(suspect, peer_id, now)
+            if known.order()[:3] == word_order(word.generation, word.incarnation, "down")[:3] and (
+                known.reachable and not known.is_self
+            ):
+                self.judge.accuse(known, peer_id, refused=False, told_down=True, now=now)
+            else:
+                self.on_word(suspect, peer_id, now)
 
 
 def _accused(word: Suspect | Down | Left, judge: Judge) -> Accused:

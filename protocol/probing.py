@@ -25,6 +25,8 @@ from .timers import Timers
 PROBES_MAX: Final = 64
 RELAYS_MAX: Final = 256
 NEWCOMERS_MAX: Final = 64
+NEIGHBOURS_MAX: Final = 16
+"""Suspects in a row on the ring that are passed over."""
 NACK_SHARE: Final = 0.6
 """Of a helper's time until it sends its Nack, which must arrive in time (Lifeguard: 80 %)."""
 _SEQ_MASK: Final = 0xFFFFFFFF
@@ -150,11 +152,20 @@ class Prober:
         """By turns the next on the ring and the next of the round; None if nobody needs a probe."""
         self._turn = not self._turn
         if self._turn and self._knobs.neighbour_probes:
-            node_id = self._table.after(self._own)
-            peer = self._table.get(node_id) if node_id is not None else None
-            if peer is not None and peer.state == "alive" and peer.node_id not in self._targets:
+            peer = self._neighbour()
+            if peer is not None and peer.node_id not in self._targets:
                 return peer
         return self._next_of_round()
+
+    def _neighbour(self) -> Peer | None:
+        """The next on the ring; suspects, who have their verifiers, are passed over."""
+        node_id: NodeId | None = self._own
+        for _ in range(NEIGHBOURS_MAX):
+            node_id = self._table.after(node_id) if node_id is not None else None
+            peer = self._table.get(node_id) if node_id is not None else None
+            if peer is None or peer.state == "alive":
+                return peer
+        return None
 
     def _next_of_round(self) -> Peer | None:
         """Everyone once, in an order drawn anew each round: from a random place with a random
@@ -162,13 +173,13 @@ class Prober:
         for _ in range(2):
             while self._newcomers and self._left <= -self._newcomers[0][0]:
                 peer = self._table.get(heapq.heappop(self._newcomers)[1])
-                if peer is not None and peer.reachable and peer.node_id not in self._targets:
+                if peer is not None and self._needs_probe(peer):
                     return peer
             while self._left:
                 self._left -= 1
                 self._slot = (self._slot + self._stride) % self._size
                 peer = self._table.at_slot(self._slot)
-                if peer is not None and peer.node_id not in self._targets:
+                if peer is not None and self._needs_probe(peer):
                     return self._table.get(peer.node_id)
             self._size = self._left = self._table.slots
             if self._size:
@@ -177,6 +188,10 @@ class Prober:
                 while math.gcd(self._stride, self._size) > 1:
                     self._stride += 1
         return None
+
+    def _needs_probe(self, peer: Peer) -> bool:
+        """Suspects have their verifiers."""
+        return peer.state == "alive" and peer.node_id not in self._targets
 
     # ------------------------------------------------------------ own probes
     def ping_message(self) -> Ping:

@@ -61,6 +61,7 @@ class Suspicion:
         "looking",
         "refused",
         "started_at_s",
+        "told_down",
     )
 
     def __init__(self, knobs: Knobs, *, now: float, others: int, verifier: bool) -> None:
@@ -70,6 +71,8 @@ class Suspicion:
         self.refused: dict[NodeId, None] = {}
         self.looking = False
         """The last look is under way."""
+        self.told_down = False
+        """A peer holds it down already, said a sync."""
         self.evidence: Evidence | None = None
         """Of this node's latest failed probe."""
         self._expected = min(knobs.confirmations, others)
