@@ -31,6 +31,7 @@ from protocol.presets import PRESETS
 from protocol.records import Record, encoded_records
 from protocol.seal import Keyring
 
+from .acquaintances import Acquaintances
 from .activation import Activation
 from .artifacts import Artifacts
 from .config import Config, parse_address
@@ -174,6 +175,7 @@ class Parts:
         self.journal = Journal()
         self.events = EventLog(node=config.node.name, generation=generation)
         self.gossip = make_gossip(config, trust, runtime, sockets, generation)
+        self.acquaintances = Acquaintances(store, self.gossip.members, log=log)
         self._saved = SavedRecords(trust)
         self._wire_peers(sockets, generation)
         store.on_lost = self._on_lost
@@ -321,6 +323,7 @@ class Parts:
     async def _on_event(self, event: Event) -> None:
         match event:
             case MemberUp() | MemberLeft():
+                self.acquaintances.changed()
                 kind = type(event).__name__.removeprefix("Member").lower()
                 member = event.member
                 self._log.info(f"member {kind}", member=member.name, member_id=member.node_id)

@@ -136,7 +136,8 @@ class Node:
             await nursery.start(parts.exchange.run)
             await nursery.start(parts.streams.run, sockets.gossip.listeners)
             await nursery.start(parts.gossip_service.run)
-            parts.gossip_service.join(config.gossip.seeds)
+            await nursery.start(parts.acquaintances.run)
+            parts.gossip_service.join(config.gossip.seeds, parts.acquaintances.recall())
             control: HttpServer = await nursery.start(
                 listen, control_app, [sockets.control], CONTROL_LIMITS
             )
@@ -167,6 +168,7 @@ class Node:
             cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)
         await control.drain(trio.current_time() + CONTROL_DRAIN_S)
         parts.streams.stop()
+        await parts.acquaintances.save()
         with trio.move_on_after(LEAVE_TIMEOUT_S):
             await parts.gossip_service.leave()
         await parts.streams.drained()

@@ -177,7 +177,8 @@ class Gossip:
 
     def join(self, seeds: Sequence[Address], now: float, *, known: Sequence[Address] = ()) -> None:
         """Knocks at the seeds until one answers, and again whenever this node is alone. If none
-        does at first, at some of the `known` (members of former times) too, in turn."""
+        does at first, at some of the `known` (members of former times) too, in turn; those
+        given once stay known."""
         self._membership.join(seeds, known, now)
         self._settle(now)
 

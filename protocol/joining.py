@@ -50,8 +50,9 @@ class Contacts:
 
     def join(self, seeds: Sequence[Address], known: Sequence[Address], now: float) -> None:
         self._seeds = tuple(seeds[:SEEDS_MAX])
-        self._known = list(known[:KNOWN_MAX])
-        self._rng.shuffle(self._known)
+        if known:
+            self._known = list(known[:KNOWN_MAX])
+            self._rng.shuffle(self._known)
         self._tries = 0
         self.knock(now, asked=True)
 

@@ -131,10 +131,11 @@ class GossipService:
         self._in_bytes = metrics.datagram_bytes.labels("in")
 
     # ------------------------------------------------------------ verbs
-    def join(self, seeds: Sequence[str]) -> None:
-        """host:port of any members, this node's own allowed. Raises ConfigError."""
+    def join(self, seeds: Sequence[str], known: Sequence[Address] = ()) -> None:
+        """`seeds`: host:port of any members, this node's own allowed; `known`: members of former
+        runs, asked if no seed answers. Raises ConfigError."""
         addresses = [parse_address(seed, key="gossip.seeds") for seed in seeds]
-        self._gossip.join(addresses, trio.current_time())
+        self._gossip.join(addresses, trio.current_time(), known=known)
         self.notify()
 
     def notify(self) -> None:
