@@ -5,6 +5,7 @@ All are frozen: a driver picks a preset and may replace single knobs (msgspec.st
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 import msgspec
@@ -35,7 +36,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     """K: timeout(c) = max − (max − min)·log(c+1)/log(K+1), c independent accusers after the first;
     K is capped at the number of other possible accusers."""
     verifiers: int = 6
-    """Members, chosen by rendezvous hash of the suspect, who probe it at once when they hear."""
+    """Members, chosen by consistent hashing of the suspicion, who probe it at once when they hear:
+    their K confirmations arrive after one window instead of whenever somebody happens to probe."""
     verifier_grace_s: float = 1.0
     """All others wait so much longer before they declare."""
     last_look: bool = True
@@ -58,8 +60,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     health_max: int = 8
     """Local health 0..max; intervals and direct timeouts are multiplied by health + 1."""
     stall_s: float
-    """A timer that runs so late means this process was stopped: no verdict is drawn from it."""
+    """A timer that runs so late means this process was stopped: no verdict is drawn from it. Below
+    the probe window, or a stop would go unnoticed and fail a probe."""
     join_retry_s: float
+    """A lost knock costs so much; two round trips and a TLS handshake at least."""
     reconnect_s: float = 5.0
     """Every so often a down member is pinged with probability max(down/N, R·rate/reachable)."""
     reconnect_rate_hz: float = 1.0
@@ -68,6 +72,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     reap_down_s: float = 24 * 3600.0
     """Serf's reconnect timeout: a partition that lasts longer heals by seeds only."""
     reap_left_s: float = 3600.0
+    """Only so that operators see who left; a leave needs no healing."""
     sync_quiet_s: float
     """A digest mismatch counts only if nothing changed here for so long: updates in flight are the
     usual reason. Bounds how late a missed update arrives: quiet + one probe period."""
@@ -118,6 +123,25 @@ WAN: Final = Knobs(
     sync_interval_s=3.0,
 )
 """RTT up to 300 ms and loss bursts of a second."""
+
+
+def without_lifeguard(knobs: Knobs) -> Knobs:
+    """Plain SWIM with the same probes and dissemination, to measure what the rest is worth: one
+    fixed suspicion; no local health, buddies, verifiers, last looks or looks over TCP; no notice
+    of own stops."""
+    return msgspec.structs.replace(
+        knobs,
+        health_max=0,
+        suspicion_max_factor=1.0,
+        confirmations=0,
+        verifiers=0,
+        verifier_grace_s=0.0,
+        last_look=False,
+        stream_probe=False,
+        buddy=False,
+        stall_s=math.inf,
+    )
+
 
 PresetName = Literal["local", "lan", "wan"]
 PRESETS: Final[dict[PresetName, Knobs]] = {"local": LOCAL, "lan": LAN, "wan": WAN}

@@ -25,7 +25,9 @@ DATAGRAM_BUFFER: Final = 2048
 """More than any datagram of ours, so that a longer one shows instead of being cut to fit."""
 RECEIVE_BUFFER: Final = 1024 * 1024
 """Asked of the kernel: a second of bursts while the process is starved."""
-BACKLOG: Final = 128
+BACKLOG: Final = 1024
+"""Each member that looks at this process while it is stopped leaves one connection there (SPEC
+§5.4); one more finds silence, and takes it for dead."""
 PORT_TRIES: Final = 64
 SEND_TRIES: Final = 4
 NAMES_MAX: Final = 256

@@ -26,7 +26,7 @@ from protocol.messages import (
     Nack,
     PingReq,
 )
-from protocol.presets import LAN, PRESETS
+from protocol.presets import LAN, PRESETS, without_lifeguard
 from protocol.probing import Health, Prober
 from protocol.suspicion import Evidence, Suspicion, retransmit_limit, timeout_s, verifier_points
 from protocol.syncmessages import SYNC_BYTES_MAX, SyncExchange
@@ -421,3 +421,14 @@ def test_presets_keep_their_own_rules() -> None:
         assert knobs.direct_timeout_max_s < knobs.probe_window_s <= knobs.probe_interval_s
         assert knobs.suspicion_min_s > knobs.probe_window_s
         assert knobs.stall_s < knobs.probe_window_s
+
+
+def test_plain_swim_keeps_one_fixed_suspicion_and_nothing_else() -> None:
+    plain = without_lifeguard(LAN)
+    suspicion = Suspicion(plain, now=0.0, others=20, verifier=False)
+    assert suspicion.accuse(NODES[1], refused=False)
+    assert not suspicion.accuse(NODES[2], refused=False)
+    assert suspicion.deadline() == LAN.suspicion_min_s
+    health = Health(plain.health_max)
+    health.change(5)
+    assert health.scale == 1

@@ -18,8 +18,8 @@ from protocol.events import (
     StreamProbeEnd,
 )
 from protocol.gossip import Gossip
-from protocol.messages import Down, Suspect
-from protocol.presets import LAN
+from protocol.messages import Down, MemberRow, Suspect
+from protocol.presets import LAN, without_lifeguard
 
 
 def discard(machine: Gossip) -> None:
@@ -186,3 +186,30 @@ def test_a_process_that_was_stopped_looks_again_before_any_verdict() -> None:
     run(machine, 30.1, 30.2)
     assert states(machine)["n2"] == "alive"
     assert "down" not in states(machine).values()
+
+
+def test_plain_swim_declares_without_a_last_look() -> None:
+    machine, other, third = make_gossip(0, knobs=without_lifeguard(LAN)), Insider(1), Insider(2)
+    other.say(machine, other.alive, third.alive)
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, False))
+    seen = run(machine, 0.0, LAN.suspicion_min_s + 0.1, "stalled")
+    assert states(machine)["n2"] == "down"
+    assert not any(isinstance(event, StreamProbe) for event in seen)
+
+
+def told_down(machine: Gossip, teller: Insider, victim: Insider, now: float) -> None:
+    machine._membership.on_row(MemberRow("down", victim.alive), teller.node, now)
+    machine.on_timer(now, WALL_MS)
+
+
+def test_a_death_told_by_a_sync_needs_one_look_of_this_nodes_own() -> None:
+    for outcome, within_s in (("refused", 0.0), (None, 2.0), ("stalled", LAN.stall_patience_s)):
+        machine, other, third = make_gossip(0), Insider(1), Insider(2)
+        other.say(machine, other.alive, third.alive)
+        told_down(machine, other, third, 0.0)
+        assert states(machine)["n2"] == "suspect"
+        if outcome == "refused":
+            machine.note_refused(third.address, 0.0)
+        run(machine, 0.0, within_s, outcome)  # type: ignore[arg-type]
+        wanted = "suspect" if outcome == "stalled" else "down"
+        assert states(machine)["n2"] == wanted, outcome
