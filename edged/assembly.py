@@ -25,7 +25,7 @@ from protocol.events import (
     RecordsAccepted,
 )
 from protocol.gossip import Gossip, GossipConfig
-from protocol.ids import Digest, FunctionName
+from protocol.ids import Digest, FunctionName, NodeId
 from protocol.member import Metadata
 from protocol.presets import PRESETS
 from protocol.records import Record, encoded_records
@@ -232,11 +232,17 @@ class Parts:
             drop_records=store.drop_records,
         )
         self.exchange = ExchangeService(
-            trust=trust, store=store, holders=self._peers_holding, metrics=metrics, log=log
+            trust=trust,
+            store=store,
+            holders=self._peers_holding,
+            find_peer=self._peer,
+            metrics=metrics,
+            log=log,
         )
         self.streams = StreamServer(
             trust=trust,
             source=WireSource(store, log),
+            fetching=self.exchange,
             sync=self.gossip_service,
             metrics=metrics,
             log=log,
@@ -365,6 +371,9 @@ class Parts:
 
     def _peers_holding(self, digest: Digest) -> list[Peer]:
         return self.views.peers_holding(digest)
+
+    def _peer(self, node_id: NodeId) -> Peer | None:
+        return self.views.peer(node_id)
 
     def _on_held(self, digest: Digest) -> None:
         if not self.gossip.announce(digest, held=True, now=trio.current_time()):

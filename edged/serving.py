@@ -6,6 +6,8 @@ one can still serve: it fails the peer's request only if the blob itself is gone
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from protocol.ids import Digest
 from protocol.manifest import Manifest
 
@@ -27,14 +29,14 @@ class WireSource:
         except BlobNotFound as error:
             return await self._remake(digest, error)
 
-    async def wire_segment(self, digest: Digest, index: int) -> bytes:
+    async def wire_segments(self, digest: Digest, indices: Sequence[int]) -> list[bytes]:
         try:
-            return await self._store.wire_segment(digest, index)
+            return await self._store.wire_segments(digest, indices)
         except BlobNotFound as error:
             manifest = await self._remake(digest, error)
-            if not 0 <= index < manifest.segments:
+            if not all(0 <= index < manifest.segments for index in indices):
                 raise
-            return await self._store.wire_segment(digest, index)
+            return await self._store.wire_segments(digest, indices)
 
     async def _remake(self, digest: Digest, error: BlobNotFound) -> Manifest:
         info = self._store.info(digest)

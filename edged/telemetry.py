@@ -100,6 +100,12 @@ class Metrics:
         self.fetched_bytes = self._counter(
             "edged_fetched_wire_bytes", "Wire bytes from peers"
         ).labels()
+        self.duplicate_bytes = self._counter(
+            "edged_fetched_duplicate_bytes", "Wire bytes from peers that were here already"
+        ).labels()
+        self.control_bytes = self._counter(
+            "edged_exchange_control_bytes", "Requests and notices to peers about blobs"
+        ).labels()
         self.served_bytes = self._counter("edged_served_wire_bytes", "Wire bytes to peers").labels()
         self.streams_refused = self._counter(
             "edged_streams_refused", "Inbound peer streams refused or cut", "reason"

@@ -135,18 +135,17 @@ class Views:
     def peers_holding(self, digest: Digest) -> list[Peer]:
         """Reachable peers that say they hold `digest`, nearest first."""
         return [
-            Peer(
-                node_id=member.node_id,
-                name=member.name,
-                region=member.metadata.region,
-                gossip_address=member.metadata.gossip_address,
-                stream_address=member.metadata.stream_address,
-                gateway_url=member.metadata.gateway_url,
-                rtt_s=member.rtt_s,
-            )
+            _peer_of(member)
             for member in self._holding(digest)
             if member.reachable and not member.is_self
         ]
+
+    def peer(self, node_id: NodeId) -> Peer | None:
+        """A reachable peer; None for any other member, for this node, and for strangers."""
+        for member in self._gossip.members():
+            if member.node_id == node_id and member.reachable and not member.is_self:
+                return _peer_of(member)
+        return None
 
     def holders(self, digest: Digest) -> tuple[HolderView, ...]:
         return tuple(
@@ -245,3 +244,15 @@ def _by_type(name: str, text: str, counts: dict[str, dict[str, int]]) -> Family:
         for kind, value in kinds.items()
     ]
     return Family(name, "counter", text, samples)
+
+
+def _peer_of(member: Member) -> Peer:
+    return Peer(
+        node_id=member.node_id,
+        name=member.name,
+        region=member.metadata.region,
+        gossip_address=member.metadata.gossip_address,
+        stream_address=member.metadata.stream_address,
+        gateway_url=member.metadata.gateway_url,
+        rtt_s=member.rtt_s,
+    )

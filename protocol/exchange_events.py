@@ -6,26 +6,54 @@ from dataclasses import dataclass
 
 from .ids import NodeId
 from .manifest import Manifest
-from .streams import GetManifest, GetSegment
+from .streams import Cancel, GetAny, GetManifest, GetSegment, Have, Want
 
 
 @dataclass(frozen=True, slots=True)
 class FetchConfig:
+    sources_max: int = 12
+    """Sources a fetch chooses to be connected to. Random graphs of that degree spread a blob
+    through 200 nodes within a few per cent of the bound (tests/sim_exchange)."""
+    dial_backs_max: int = 20
+    """Beyond those, fetchers that dialled this node: only where both dial does each hear of what
+    the other gets."""
+    dials_first: int = 2
+    """Before the manifest tells how much there is to do."""
     window_bytes: int = 2 * 1024 * 1024
-    """Wire bytes asked for and not yet there: 20 MB/s at 100 ms of RTT."""
+    """Wire bytes asked of one source and not yet there: 20 MB/s at 100 ms of RTT."""
     window_segments_min: int = 2
-    """Asked for at once even where two segments exceed the window, so the link never idles."""
-    connect_timeout_s: float = 3.0
-    """TCP and TLS: three round trips at the worst RTT there is on Earth (~0.6 s), with slack."""
+    """So the link never idles between two of them."""
+    window_segments_first: int = 3
+    """While the source's rate is not known."""
+    window_delay_s: float = 0.03
+    """Added to the RTT: what a source and this node take to turn one reply into a request."""
+    inflight_bytes_max: int = 16 * 1024 * 1024
+    """Asked of all sources together."""
+    connect_timeout_s: float = 1.0
+    """TCP and TLS: three round trips, in the same or the next region; doubled at each retry."""
     progress_timeout_s: float = 5.0
-    """A holder that sends no byte for so long is left. Timing out on progress and not per segment
+    """A source that sends no byte for so long is left. Timing out on progress and not per segment
     keeps a slow link alive."""
     reply_timeout_s: float = 60.0
-    """From one whole reply to the next: a holder may not trickle bytes for ever."""
+    """From one whole reply to the next: a source may not trickle bytes for ever."""
     attempts_max: int = 2
-    """Connections to one holder without a verified byte between them."""
+    """Connections to one source without a verified byte between them."""
     retry_delay_s: float = 0.5
-    """Before a holder that failed is tried again, when no other is left."""
+    """Before a source that failed is tried again."""
+    announce_delay_s: float = 0.005
+    """For which news of segments is collected."""
+    endgame_segments: int = 8
+    endgame_age_s: float = 0.5
+    """When at most so many are missing and the oldest request is so old, others are asked too."""
+    renew_s: float = 1.0
+    """A source without anything of use is asked what it has once more after so long without news:
+    one that cannot dial this node cannot tell it."""
+    idle_s: float = 2.0
+    """Without anything of use for so long, it gives way to one not tried yet."""
+    holders_s: float = 2.0
+    """Between looks at who holds the blob by now."""
+    patience_s: float = 10.0
+    """With nobody left but fetchers that lack the same segments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +66,14 @@ class Dial:
 @dataclass(frozen=True, slots=True)
 class Send:
     peer: NodeId
-    message: GetManifest | GetSegment
+    message: GetManifest | GetSegment | GetAny | Want | Have | Cancel
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Drop the connection, or the attempt to make it, and everything read from it."""
+    """Drop the connection, or the attempt to make it, and everything read from it; what was to be
+    sent before still goes out."""
 
     peer: NodeId
 
@@ -60,6 +90,8 @@ class ManifestVerified:
 
 @dataclass(frozen=True, slots=True)
 class SegmentVerified:
+    """Answer with `stored` when it is on disk."""
+
     index: int
     wire: bytes
     peer: NodeId
@@ -67,7 +99,7 @@ class SegmentVerified:
 
 @dataclass(frozen=True, slots=True)
 class SourceLost:
-    """The holder failed this time; it may be tried again."""
+    """The source failed this time; it may be tried again."""
 
     peer: NodeId
     reason: str
@@ -75,25 +107,33 @@ class SourceLost:
 
 @dataclass(frozen=True, slots=True)
 class SourceBanned:
-    """The holder sent bytes that do not verify, or broke the protocol; worth telling people."""
+    """The source sent bytes that do not verify, or broke the protocol; worth telling people."""
 
     peer: NodeId
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
+class FetchersNamed:
+    """Others that fetch the same blob, as a source says. Answer with `meet` for those that are
+    members."""
+
+    peers: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HoldersWanted:
-    """Everybody known has failed (or nobody is known). Answer with `offer`."""
+    """Who holds the blob now? Answer with `offer`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """Every segment has been handed out."""
+    """Every segment has been handed out and is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No holder is left, or (`reasons` of one entry without a peer) the record itself is wrong."""
+    """No source is left, or (`reasons` of one entry without a peer) the record itself is wrong."""
 
     reasons: tuple[tuple[NodeId | None, str], ...]
 
@@ -103,6 +143,7 @@ Event = (
     | SegmentVerified
     | SourceLost
     | SourceBanned
+    | FetchersNamed
     | HoldersWanted
     | Completed
     | Failed

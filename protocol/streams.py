@@ -2,10 +2,11 @@
 
 Rules. A frame is: u32 length of the rest, u16 length of the head (both big-endian), the head (one
 msgpack message), the body (raw bytes). A message says how large its body may be; bulk travels as
-body, never inside msgpack. The dialling side sends only requests, the other only replies. Replies
-come in the order of their requests and repeat their id, so requests may be pipelined. A length out
-of bounds is refused as soon as it is known, before anything is buffered for it; after any error
-the stream has no frame boundary any more and must be closed.
+body, never inside msgpack. The dialling side sends only requests and notices, the other only
+replies. Each request has one reply, in the order of the requests and repeating their id, so
+requests may be pipelined; a notice (Have, Cancel) has none. A length out of bounds is refused as
+soon as it is known, before anything is buffered for it; after any error the stream has no frame
+boundary any more and must be closed.
 """
 
 from __future__ import annotations
@@ -17,22 +18,28 @@ import msgspec
 from msgspec import Meta
 
 from .errors import LocalProtocolError, RemoteProtocolError
-from .ids import Digest
+from .ids import Digest, NodeId
 from .manifest import MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENTS_MAX, WIRE_OVERHEAD_MAX
 
 ALPN: Final = "edged/1"
 """TLS application protocol (RFC 7301): the version of everything in this file."""
 
-HEAD_BYTES_MAX: Final = 1024
+HEAD_BYTES_MAX: Final = 4096
 SEGMENT_WIRE_MAX: Final = SEGMENT_BYTES_MAX + SEGMENT_BYTES_MAX // 64 + WIRE_OVERHEAD_MAX
 SYNC_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = max(SEGMENT_WIRE_MAX, SYNC_BYTES_MAX, MANIFEST_BYTES_MAX)
+BITMAP_BYTES_MAX: Final = SEGMENTS_MAX // 8
+FETCHERS_MAX: Final = 64
+"""Named in one offer: 34 bytes each of a head of 4,096."""
+HAVE_INDICES_MAX: Final = 256
+"""In one notice: 3 bytes each of the same."""
 ERROR_TEXT_MAX: Final = 200
 
 _PREFIX: Final = struct.Struct(">IH")
 
 _RequestId = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 _Blob = Annotated[Digest, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Node = Annotated[NodeId, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 _Index = Annotated[int, Meta(ge=0, lt=SEGMENTS_MAX)]
 _Code = Annotated[str, Meta(pattern=r"\A[a-z][a-z-]{0,31}\Z")]
 
@@ -64,6 +71,39 @@ class GetSegment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     index: _Index
 
 
+class Want(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=5):
+    """The asker fetches this blob: it will ask for segments, and can be asked for its own. Body:
+    bitmap of what it has, empty while it has no manifest."""
+
+    body_max: ClassVar[int] = BITMAP_BYTES_MAX
+    id: _RequestId
+    blob: _Blob
+
+
+class GetAny(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
+    """Of the segments the asker lacks, the one this holder has sent least."""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    blob: _Blob
+
+
+class Have(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):
+    """A notice: the asker has these too, on disk, and serves them."""
+
+    body_max: ClassVar[int] = 0
+    blob: _Blob
+    indices: Annotated[tuple[_Index, ...], Meta(min_length=1, max_length=HAVE_INDICES_MAX)]
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
+    """A notice: request `id` needs no segment any more. Its reply still comes, as Nothing unless
+    the segment is on its way."""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+
+
 class Pong(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=65):
     body_max: ClassVar[int] = 0
     id: _RequestId
@@ -90,11 +130,12 @@ class ManifestReply(
 class SegmentReply(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=68
 ):
-    """Body: the segment's zstd frame as stored."""
+    """Body: the segment's zstd frame as stored. `fresh`: this holder had sent it to nobody."""
 
     body_max: ClassVar[int] = SEGMENT_WIRE_MAX
     id: _RequestId
     index: _Index
+    fresh: bool
 
 
 class ErrorReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=69):
@@ -106,8 +147,28 @@ class ErrorReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     text: Annotated[str, Meta(max_length=ERROR_TEXT_MAX)]
 
 
-Request = Ping | Sync | GetManifest | GetSegment
-Reply = Pong | SyncReply | ManifestReply | SegmentReply | ErrorReply
+class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=70):
+    """What the holder has: all, or what the body's bitmap says (empty: nothing yet); and others
+    that it knows to be fetching the blob."""
+
+    body_max: ClassVar[int] = BITMAP_BYTES_MAX
+    id: _RequestId
+    complete: bool
+    fetchers: Annotated[tuple[_Node, ...], Meta(max_length=FETCHERS_MAX)]
+
+
+class Nothing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=71):
+    """No segment for request `id`: it was cancelled, or is not here, or the asker lacks none."""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+
+
+Query = Ping | Sync | GetManifest | GetSegment | Want | GetAny
+"""Has one reply."""
+Notice = Have | Cancel
+Request = Query | Notice
+Reply = Pong | SyncReply | ManifestReply | SegmentReply | ErrorReply | Offer | Nothing
 Message = Request | Reply
 
 _encoder = msgspec.msgpack.Encoder()

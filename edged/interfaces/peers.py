@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -30,15 +30,23 @@ class BlobSource(Protocol):
 
     async def manifest(self, digest: Digest) -> Manifest: ...
 
-    async def wire_segment(self, digest: Digest, index: int) -> bytes: ...
+    async def wire_segments(self, digest: Digest, indices: Sequence[int]) -> list[bytes]:
+        """All or none. Raises BlobNotFound."""
+        ...
 
 
 class Fetcher(Protocol):
     async def fetch(
-        self, digest: Digest, manifest_digest: Digest, *, progress: Callable[[int, int], None]
+        self,
+        digest: Digest,
+        manifest_digest: Digest,
+        *,
+        progress: Callable[[int, int], None],
+        urgent: bool = True,
     ) -> BlobInfo:
-        """Gets a blob from a holder, nearest first, resuming what is on disk; `progress` gets
-        (wire bytes done, of). One transfer per digest however many wait.
+        """Gets a blob from those that hold or fetch it, resuming what is on disk; `progress` gets
+        (wire bytes done, of). One transfer per digest however many wait; one that is `urgent` for
+        any of them goes before those that are for none.
 
         Raises NoHolder, DiskFull, PeerError."""
         ...

@@ -59,10 +59,18 @@ class PartialBlob(Protocol):
     present: frozenset[int]
     """Indices of wire segments that were already on disk and verify."""
 
-    async def write(self, index: int, wire: bytes) -> None:
-        """Verifies length and digest against the manifest, then stores.
+    async def write(self, segments: Sequence[tuple[int, bytes]]) -> None:
+        """Verifies length and digest of each against the manifest, then stores all.
 
-        Raises DigestMismatch, DiskFull."""
+        Raises DigestMismatch (nothing was stored), DiskFull."""
+        ...
+
+    async def read(self, indices: Sequence[int]) -> list[bytes]:
+        """Segments that were written or present, verified. Raises BlobNotFound."""
+        ...
+
+    async def let_go(self) -> None:
+        """Frees what only this user needs; the segments stay, to resume from."""
         ...
 
     async def finish(self) -> BlobInfo:
@@ -119,9 +127,11 @@ class Store(Protocol):
         """Of a blob held here, by the *blob's* digest. Raises BlobNotFound."""
         ...
 
-    async def wire_segment(self, digest: Digest, index: int) -> bytes:
+    async def wire_segments(self, digest: Digest, indices: Sequence[int]) -> list[bytes]:
         """Raises BlobNotFound, also for an index the manifest lacks."""
         ...
+
+    async def wire_segment(self, digest: Digest, index: int) -> bytes: ...
 
     async def begin_partial(self, manifest: Manifest) -> PartialBlob: ...
 

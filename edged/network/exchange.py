@@ -2,12 +2,14 @@
 
 Transfers run in the service's own nursery, so that a waiter who gives up takes nobody else down;
 when the last one is gone the transfer stops too, and what it fetched stays on disk to resume from.
-Owned by `run`; `fetch` may be called from any task of the same trio run.
+A transfer that somebody waits for goes before those that nobody does. Owned by `run`; `fetch` may
+be called from any task of the same trio run. What transfers have so far, peers are served from it.
 """
 
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -15,19 +17,23 @@ from typing import Final, Protocol
 import trio
 
 from protocol.exchange_events import FetchConfig
-from protocol.ids import Digest
+from protocol.ids import Digest, NodeId
 from protocol.manifest import Manifest
+from protocol.rng import Rng
 from protocol.streams import Reply
 
 from ..errors import Draining, EdgedError, Overloaded
 from ..interfaces import BlobInfo, PartialBlob, Peer
 from ..telemetry import Log, Metrics
 from ..trust import Trust
+from .slots import TransferSlot, TransferSlots
 from .streams import Connection, dial
-from .transfer import FindHolders, Transfer
+from .transfer import FindHolders, FindPeer, Transfer
 
 TRANSFERS_MAX: Final = 8
 """At once; half of what a peer grants one node (StreamLimits.per_peer_max)."""
+BACKGROUND_MAX: Final = 3
+"""Of those, transfers nobody waits for."""
 WAITING_MAX: Final = 1024
 """Transfers begun or queued; more is Overloaded."""
 
@@ -46,7 +52,9 @@ class PartialStore(Protocol):
 class _Flight:
     digest: Digest
     manifest_digest: Digest
+    slot: TransferSlot
     waiters: list[Progress] = field(default_factory=list)
+    transfer: Transfer | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     landed: trio.Event = field(default_factory=trio.Event)
     outcome: BlobInfo | EdgedError | None = None
@@ -58,6 +66,16 @@ class _Flight:
             waiter(done, total)
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Of a blob that is being fetched."""
+
+    partial: PartialBlob | None
+    """None: not even the manifest is there."""
+    stored: int
+    """A bit for each segment on disk."""
+
+
 class ExchangeService:
     """An interfaces.Fetcher."""
 
@@ -67,10 +85,12 @@ class ExchangeService:
         trust: Trust,
         store: PartialStore,
         holders: FindHolders,
+        find_peer: FindPeer,
         metrics: Metrics,
         log: Log,
         config: FetchConfig | None = None,
         transfers_max: int = TRANSFERS_MAX,
+        rng: Rng | None = None,
     ) -> None:
         self._trust = trust
         self._store = store
@@ -78,7 +98,9 @@ class ExchangeService:
         self._metrics = metrics
         self._log = log
         self._config = config or FetchConfig()
-        self._slots = trio.CapacityLimiter(transfers_max)
+        self._find_peer = find_peer
+        self._rng = rng or random.SystemRandom()
+        self._slots = TransferSlots(transfers_max, min(BACKGROUND_MAX, transfers_max))
         self._flights: dict[Digest, _Flight] = {}
         self._starts: trio.MemorySendChannel[_Flight] | None = None
 
@@ -96,7 +118,12 @@ class ExchangeService:
                 self._land(flight)
 
     async def fetch(
-        self, digest: Digest, manifest_digest: Digest, *, progress: Progress
+        self,
+        digest: Digest,
+        manifest_digest: Digest,
+        *,
+        progress: Progress,
+        urgent: bool = True,
     ) -> BlobInfo:
         """As interfaces.Fetcher.fetch; also raises Overloaded, Draining, StoreError."""
         while True:
@@ -104,7 +131,13 @@ class ExchangeService:
             info = self._store.info(digest)
             if info is not None:
                 return info
-            flight = self._flights.get(digest) or self._start(digest, manifest_digest)
+            flight = self._flights.get(digest)
+            if flight is None:
+                flight = self._start(digest, manifest_digest, urgent=urgent)
+            elif urgent and not flight.slot.urgent:
+                flight.slot.urgent = True
+                self._slots.grant()
+                self._balance()
             await self._join(flight, progress)
             match flight.outcome:
                 case BlobInfo():
@@ -115,10 +148,10 @@ class ExchangeService:
                 case None:
                     raise Draining("the node is shutting down")
 
-    def _start(self, digest: Digest, manifest_digest: Digest) -> _Flight:
+    def _start(self, digest: Digest, manifest_digest: Digest, *, urgent: bool) -> _Flight:
         if self._starts is None:
             raise Draining("the node is shutting down")
-        flight = _Flight(digest, manifest_digest)
+        flight = _Flight(digest, manifest_digest, TransferSlot(urgent=urgent))
         try:
             self._starts.send_nowait(flight)
         except trio.WouldBlock as error:
@@ -141,8 +174,10 @@ class ExchangeService:
     async def _fly(self, flight: _Flight) -> None:
         try:
             with flight.scope:
-                async with self._slots:
-                    flight.outcome = await self._transfer(flight).run()
+                async with self._slots.hold(flight.slot):
+                    flight.transfer = self._transfer(flight)
+                    self._balance()
+                    flight.outcome = await flight.transfer.run()
         except EdgedError as error:
             self._log.info(
                 "fetch failed", blob=flight.digest, reason=str(error), private=error.private
@@ -154,7 +189,38 @@ class ExchangeService:
     def _land(self, flight: _Flight) -> None:
         if self._flights.get(flight.digest) is flight:
             del self._flights[flight.digest]
+        flight.transfer = None
         flight.landed.set()
+        self._balance()
+
+    def _balance(self) -> None:
+        """While somebody waits for a transfer, the others take the least."""
+        running = [flight for flight in self._flights.values() if flight.transfer is not None]
+        waited_for = any(flight.slot.urgent for flight in running)
+        for flight in running:
+            if flight.transfer is not None:
+                flight.transfer.give_way(on=waited_for and not flight.slot.urgent)
+
+    # ------------------------------------------------------------ for the stream server
+    def sharing(self, blob: Digest) -> Sharing | None:
+        """What there is so far of a blob that is being fetched."""
+        flight = self._flights.get(blob)
+        if flight is None or flight.transfer is None:
+            return None
+        return Sharing(flight.transfer.partial, flight.transfer.stored)
+
+    def wanted(self, blob: Digest, peer: NodeId, bitmap: bytes) -> None:
+        """A peer fetches this blob too, and has these segments: it is a source."""
+        flight = self._flights.get(blob)
+        found = None if flight is None else self._find_peer(peer)
+        if flight is not None and flight.transfer is not None and found is not None:
+            flight.transfer.wanted_by(found, bitmap)
+
+    def announced(self, blob: Digest, peer: NodeId, indices: tuple[int, ...]) -> None:
+        """A fetcher of this blob has these segments too."""
+        flight = self._flights.get(blob)
+        if flight is not None and flight.transfer is not None:
+            flight.transfer.announced(peer, indices)
 
     def _transfer(self, flight: _Flight) -> Transfer:
         return Transfer(
@@ -162,11 +228,13 @@ class ExchangeService:
             flight.manifest_digest,
             begin_partial=self._store.begin_partial,
             holders=self._holders,
+            find_peer=self._find_peer,
             dial=self._dial,
             progress=flight.report,
             metrics=self._metrics,
             log=self._log,
             config=self._config,
+            rng=self._rng,
         )
 
     async def _dial(self, peer: Peer) -> Connection[Reply]:

@@ -1,34 +1,38 @@
-"""What this node serves to peers on streams: manifests, segments, syncs, pings. SPEC §10.
+"""What this node serves to peers on streams: blobs (uploads.py), syncs, pings. SPEC §10.
 
-One task per connection, one request at a time, replies in order: a peer that pipelines waits in
-its own socket. Bounds: connections in all, in handshake, and per peer; time for a handshake, for a
-frame, between requests, and for a peer to take a reply. Whatever a peer does ends its own task.
+One task per connection, replies in the order of the requests; requests for segments that follow
+each other are answered together. Bounds: connections in all, in handshake, and per peer; requests
+and bytes taken ahead; time for a handshake, for a frame, between requests, and for a peer to take a
+reply. Whatever a peer does ends its own task.
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Final, Protocol
 
 import trio
 
+from protocol.errors import RemoteProtocolError
 from protocol.ids import NodeId
-from protocol.manifest import encode_manifest
+from protocol.rng import Rng
 from protocol.streams import (
     ERROR_TEXT_MAX,
     ErrorReply,
+    GetAny,
     GetManifest,
     GetSegment,
-    ManifestReply,
     Ping,
     Pong,
     Reply,
     Request,
-    SegmentReply,
     Sync,
     SyncReply,
+    Want,
+    frame_head,
 )
 
 from ..errors import EdgedError, PeerError, info_of
@@ -36,6 +40,13 @@ from ..interfaces import BlobSource
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .streams import Connection, accept
+from .uploads import Fetching, Session, Uploads
+
+Other = Ping | Sync | GetManifest | Want
+
+BODIES_AHEAD_MAX: Final = 1024 * 1024
+"""Bytes of requests taken from one connection before they are answered."""
+REQUESTS_AHEAD_MAX: Final = 256
 
 
 class SyncResponder(Protocol):
@@ -69,15 +80,18 @@ class StreamServer:
         *,
         trust: Trust,
         source: BlobSource,
+        fetching: Fetching | None = None,
         sync: SyncResponder,
         metrics: Metrics,
         log: Log,
         limits: StreamLimits | None = None,
         generation: int = 0,
+        rng: Rng | None = None,
     ) -> None:
-        """`generation`: of this process, told to whoever pings."""
+        """`fetching`: what this node fetches itself and shares meanwhile; `generation`: of this
+        process, told to whoever pings."""
         self._trust = trust
-        self._source = source
+        self._uploads = Uploads(source, fetching, metrics, rng or random.SystemRandom())
         self._sync = sync
         self._metrics = metrics
         self._log = log
@@ -170,48 +184,77 @@ class StreamServer:
             await connection.aclose()
 
     async def _converse(self, connection: Connection[Request]) -> None:
-        limits = self._limits
-        while not self._stop.is_set():
-            frame: tuple[Request, bytes] | None = None
-            with trio.CancelScope() as waiting:
-                self._waiting[waiting] = None
-                try:
-                    frame = await connection.receive_within(
-                        idle_s=limits.idle_timeout_s, frame_s=limits.frame_timeout_s
-                    )
-                finally:
-                    del self._waiting[waiting]
-            if frame is None:
-                return
-            reply, body = await self._reply(connection.peer, *frame)
-            with trio.move_on_after(limits.write_timeout_s) as writing:
-                await connection.send(reply, body)
-            if writing.cancelled_caught:
-                raise PeerError(f"took no reply in {limits.write_timeout_s:g} s")
-
-    async def _reply(self, peer: NodeId, request: Request, body: bytes) -> tuple[Reply, bytes]:
+        session = self._uploads.begin(connection.peer)
         try:
-            return await self._answer(peer, request, body)
+            while not self._stop.is_set():
+                if not session.queue and not await self._next_request(connection, session):
+                    return
+                self._take_ahead(connection, session)
+                if session.queue:
+                    await self._serve_some(connection, session)
+        except RemoteProtocolError as error:
+            raise PeerError(f"broke the protocol: {error}") from error
+        finally:
+            self._uploads.end(session)
+
+    async def _next_request(self, connection: Connection[Request], session: Session) -> bool:
+        """Waits for one; False when the peer has nothing more to ask, or the server stops."""
+        limits = self._limits
+        with trio.CancelScope() as waiting:
+            self._waiting[waiting] = None
+            try:
+                frame = await connection.receive_within(
+                    idle_s=limits.idle_timeout_s, frame_s=limits.frame_timeout_s
+                )
+            finally:
+                del self._waiting[waiting]
+            if frame is not None:
+                session.add(*frame)
+                return True
+        return False
+
+    def _take_ahead(self, connection: Connection[Request], session: Session) -> None:
+        """What else has come: segments are read many at a time, and a notice (Cancel) counts for
+        requests that came before it."""
+        while len(session.queue) < REQUESTS_AHEAD_MAX and session.body_bytes < BODIES_AHEAD_MAX:
+            frame = connection.next_frame()
+            if frame is not None:
+                session.add(*frame)
+            elif not connection.fill_now():
+                return
+
+    async def _serve_some(self, connection: Connection[Request], session: Session) -> None:
+        request, body = session.queue[0]
+        if isinstance(request, GetSegment | GetAny):
+            size, parts = await self._uploads.next_segments(session)
+        else:
+            session.pop()
+            reply, answer = await self._reply(session, request, body)
+            size, parts = 0, [frame_head(reply, len(answer)), answer]
+        begun = trio.current_time()
+        try:
+            with trio.move_on_after(self._limits.write_timeout_s) as writing:
+                await connection.send_encoded(parts)
+        finally:
+            self._uploads.sent(session, size, trio.current_time() - begun)
+        if writing.cancelled_caught:
+            raise PeerError(f"took no reply in {self._limits.write_timeout_s:g} s")
+
+    async def _reply(self, session: Session, request: Other, body: bytes) -> tuple[Reply, bytes]:
+        try:
+            match request:
+                case Ping():
+                    return Pong(request.id, self._generation), b""
+                case Sync():
+                    return SyncReply(request.id), await self._sync.answer_sync(session.peer, body)
+                case _:
+                    return await self._uploads.answer(session, request, body)
         except EdgedError as error:
             code = info_of(error).code
-            self._log.debug("stream request refused", peer=peer, code=code, detail=str(error))
+            self._log.debug(
+                "stream request refused", peer=session.peer, code=code, detail=str(error)
+            )
             return ErrorReply(request.id, code, str(error)[:ERROR_TEXT_MAX]), b""
-
-    async def _answer(self, peer: NodeId, request: Request, body: bytes) -> tuple[Reply, bytes]:
-        match request:
-            case GetSegment():
-                wire = await self._source.wire_segment(request.blob, request.index)
-                self._metrics.served_bytes.inc(len(wire))
-                return SegmentReply(request.id, request.index), wire
-            case GetManifest():
-                manifest = await self._source.manifest(request.blob)
-                return ManifestReply(request.id), encode_manifest(manifest)
-            case Sync():
-                return SyncReply(request.id), await self._sync.answer_sync(peer, body)
-            case Ping():
-                return Pong(request.id, self._generation), b""
-            case _:
-                assert_never(request)
 
     def _refuse(self, reason: str, detail: str, peer: NodeId | None) -> None:
         self._metrics.streams_refused.labels(reason).inc()

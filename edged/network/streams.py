@@ -7,6 +7,7 @@ after which the connection is good only for `aclose`. SPEC §10.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -30,6 +31,8 @@ from .tls import TlsStream
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """For the TLS close_notify; a peer that takes none is cut."""
+UNSENT_BYTES_MAX: Final = 1024 * 1024
+"""Of requests and notices, beyond what the kernel holds: 90 bytes each."""
 
 M = TypeVar("M", bound=Message)
 
@@ -50,17 +53,57 @@ class Connection(Generic[M]):
 
     async def send(self, message: Message, body: bytes = b"") -> None:
         """Raises PeerError."""
+        await self.send_encoded((frame_head(message, len(body)), body))
+
+    def post(self, data: bytes) -> bool:
+        """Encoded frames, sent without waiting; whether all of it left. Else `flush` sends the
+        rest. Raises PeerError, also when the peer takes nothing any more."""
         try:
-            await self._stream.send_all((frame_head(message, len(body)), body))
+            done = self._stream.post(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError("connection lost while sending", private=_why(error)) from error
+        if self._stream.unsent_bytes > UNSENT_BYTES_MAX:
+            raise PeerError("takes no requests")
+        return done
+
+    async def flush(self) -> None:
+        """Raises PeerError."""
+        try:
+            await self._stream.flush()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError("connection lost while sending", private=_why(error)) from error
+
+    async def send_encoded(self, parts: Sequence[bytes]) -> None:
+        """Frames, heads and bodies apart. Raises PeerError."""
+        try:
+            await self._stream.send_all(parts)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError("connection lost while sending", private=_why(error)) from error
+
+    def next_frame(self) -> tuple[M, bytes] | None:
+        """Of what was received already. Raises PeerError."""
+        try:
+            return self._reader.next_frame()
+        except RemoteProtocolError as error:
+            raise PeerError(f"broke the protocol: {error}") from error
+
+    def fill_now(self) -> bool:
+        """Takes what has come; False: nothing has, or the end, which `fill` then tells. Raises
+        PeerError."""
+        try:
+            data = self._stream.receive_now()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError("connection lost while receiving", private=_why(error)) from error
+        if data is None:
+            return False
+        return self._feed(data)
 
     async def receive(self) -> tuple[M, bytes] | None:
         """The next message with its body; None when the peer closed between frames.
 
         Raises PeerError: it broke the protocol, closed within a frame, or is gone."""
         while True:
-            frame = self._next_frame()
+            frame = self.next_frame()
             if frame is not None:
                 await trio.lowlevel.checkpoint()
                 return frame
@@ -73,6 +116,9 @@ class Connection(Generic[M]):
             data = await self._stream.receive()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError("connection lost while receiving", private=_why(error)) from error
+        return self._feed(data)
+
+    def _feed(self, data: memoryview) -> bool:
         if not data:
             if self._reader.mid_frame:
                 raise PeerError("closed the connection within a frame")
@@ -93,18 +139,12 @@ class Connection(Generic[M]):
             return await self.receive()
         raise PeerError(f"did not finish a frame in {frame_s:g} s")
 
-    def _next_frame(self) -> tuple[M, bytes] | None:
-        try:
-            return self._reader.next_frame()
-        except RemoteProtocolError as error:
-            raise PeerError(f"broke the protocol: {error}") from error
-
     async def aclose(self) -> None:
         """Says goodbye if the peer lets us within CLOSE_TIMEOUT_S; never raises for the peer."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S) as scope:
             await self._stream.aclose()
         if scope.cancelled_caught:
-            await self._stream.abort()
+            self._stream.abort()
 
 
 async def _handshake(stream: TlsStream) -> NodeId:
@@ -115,10 +155,10 @@ async def _handshake(stream: TlsStream) -> NodeId:
             raise PeerError(f"does not speak {ALPN}")  # noqa: TRY301 - closed below in each case
         return peer_node_id(stream.peer_certificate())
     except trio.BrokenResourceError as error:
-        await stream.abort()
+        stream.abort()
         raise PeerError(f"TLS handshake failed: {_why(error)}") from error
     except BaseException:
-        await stream.abort()
+        stream.abort()
         raise
 
 
@@ -145,7 +185,7 @@ async def shake(
     stream = TlsStream(transport, trust.client_ssl_context())
     peer = await _handshake(stream)
     if expected is not None and peer != expected:
-        await stream.abort()
+        stream.abort()
         raise PeerError(f"node {peer} answered where {expected} was expected")
     return Connection(stream, peer, reply_reader())
 

@@ -2,7 +2,8 @@
 
 trio.SSLStream hands out at most one record (16 KiB) per pass: 40 to 100 MB per CPU second of both
 ends with verification. Here a pass takes all that the kernel has, up to RECEIVE_BYTES, and a send
-goes out in SEND_BYTES pieces. At most one task reads and one writes at a time.
+goes out in SEND_BYTES pieces; `post` and `receive_now` need no pass at all. At most one task reads
+and one writes at a time.
 
 The end of the stream without TLS's goodbye counts as its end: frames have lengths, so nothing can
 be cut off unnoticed (as trio's `https_compatible`).
@@ -10,6 +11,7 @@ be cut off unnoticed (as trio's `https_compatible`).
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Sequence
 from typing import Final, cast
@@ -20,6 +22,8 @@ RECEIVE_BYTES: Final = 256 * 1024
 """Of ciphertext per pass: a segment of the largest usual size."""
 SEND_BYTES: Final = 256 * 1024
 """Encrypted ahead of the socket."""
+UNSENT_BYTES: Final = 64 * 1024
+"""In the kernel before it says the socket is full: what is written later need not wait for more."""
 _RECORD_BYTES: Final = 16 * 1024
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -28,15 +32,18 @@ class TlsStream:
     def __init__(
         self, transport: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool = False
     ) -> None:
-        self._transport = transport
+        """Takes the socket out of `transport`, which is closed from then on."""
+        self._socket = _detached(transport)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._sending = trio.Lock()
+        self._unsent = memoryview(b"")
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._plain = memoryview(bytearray(RECEIVE_BYTES))
         self._ended = False
-        self._broken = False
+        self._cut = False
+        self._closed = False
 
     # ------------------------------------------------------------ reading what TLS knows
     def alpn(self) -> str | None:
@@ -53,45 +60,67 @@ class TlsStream:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self._flush()
-                if not await self._fill():
+                await self.flush()
+                while not self._fill():
+                    await self._wait_readable()
+                if self._ended:
                     raise trio.BrokenResourceError("closed during the handshake") from None
             except (ssl.SSLError, ssl.CertificateError) as error:
                 await self._say_why()
                 raise trio.BrokenResourceError("TLS handshake failed") from error
             else:
-                await self._flush()
+                await self.flush()
                 return
 
     async def send_all(self, parts: Sequence[bytes | memoryview]) -> None:
         """Raises trio.BrokenResourceError, trio.ClosedResourceError."""
-        if self._broken:
+        if self._cut:
             raise trio.BrokenResourceError("an earlier send was cut")
+        self._cut = True  # if this is cancelled, nothing can follow what it leaves
         for part in parts:
             view = memoryview(part)
             while len(view):
-                try:
-                    self._tls.write(view[:SEND_BYTES])
-                except ssl.SSLError as error:
-                    raise trio.BrokenResourceError("TLS failed") from error
+                self._encrypt(view[:SEND_BYTES])
                 view = view[SEND_BYTES:]
                 if self._outgoing.pending >= SEND_BYTES:
-                    await self._flush()
-        await self._flush()
+                    await self.flush()
+        await self.flush()
+        self._cut = False
+
+    def post(self, data: bytes) -> bool:
+        """Queues, and sends what the socket takes at once; True if that was all. Else `flush` sends
+        the rest. `unsent_bytes` is the caller's to bound. Raises as send_all."""
+        if self._cut:
+            raise trio.BrokenResourceError("an earlier send was cut")
+        self._encrypt(memoryview(data))
+        return self._push()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._outgoing.pending + len(self._unsent)
 
     async def receive(self) -> memoryview:
         """What has come, at most RECEIVE_BYTES, empty at the end of the stream. It is valid until
         the next call. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
+        while True:
+            data = self.receive_now()
+            if data is not None:
+                await trio.lowlevel.checkpoint()
+                return data
+            await self._wait_readable()
+
+    def receive_now(self) -> memoryview | None:
+        """As receive; None if nothing has come."""
         while not self._ended:
             size = self._decrypt()
-            if self._outgoing.pending and not self._sending.locked():
-                # The peer asked for new keys. While a send is under way it takes this along;
-                # to wait for it here would be a deadlock with a peer that waits likewise.
-                await self._flush()
-            if size:
+            if self._outgoing.pending:
+                # The peer asked for new keys. What the socket does not take now goes out with the
+                # next send; to wait for it would be a deadlock with a peer that waits likewise.
+                self._push()
+            if size or self._ended:
                 return self._plain[:size]
-            if not self._ended:
-                self._ended = not await self._fill()
+            if not self._fill():
+                return None
         return self._plain[:0]
 
     def _decrypt(self) -> int:
@@ -114,44 +143,90 @@ class TlsStream:
     async def aclose(self) -> None:
         """Says goodbye as far as the socket takes it, and closes. The caller limits the time."""
         try:
-            if not self._broken:
+            if not self._cut:
                 self._tls.unwrap()
         except (ssl.SSLError, ValueError):  # no handshake, or no answer to our goodbye yet
             pass
         try:
-            if not self._broken:
-                await self._flush()
+            if not self._cut:
+                await self.flush()
         except _LOST:
             pass
         finally:
-            await trio.aclose_forcefully(self._transport)
+            self.abort()
 
-    async def abort(self) -> None:
-        await trio.aclose_forcefully(self._transport)
+    def abort(self) -> None:
+        """Closes at once; whoever waits for the socket gets trio.ClosedResourceError."""
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
 
     # ------------------------------------------------------------ the socket
-    async def _flush(self) -> None:
-        """A cancelled flush leaves a record half sent: nothing can follow it."""
-        async with self._sending:
-            while self._outgoing.pending:
-                data = self._outgoing.read()
-                self._broken = True
-                await self._transport.send_all(data)
-                self._broken = False
-
-    async def _fill(self) -> bool:
-        """Some ciphertext; False at the end of the stream."""
+    def _encrypt(self, data: memoryview) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("closed")
         try:
-            size = await self._transport.socket.recv_into(self._received)
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError("TLS failed") from error
+
+    async def flush(self) -> None:
+        """Until all that was written has left. It can be cancelled and called again."""
+        async with self._sending:
+            while not self._push():
+                await trio.lowlevel.wait_writable(self._socket)
+
+    def _push(self) -> bool:
+        """What the socket takes now; whether nothing is left."""
+        while True:
+            if not len(self._unsent):
+                if not self._outgoing.pending:
+                    return True
+                self._unsent = memoryview(self._outgoing.read(SEND_BYTES))
+            if self._closed:
+                raise trio.ClosedResourceError("closed")
+            try:
+                sent = self._socket.send(self._unsent)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                raise trio.BrokenResourceError("connection lost") from error
+            self._unsent = self._unsent[sent:]
+
+    async def _wait_readable(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("closed")
+        await trio.lowlevel.wait_readable(self._socket)
+
+    def _fill(self) -> bool:
+        """Some ciphertext, or the end of the stream; False: nothing has come."""
+        if self._closed:
+            raise trio.ClosedResourceError("closed")
+        try:
+            size = self._socket.recv_into(self._received)
+        except (BlockingIOError, InterruptedError):
+            return False
         except OSError as error:
             raise trio.BrokenResourceError("connection lost") from error
         self._incoming.write(self._received[:size])
-        return size > 0
+        self._ended = not size
+        return True
 
     async def _say_why(self) -> None:
         """The alert that explains a failed handshake, if the peer still takes it."""
         try:
             with trio.move_on_after(1.0):
-                await self._flush()
+                await self.flush()
         except _LOST:
             pass
+
+
+def _detached(transport: trio.SocketStream) -> socket.socket:
+    """The plain socket: trio's own makes each call a scheduler pass, whether it waits or not."""
+    plain = socket.socket(fileno=transport.socket.detach())
+    plain.setblocking(False)
+    # With the kernel's whole send buffer full of one segment, a small message would wait for it.
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    return plain

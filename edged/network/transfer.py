@@ -1,17 +1,20 @@
 """One fetch: drives a protocol.exchange.Fetch over connections into a partial blob.
 
-One task owns the machine and the partial. One more task per connection reads and hands over one
-reply at a time, so what was received and is not on disk yet is two segments at most.
+One task obeys the machine; one per connection reads and tells it at once what came; one writes what
+verified, all that has gathered in one thread hop, while the next segments travel. Received and not
+on disk yet is what the machine lets be asked for at once and QUEUE_BYTES_MAX at most.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
+from protocol.bitsets import bits_of
 from protocol.exchange import Fetch
 from protocol.exchange_events import (
     Close,
@@ -19,6 +22,7 @@ from protocol.exchange_events import (
     Dial,
     Failed,
     FetchConfig,
+    FetchersNamed,
     HoldersWanted,
     ManifestVerified,
     SegmentVerified,
@@ -30,7 +34,8 @@ from protocol.exchange_events import (
 from protocol.exchange_events import Event as FetchEvent
 from protocol.ids import Digest, NodeId
 from protocol.manifest import Manifest
-from protocol.streams import GetManifest, GetSegment, Reply
+from protocol.rng import Rng
+from protocol.streams import Reply, encode_frame
 
 from ..errors import DigestMismatch, EdgedError, NoHolder, PeerError
 from ..interfaces import BlobInfo, PartialBlob, Peer
@@ -41,6 +46,13 @@ DialPeer = Callable[[Peer], Awaitable[Connection[Reply]]]
 """Raises PeerError."""
 FindHolders = Callable[[Digest], Sequence[Peer]]
 """Nearest first, without this node."""
+FindPeer = Callable[[NodeId], Peer | None]
+"""A member that may be dialled; None for others and for this node."""
+
+QUEUE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Verified and not on disk: beyond, nothing more is asked for until half of it is."""
+WRITE_BYTES: Final = 4 * 1024 * 1024
+"""In one thread hop."""
 
 
 @dataclass(eq=False, slots=True)
@@ -48,14 +60,8 @@ class _Link:
     peer: Peer
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     connection: Connection[Reply] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    reason: str
-
-
-_News = Connection[Reply] | tuple[Reply, bytes] | _Lost
+    outgoing: bytearray = field(default_factory=bytearray)
+    flushing: bool = False
 
 
 class Transfer:
@@ -68,144 +74,254 @@ class Transfer:
         *,
         begin_partial: Callable[[Manifest], Awaitable[PartialBlob]],
         holders: FindHolders,
+        find_peer: FindPeer,
         dial: DialPeer,
         progress: Callable[[int, int], None],
         metrics: Metrics,
         log: Log,
         config: FetchConfig,
+        rng: Rng,
     ) -> None:
         self._blob = blob
         self._begin_partial = begin_partial
         self._holders = holders
+        self._find_peer = find_peer
         self._dial = dial
         self._progress = progress
         self._metrics = metrics
         self._log = log.bind(blob=blob)
-        self._config = config
         self._peers: dict[NodeId, Peer] = {}
         self._links: dict[NodeId, _Link] = {}
         self._partial: PartialBlob | None = None
+        self.stored = 0
+        """A bit for each segment on disk: what others may be given."""
         self._done_bytes = 0
-        self._inbox_send, self._inbox = trio.open_memory_channel[tuple[_Link, _News]](0)
-        now = trio.current_time()
-        self._fetch = Fetch(blob, manifest_digest, config=config, now=now)
+        self._verified: list[tuple[int, bytes]] = []
+        self._verified_bytes = 0
+        self._write_failed: EdgedError | None = None
+        self._wake = trio.Event()
+        self._wake_writer = trio.Event()
+        self._fetch = Fetch(blob, manifest_digest, config=config, rng=rng, now=trio.current_time())
 
+    # ------------------------------------------------------------ from other tasks
+    @property
+    def partial(self) -> PartialBlob | None:
+        """What is there so far, once the manifest is."""
+        return self._partial
+
+    def wanted_by(self, peer: Peer, bitmap: bytes) -> None:
+        """A peer that fetches the blob asked this node for it."""
+        self._peers.setdefault(peer.node_id, peer)
+        self._fetch.wanted_by(peer.node_id, bitmap, trio.current_time())
+        self._wake.set()
+
+    def announced(self, peer: NodeId, indices: Iterable[int]) -> None:
+        self._fetch.have(peer, indices, trio.current_time())
+        self._wake.set()
+
+    def give_way(self, *, on: bool) -> None:
+        self._fetch.give_way(on=on)
+
+    # ------------------------------------------------------------ the driver
     async def run(self) -> BlobInfo:
         """Raises NoHolder, DiskFull, StoreError, PeerError (the record itself is wrong)."""
-        async with trio.open_nursery() as readers:
-            try:
-                outcome: BlobInfo | EdgedError = await self._drive(readers)
-            except EdgedError as error:  # would leave the nursery in a group
-                outcome = error
-            readers.cancel_scope.cancel()
+        outcome: BlobInfo | EdgedError
+        try:
+            async with trio.open_nursery() as tasks:
+                tasks.start_soon(self._write)
+                try:
+                    outcome = await self._drive(tasks)
+                except EdgedError as error:  # would leave the nursery in a group
+                    outcome = error
+                    await self._keep_verified()
+                tasks.cancel_scope.cancel()
+        finally:
+            if self._partial is not None:
+                with trio.CancelScope(shield=True):  # one short call on the local disk
+                    await self._partial.let_go()
+        self._metrics.duplicate_bytes.inc(self._fetch.wasted_bytes)
         if isinstance(outcome, EdgedError):
             raise outcome
         return outcome
 
-    async def _drive(self, readers: trio.Nursery) -> BlobInfo:
+    async def _drive(self, tasks: trio.Nursery) -> BlobInfo:
+        fetch = self._fetch
         while True:
-            while (event := self._fetch.poll_event()) is not None:
-                info = await self._on_event(event)
-                if info is not None:
-                    return info
-            transmit = self._fetch.poll_transmit()
-            if transmit is not None:
-                await self._on_transmit(transmit, readers)
-            else:
-                await self._wait()
-
-    async def _wait(self) -> None:
-        """For news or the deadline, whichever; news that is there already comes first."""
-        deadline = self._fetch.next_deadline()
-        try:
-            link, news = self._inbox.receive_nowait()
-        except trio.WouldBlock:
+            info = await self._obey(tasks)
+            if info is not None:
+                return info
+            if self._write_failed is not None:
+                raise self._write_failed
+            deadline = fetch.next_deadline()
             with trio.move_on_at(math.inf if deadline is None else deadline) as scope:
-                link, news = await self._inbox.receive()
+                await self._wake.wait()
+            self._wake = trio.Event()
             if scope.cancelled_caught:
                 for peer, link in self._links.items():
                     if link.connection is not None:
-                        self._fetch.heard(peer, link.connection.heard_at)
-                self._fetch.on_timer(trio.current_time())
-                return
-        peer = link.peer.node_id
-        if self._links.get(peer) is not link:
-            return
-        now = trio.current_time()
-        if isinstance(news, _Lost):
-            self._fetch.failed(peer, news.reason, now)
-        elif isinstance(news, Connection):
-            link.connection = news
-            self._fetch.connected(peer, now)
-        else:
-            self._fetch.receive(*news, peer, now)
+                        fetch.heard(peer, link.connection.heard_at)
+                fetch.on_timer(trio.current_time())
 
-    async def _on_event(self, event: FetchEvent) -> BlobInfo | None:
+    async def _obey(self, tasks: trio.Nursery) -> BlobInfo | None:
+        """Everything the machine wants now; the blob, if that was the last of it."""
+        fetch = self._fetch
+        written: dict[NodeId, _Link] = {}
+        completed = False
+        while True:
+            event = fetch.poll_event()
+            if event is not None:
+                completed = await self._on_event(event) or completed
+                continue
+            transmit = fetch.poll_transmit()
+            if transmit is None:
+                break
+            self._on_transmit(transmit, tasks, written)
+        for link in written.values():
+            self._post(link, tasks)
+        return await self._finish() if completed else None
+
+    async def _on_event(self, event: FetchEvent) -> bool:
+        now = trio.current_time()
         match event:
+            case SegmentVerified():
+                self._verified.append((event.index, event.wire))
+                self._verified_bytes += len(event.wire)
+                if self._verified_bytes > QUEUE_BYTES_MAX:
+                    self._fetch.choke(now, on=True)
+                self._wake_writer.set()
             case ManifestVerified():
                 self._partial = await self._begin_partial(event.manifest)
                 present = self._partial.present
+                self.stored = bits_of(present)
                 self._count(sum(event.manifest.wire_lengths[index] for index in present))
                 self._fetch.resume(present, trio.current_time())
-            case SegmentVerified():
-                assert self._partial is not None
-                await self._partial.write(event.index, event.wire)
-                self._metrics.fetched_bytes.inc(len(event.wire))
-                self._count(len(event.wire))
-                self._was_busy()
             case SourceLost():
-                self._log.info("holder lost", peer=event.peer, reason=event.reason)
+                self._log.info("source lost", peer=event.peer, reason=event.reason)
             case SourceBanned():
-                self._log.warning("holder serves wrong bytes", peer=event.peer, why=event.reason)
+                self._log.warning("source serves wrong bytes", peer=event.peer, why=event.reason)
                 self._metrics.errors.labels("peer-bytes").inc()
             case HoldersWanted():
-                self._fetch.offer(self._find(), trio.current_time())
+                self._fetch.offer(self._know(self._holders(self._blob)), now)
+            case FetchersNamed():
+                found = [self._find_peer(peer) for peer in event.peers]
+                self._fetch.meet(self._know(peer for peer in found if peer is not None), now)
             case Completed():
-                return await self._finish()
+                return True
             case Failed():
                 raise self._failure(event)
-        return None
+        return False
 
-    async def _on_transmit(self, transmit: Transmit, readers: trio.Nursery) -> None:
+    def _on_transmit(
+        self, transmit: Transmit, tasks: trio.Nursery, written: dict[NodeId, _Link]
+    ) -> None:
         match transmit:
+            case Send(peer, message, body):
+                link = self._links[peer]
+                link.outgoing += encode_frame(message, body)
+                written[peer] = link
             case Dial(peer):
                 link = self._links[peer] = _Link(self._peers[peer])
-                readers.start_soon(self._read, link)
+                tasks.start_soon(self._read, link)
             case Close(peer):
-                self._links.pop(peer).scope.cancel()
-            case Send(peer, message):
-                await self._send(self._links[peer], message)
+                link = self._links.pop(peer)
+                if written.pop(peer, None) is not None:
+                    self._post(link, tasks)
+                link.scope.cancel()
 
-    async def _send(self, link: _Link, message: GetManifest | GetSegment) -> None:
-        """Requests are small: only a peer that reads nothing at all makes this wait."""
-        assert link.connection is not None
-        peer = link.peer.node_id
+    def _post(self, link: _Link, tasks: trio.Nursery) -> None:
+        if link.connection is None:
+            return
+        data = bytes(link.outgoing)
+        link.outgoing.clear()
+        self._metrics.control_bytes.inc(len(data))
         try:
-            with trio.move_on_after(self._config.progress_timeout_s) as scope:
-                await link.connection.send(message)
+            if not link.connection.post(data) and not link.flushing:
+                link.flushing = True
+                tasks.start_soon(self._flush, link)
         except PeerError as error:
-            self._fetch.failed(peer, f"{error} ({error.private})", trio.current_time())
-        else:
-            if scope.cancelled_caught:
-                self._fetch.failed(peer, "takes no requests", trio.current_time())
+            self._failed(link, error)
+
+    async def _flush(self, link: _Link) -> None:
+        assert link.connection is not None
+        try:
+            with link.scope:
+                await link.connection.flush()
+        except PeerError as error:
+            self._failed(link, error)
+        link.flushing = False
 
     async def _read(self, link: _Link) -> None:
         """Connects, then reads until the peer or the machine ends it."""
-        reason = "closed the connection"
+        fetch, peer = self._fetch, link.peer.node_id
         connection: Connection[Reply] | None = None
+        lost = PeerError("closed the connection")
         try:
             with link.scope:
-                connection = await self._dial(link.peer)
-                await self._inbox_send.send((link, connection))
-                while (frame := await connection.receive()) is not None:
-                    await self._inbox_send.send((link, frame))
+                connection = link.connection = await self._dial(link.peer)
+                fetch.connected(peer, trio.current_time())
+                self._wake.set()
+                while await connection.fill():
+                    now = connection.heard_at
+                    while (frame := connection.next_frame()) is not None:
+                        fetch.receive(*frame, peer, now)
+                    self._wake.set()
         except PeerError as error:
-            reason = f"{error} ({error.private})" if error.private else str(error)
+            lost = error
         finally:
             if connection is not None:
                 await connection.aclose()
         if not link.scope.cancel_called:
-            await self._inbox_send.send((link, _Lost(reason)))
+            self._failed(link, lost)
+
+    def _failed(self, link: _Link, error: PeerError) -> None:
+        if self._links.get(link.peer.node_id) is link:
+            reason = f"{error} ({error.private})" if error.private else str(error)
+            self._fetch.failed(link.peer.node_id, reason, trio.current_time())
+            self._wake.set()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake_writer.wait()
+            self._wake_writer = trio.Event()
+            while self._verified:
+                assert self._partial is not None
+                batch = self._next_batch()
+                try:
+                    await self._partial.write(batch)
+                except EdgedError as error:
+                    self._write_failed = error
+                    self._wake.set()
+                    return
+                self._note_stored(batch)
+
+    async def _keep_verified(self) -> None:
+        """The next fetch goes on from what verified, whatever this one failed for."""
+        while self._verified and self._write_failed is None:
+            await self._wake.wait()
+            self._wake = trio.Event()
+
+    def _next_batch(self) -> list[tuple[int, bytes]]:
+        count = size = 0
+        for _, wire in self._verified:
+            count += 1
+            size += len(wire)
+            if size >= WRITE_BYTES:
+                break
+        batch, self._verified = self._verified[:count], self._verified[count:]
+        return batch
+
+    def _note_stored(self, batch: list[tuple[int, bytes]]) -> None:
+        now = trio.current_time()
+        size = sum(len(wire) for _, wire in batch)
+        indices = [index for index, _ in batch]
+        self.stored |= bits_of(indices)
+        self._verified_bytes -= size
+        self._metrics.fetched_bytes.inc(size)
+        self._count(size)
+        if self._verified_bytes <= QUEUE_BYTES_MAX // 2:
+            self._fetch.choke(now, on=False)
+        self._fetch.stored(indices, now)
+        self._wake.set()
 
     async def _finish(self) -> BlobInfo:
         assert self._partial is not None
@@ -229,19 +345,14 @@ class Transfer:
             digest=self._blob,
         )
 
-    def _find(self) -> list[NodeId]:
-        found = self._holders(self._blob)
+    def _know(self, found: Iterable[Peer]) -> list[NodeId]:
+        known = []
         for peer in found:
             self._peers.setdefault(peer.node_id, peer)
-        return [peer.node_id for peer in found]
+            known.append(peer.node_id)
+        return known
 
     def _count(self, wire_bytes: int) -> None:
         assert self._fetch.manifest is not None
         self._done_bytes += wire_bytes
         self._progress(self._done_bytes, self._fetch.manifest.wire_bytes)
-
-    def _was_busy(self) -> None:
-        """While this node wrote to its disk nobody read: no peer is late for that."""
-        now = trio.current_time()
-        for peer in self._links:
-            self._fetch.heard(peer, now)

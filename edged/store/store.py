@@ -25,7 +25,8 @@ from protocol.manifest import Manifest
 from .disk import Step, no_step
 from .journal import SaveRecord, SetMeta
 from .opening import Opened, open_core
-from .wireforms import Fetch, WireForms
+from .partial import Fetch
+from .wireforms import WireForms
 
 IO_THREADS: Final = 8
 """Waits for the disk overlap; SQLite and the journal are serial anyway."""
@@ -55,8 +56,14 @@ class Partial:
         self.manifest: Manifest = fetch.manifest
         self.present: frozenset[int] = fetch.present
 
-    async def write(self, index: int, wire: bytes) -> None:
-        await trio.to_thread.run_sync(self._fetch.write, index, wire, limiter=self._limiter)
+    async def write(self, segments: Sequence[tuple[int, bytes]]) -> None:
+        await trio.to_thread.run_sync(self._fetch.write, segments, limiter=self._limiter)
+
+    async def read(self, indices: Sequence[int]) -> list[bytes]:
+        return await trio.to_thread.run_sync(self._fetch.read, indices, limiter=self._limiter)
+
+    async def let_go(self) -> None:
+        await trio.to_thread.run_sync(self._fetch.let_go, limiter=self._limiter)
 
     async def finish(self) -> BlobInfo:
         return await trio.to_thread.run_sync(self._fetch.finish, limiter=self._limiter)
@@ -136,8 +143,11 @@ class BlobStore:
     async def manifest(self, digest: Digest) -> Manifest:
         return await self._run(lambda: self._wire.manifest(digest))
 
+    async def wire_segments(self, digest: Digest, indices: Sequence[int]) -> list[bytes]:
+        return await self._run(lambda: self._wire.segments(digest, indices))
+
     async def wire_segment(self, digest: Digest, index: int) -> bytes:
-        return await self._run(lambda: self._wire.segment(digest, index))
+        return (await self.wire_segments(digest, (index,)))[0]
 
     async def begin_partial(self, manifest: Manifest) -> PartialBlob:
         """Resumes what is on disk of this manifest. An earlier user's handle raises Conflict from

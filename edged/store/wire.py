@@ -7,6 +7,7 @@ one call: contexts are not thread-safe. Memory is bounded by one segment, whatev
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import zstandard
 from blake3 import blake3
@@ -46,36 +47,21 @@ def compress(
     return manifest
 
 
-def decompress(disk: Disk, source: int, target: int, manifest: Manifest) -> bytes:
-    """Writes the raw bytes of the wire form in `source` to `target`; their first 8 bytes.
-
-    Each frame is verified before it is opened, and no frame can make more than its raw length.
-    Raises DigestMismatch, OSError."""
-    decompressor = zstandard.ZstdDecompressor()
-    whole = blake3()
-    head = b""
-    wire_offset = raw_offset = 0
-    for index, length in enumerate(manifest.wire_lengths):
-        frame = read_exactly(source, length, wire_offset)
-        raw = open_segment(decompressor, manifest, index, frame)
-        whole.update(raw)
-        disk.write(target, raw, raw_offset)
-        head = head or raw[:8]
-        wire_offset += length
-        raw_offset += len(raw)
-    if whole.hexdigest() != manifest.blob:
-        raise DigestMismatch(f"the segments do not make blob {manifest.blob}")
-    return head
-
-
 def open_segment(
-    decompressor: zstandard.ZstdDecompressor, manifest: Manifest, index: int, frame: bytes
+    decompressor: zstandard.ZstdDecompressor,
+    manifest: Manifest,
+    index: int,
+    frame: bytes,
+    *,
+    verify: bool = True,
 ) -> bytes:
-    """Raw bytes of one frame. Raises DigestMismatch."""
+    """Raw bytes of one frame, verified before it is opened unless the caller just did so; never
+    more than its raw length. Raises DigestMismatch."""
     where = f"segment {index} of blob {manifest.blob}"
     expected = manifest.raw_length(index)
     try:
-        manifest.check_segment(index, frame)
+        if verify:
+            manifest.check_segment(index, frame)
         parameters = zstandard.get_frame_parameters(frame)
         if parameters.content_size != expected or parameters.dict_id:
             raise DigestMismatch(f"{where}: the frame declares another size than {expected} bytes")
@@ -98,6 +84,18 @@ def read_exactly(fd: int, size: int, offset: int) -> bytes:
             break
         data += more
     return data
+
+
+def read_segments(
+    fd: int, manifest: Manifest, offsets: tuple[int, ...], indices: Sequence[int]
+) -> list[bytes]:
+    """Frames of a wire form on disk. Raises RemoteProtocolError: one does not verify; OSError."""
+    frames = []
+    for index in indices:
+        frame = read_exactly(fd, manifest.wire_lengths[index], offsets[index])
+        manifest.check_segment(index, frame)
+        frames.append(frame)
+    return frames
 
 
 def present_segments(fd: int, manifest: Manifest) -> set[int]:

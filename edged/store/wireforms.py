@@ -9,11 +9,11 @@ the blob's index row is durable the partial is still there to resume from.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,12 +31,11 @@ from protocol.manifest import (
     manifest_digest,
 )
 
-from .core import Core, Held, move_to_quarantine, row_of
+from .core import Core, Held, move_to_quarantine
 from .disk import translated
-from .index import BlobRow
-from .layout import kind_of
 from .locks import KeyedLocks
-from .wire import compress, decompress, present_segments, read_exactly
+from .partial import Fetch, with_wire
+from .wire import compress, present_segments, read_segments
 
 MANIFESTS_REMEMBERED: Final = 64
 """Decoded ones; at most 0.5 MiB each, 17 KB at 40 MB of blob."""
@@ -80,13 +79,15 @@ class WireForms:
                 self._opened.popitem(last=False)
         return opened
 
-    def segment(self, digest: Digest, index: int) -> bytes:
+    def segments(self, digest: Digest, indices: Sequence[int]) -> list[bytes]:
+        """All or none of them."""
         core = self._core
         held = core.require(digest)
         opened = self._open(held)
         manifest = opened.manifest
-        if not 0 <= index < manifest.segments:
-            raise BlobNotFound(f"blob {digest} has {manifest.segments} segments, not {index}")
+        for index in indices:
+            if not 0 <= index < manifest.segments:
+                raise BlobNotFound(f"blob {digest} has {manifest.segments} segments, not {index}")
         path = core.layout.wire_form(digest, held.row.manifest or Digest(""))
         with translated("reading a segment"):
             try:
@@ -95,15 +96,12 @@ class WireForms:
                 self._drop_wire(held, path, damaged=False)
                 raise BlobNotFound(f"the wire form of blob {digest} is gone") from error
             try:
-                wire = read_exactly(fd, manifest.wire_lengths[index], opened.offsets[index])
+                return read_segments(fd, manifest, opened.offsets, indices)
+            except RemoteProtocolError as error:
+                self._drop_wire(held, path, damaged=True)
+                raise BlobNotFound(f"the wire form of blob {digest} was damaged on disk") from error
             finally:
                 os.close(fd)
-        try:
-            manifest.check_segment(index, wire)
-        except RemoteProtocolError as error:
-            self._drop_wire(held, path, damaged=True)
-            raise BlobNotFound(f"the wire form of blob {digest} was damaged on disk") from error
-        return wire
 
     def _drop_wire(self, held: Held, path: Path, *, damaged: bool) -> None:
         core = self._core
@@ -205,10 +203,13 @@ class WireForms:
                 raise
             fetch = Fetch(self, core, manifest, name, path, present)
             with self._guard:
-                self._fetching.pop(manifest.blob, None)
+                over = [self._fetching.pop(manifest.blob, None)]
                 self._fetching[manifest.blob] = fetch
                 if len(self._fetching) > FETCHES_MAX:
-                    del self._fetching[next(iter(self._fetching))]
+                    over.append(self._fetching.pop(next(iter(self._fetching))))
+            for old in over:
+                if old is not None:
+                    old.let_go()
         return fetch
 
     def rebuild(self, digest: Digest, name: Digest) -> BlobInfo | None:
@@ -258,142 +259,6 @@ class WireForms:
         with self._guard:
             if self._fetching.get(fetch.manifest.blob) is fetch:
                 del self._fetching[fetch.manifest.blob]
-
-
-class Fetch:
-    """One partial. Thread-safe; opens its file per call, so an abandoned one leaks nothing."""
-
-    def __init__(
-        self,
-        owner: WireForms,
-        core: Core,
-        manifest: Manifest,
-        name: Digest,
-        path: Path,
-        present: set[int],
-    ) -> None:
-        self._owner = owner
-        self._core = core
-        self._path = path
-        self._name = name
-        self._have = set(present)
-        self.manifest = manifest
-        self.present = frozenset(present)
-
-    def write(self, index: int, wire: bytes) -> None:
-        try:
-            self.manifest.check_segment(index, wire)
-        except RemoteProtocolError as error:
-            raise DigestMismatch(f"blob {self.manifest.blob}: {error}") from error
-        with translated("storing a segment"):
-            self._owner.check_current(self)
-            self._core.disk.require_free(len(wire))
-            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                self._core.disk.write(fd, wire, self.manifest.wire_offset(index))
-            finally:
-                os.close(fd)
-        self._have.add(index)
-
-    def finish(self) -> BlobInfo:
-        manifest = self.manifest
-        core = self._core
-        self._owner.check_current(self)
-        if len(self._have) < manifest.segments:
-            raise StoreError(f"{manifest.segments - len(self._have)} segments are still missing")
-        core.put(encode_manifest(manifest), "manifest", self._name)
-        with core.locks.holding(manifest.blob), translated("finishing a fetch"):
-            self._owner.check_current(self)
-            try:
-                info = self._finish()
-            except (StoreError, OSError):
-                with contextlib.suppress(OSError):
-                    self._path.chmod(0o600)  # unsealed: it may be completed or tried again
-                raise
-            core.disk.discard(self._path)
-            self._owner.forget(self)
-        return info
-
-    def _finish(self) -> BlobInfo:
-        held = self._core.intact(self.manifest.blob)
-        if held is None:
-            return self._make_blob()
-        if held.row.manifest is None:
-            return self._adopt_wire(held)  # the bytes came another way meanwhile
-        return held.info
-
-    def _adopt_wire(self, held: Held) -> BlobInfo:
-        self._check_frames()
-        self._link_wire()
-        try:
-            return self._core.relabel(with_wire(held, self.manifest))
-        except StoreError:
-            self._core.keep_wire(self.manifest.blob, self._name)
-            raise
-
-    def _check_frames(self) -> None:
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            if len(present_segments(fd, self.manifest)) < self.manifest.segments:
-                raise self._refused(DigestMismatch("a segment on disk does not verify any more"))
-            self._core.disk.seal(fd)
-        finally:
-            os.close(fd)
-
-    def _make_blob(self) -> BlobInfo:
-        core = self._core
-        manifest = self.manifest
-        core.disk.require_free(manifest.raw_bytes)
-        temp = core.temp_path()
-        try:
-            source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                target = core.disk.create(temp)
-                try:
-                    head = decompress(core.disk, source, target, manifest)
-                    core.disk.seal(target)
-                    row = row_of(manifest.blob, kind_of(head), os.fstat(target))
-                finally:
-                    os.close(target)
-                core.disk.seal(source)
-            finally:
-                os.close(source)
-            row = msgspec.structs.replace(row, manifest=self._name, wire_bytes=manifest.wire_bytes)
-            self._link_wire()
-            try:
-                return core.publish(temp, row)
-            except (StoreError, OSError):
-                core.keep_wire(manifest.blob, self._name)
-                raise
-        except DigestMismatch as error:
-            raise self._refused(error) from error
-        finally:
-            core.disk.discard(temp)
-
-    def _link_wire(self) -> None:
-        wire_path = self._core.layout.wire_form(self.manifest.blob, self._name)
-        self._core.disk.make_dir(wire_path.parent)
-        self._core.disk.link(self._path, wire_path)
-
-    def _refused(self, error: DigestMismatch) -> DigestMismatch:
-        """The manifest itself lies (or the disk does): nothing of this partial can be used."""
-        self._core.disk.discard(self._path)
-        self._owner.forget(self)
-        return error
-
-    def discard(self) -> None:
-        """Forgets what was fetched; harmless when the fetch is over."""
-        core = self._core
-        with core.locks.holding(self.manifest.blob), translated("discarding a fetch"):
-            if self._owner.is_current(self):
-                core.disk.unlink(self._path)
-                self._owner.forget(self)
-
-
-def with_wire(held: Held, manifest: Manifest) -> BlobRow:
-    return msgspec.structs.replace(
-        held.row, manifest=manifest_digest(manifest), wire_bytes=manifest.wire_bytes
-    )
 
 
 def decode_stored(data: bytes) -> Manifest:

@@ -96,7 +96,7 @@ async def work_on_fetches(store: BlobStore, seed: int) -> None:
         await store.delete(info.digest)
         fetch = await store.begin_partial(manifest)
         for index, segment in enumerate(segments):
-            await fetch.write(index, segment)
+            await fetch.write([(index, segment)])
         await fetch.finish()
         say("blob", info.digest)
         say("wire", info.digest)
@@ -226,7 +226,7 @@ async def check_bytes(data_dir: Path) -> None:
         await store.delete(manifest.blob)
         fetch = await store.begin_partial(manifest)
         for index, segment in enumerate(segments):
-            await fetch.write(index, segment)
+            await fetch.write([(index, segment)])
         await fetch.finish()
         assert digest_of(await store.read(manifest.blob)) == manifest.blob
     await store.close()

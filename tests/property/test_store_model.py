@@ -182,7 +182,9 @@ class Life:
         for digest in self.wires:
             manifest = wire.manifest(digest)
             raws = [
-                open_segment(zstandard.ZstdDecompressor(), manifest, i, wire.segment(digest, i))
+                open_segment(
+                    zstandard.ZstdDecompressor(), manifest, i, wire.segments(digest, [i])[0]
+                )
                 for i in range(manifest.segments)
             ]
             assert digest_of(b"".join(raws)) == digest

@@ -57,6 +57,9 @@ class MemorySource:
             raise BlobNotFound(f"blob {digest} is not here", digest=digest)
         return self.blobs[digest][0]
 
+    async def wire_segments(self, digest: Digest, indices: Sequence[int]) -> list[bytes]:
+        return [await self.wire_segment(digest, index) for index in indices]
+
     async def wire_segment(self, digest: Digest, index: int) -> bytes:
         manifest = await self.manifest(digest)
         if index >= manifest.segments:

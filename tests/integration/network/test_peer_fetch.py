@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from edged.store import BlobStore, open_store
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
 from protocol.exchange_events import FetchConfig
-from protocol.ids import Digest, digest_of
+from protocol.ids import Digest, NodeId, digest_of
 from protocol.manifest import Manifest, manifest_digest
 
 DATA = b"\0asm\x01\0\0\0" + random.Random(7).randbytes(1_500_000)
@@ -41,10 +42,12 @@ class Site:
         self.store = store
         self.metrics = Metrics()
         self.peers: list[Peer] = []
+        self.members: dict[NodeId, Peer] = {}
         self.exchange = ExchangeService(
             trust=trust,
             store=store,
             holders=lambda digest: list(self.peers),
+            find_peer=lambda node: self.members.get(node),
             metrics=self.metrics,
             log=log,
             config=config,
@@ -136,7 +139,7 @@ async def test_a_fetch_resumes_from_what_is_on_disk(bench: Bench) -> None:
     site = await bench.site()
     partial = await site.store.begin_partial(MANIFEST)
     for index in (0, 1, 2, 7):
-        await partial.write(index, FRAMES[index])
+        await partial.write([(index, FRAMES[index])])
     source = MemorySource(DATA)
     await bench.holder("h", source, site)
     await fetch(site)
@@ -145,11 +148,11 @@ async def test_a_fetch_resumes_from_what_is_on_disk(bench: Bench) -> None:
 
 
 class Corrupt(MemorySource):
-    """Serves segment 3 with one bit changed."""
+    """Serves three segments, then only such with one bit changed."""
 
     async def wire_segment(self, digest: Digest, index: int) -> bytes:
         wire = await super().wire_segment(digest, index)
-        return wire[:-1] + bytes([wire[-1] ^ 1]) if index == 3 else wire
+        return wire[:-1] + bytes([wire[-1] ^ 1]) if len(self.served) > 3 else wire
 
 
 class Stalled(MemorySource):
@@ -164,6 +167,9 @@ class Stalled(MemorySource):
 class WrongManifest(MemorySource):
     async def manifest(self, digest: Digest) -> Manifest:
         return make_blob(DATA[:-1])[0]
+
+    async def wire_segment(self, digest: Digest, index: int) -> bytes:
+        return b"another blob's"
 
 
 class Slow(MemorySource):
@@ -188,7 +194,9 @@ async def test_a_corrupt_holder_is_banned_and_a_good_one_serves_the_rest(bench: 
     await fetch(site)
     assert await site.store.read(BLOB) == DATA
     assert site.banned() == 1
-    assert sorted(good.served) == list(range(3, MANIFEST.segments)), "what verified is kept"
+    assert sorted([*corrupt.served[:3], *good.served]) == list(range(MANIFEST.segments)), (
+        "what verified is kept"
+    )
 
 
 async def test_corrupt_holders_only(bench: Bench) -> None:
@@ -198,21 +206,22 @@ async def test_corrupt_holders_only(bench: Bench) -> None:
     with pytest.raises(NoHolder, match=BLOB) as caught:
         await fetch(site)
     assert caught.value.extra == {"digest": BLOB}
-    assert "x: segment: 3: bytes do not hash" in caught.value.private
-    assert "y: manifest: does not hash" in caught.value.private
+    assert re.search("x: segment: [0-9]+: bytes do not hash", caught.value.private)
+    assert re.search("y: (manifest: does not hash|segment: .* bytes, not)", caught.value.private)
     assert site.banned() == 2
     assert site.store.info(BLOB) is None
-    assert (await site.store.begin_partial(MANIFEST)).present == {0, 1, 2}
+    assert len((await site.store.begin_partial(MANIFEST)).present) == 3
 
 
 async def test_a_stalled_holder_is_left_for_a_good_one(bench: Bench) -> None:
     site = await bench.site(config=IMPATIENT)
-    good = MemorySource(DATA)
-    await bench.holder("stalled", Stalled(DATA), site)
+    good, stalled = MemorySource(DATA), Stalled(DATA)
+    await bench.holder("stalled", stalled, site)
     await bench.holder("good", good, site)
     await fetch(site)
     assert await site.store.read(BLOB) == DATA
-    assert set(good.served) == set(range(3, MANIFEST.segments))
+    assert len(stalled.served) <= 3
+    assert len(good.served) >= MANIFEST.segments - 3
     assert site.banned() == 0
 
 
@@ -299,7 +308,7 @@ async def test_many_who_want_one_blob_cause_one_transfer(bench: Bench) -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         source.go.set()
     assert len(done) == 5
-    assert source.served == list(range(MANIFEST.segments))
+    assert sorted(source.served) == list(range(MANIFEST.segments))
     assert totals == [{MANIFEST.wire_bytes}] * 5
 
 
@@ -392,6 +401,7 @@ async def test_a_stopping_service_tells_who_waits(bench: Bench) -> None:
         trust=trust,
         store=store,
         holders=lambda digest: site.peers,
+        find_peer=lambda node: None,
         metrics=Metrics(),
         log=bench.log,
     )
@@ -422,7 +432,7 @@ async def test_transfers_are_bounded(bench: Bench) -> None:
         for number in range(WAITING_MAX + 100):
             digest = digest_of(number.to_bytes(4))
             try:
-                site.exchange._start(digest, NAMED)
+                site.exchange._start(digest, NAMED, urgent=True)
             except Overloaded:
                 break
         else:

@@ -66,11 +66,11 @@ def scenario(data_dir: Path, step: Step, ack: Ack) -> None:
     ack("wire A")
     core.put(C, "module", None)
     made = wire.make(digest_of(C))
-    segments = [wire.segment(made.blob, i) for i in range(made.segments)]
+    segments = [wire.segments(made.blob, [i])[0] for i in range(made.segments)]
     core.delete(digest_of(C))
     fetch = wire.begin(made)
     for index, segment in enumerate(segments):
-        fetch.write(index, segment)
+        fetch.write([(index, segment)])
         ack(f"segment {index}")
     fetch.finish()
     ack("fetch C")
@@ -114,7 +114,7 @@ def check(data_dir: Path, acked: list[str], made: Manifest | None = None) -> Non
         if blob.row.manifest is not None:
             manifest = wire.manifest(digest)
             for index in range(manifest.segments):
-                wire.segment(digest, index)
+                wire.segments(digest, [index])[0]
     for what, data in (("put A", A), ("put B", B), ("fetch C", C)):
         if what in acked:
             assert core.read(digest_of(data)) == data, what
@@ -202,7 +202,7 @@ def wire_of(raw: bytes, near: Path) -> tuple[Manifest, list[bytes]]:
         opened = opening(Path(name))
         wire = WireForms(opened.core, zstd_level=1)
         manifest = wire.make(opened.core.put(raw, "module", None).digest)
-        segments = [wire.segment(manifest.blob, i) for i in range(manifest.segments)]
+        segments = [wire.segments(manifest.blob, [i])[0] for i in range(manifest.segments)]
         close(opened)
     return manifest, segments
 
@@ -349,7 +349,7 @@ def fetch_b(opened: Opened, wire: WireForms) -> None:
     manifest, segments = wire_of(B, opened.core.layout.root.parent)
     fetch = wire.begin(manifest)
     for index, segment in enumerate(segments):
-        fetch.write(index, segment)
+        fetch.write([(index, segment)])
     fetch.finish()
 
 

@@ -112,7 +112,7 @@ async def test_fetch_on_a_full_disk_resumes(small_disk: Path, tmp_path: Path) ->
     fetch = await store.begin_partial(manifest)
     ballast = small_disk / "ballast"
     for index, segment in enumerate(segments):
-        await fetch.write(index, segment)
+        await fetch.write([(index, segment)])
     with ballast.open("wb") as file, pytest.raises(OSError, match="No space"):
         file.write(bytes(TMPFS_BYTES))
     with pytest.raises(DiskFull):

@@ -1,383 +1,227 @@
-"""protocol.exchange: one holder at a time, verified segments only, fail over, resume. SPEC §10."""
+"""protocol.exchange: which source is asked for what, and when. SPEC §10.5."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 
-import pytest
-import zstandard
+from exchange_support import ALL, CONFIG, FRAMES, MANIFEST, A, B, C, D, Rig, blob_of
 
-from protocol.errors import LocalProtocolError
-from protocol.exchange import SOURCES_MAX, Fetch
+from protocol.bitsets import bits_of, decode_bits, encode_bits
 from protocol.exchange_events import (
     Close,
     Completed,
     Dial,
-    Event,
-    Failed,
     FetchConfig,
-    HoldersWanted,
+    FetchersNamed,
     ManifestVerified,
     SegmentVerified,
     Send,
     SourceBanned,
-    SourceLost,
-    Transmit,
 )
-from protocol.ids import Digest, NodeId, digest_of
 from protocol.manifest import (
-    Manifest,
-    build_manifest,
     encode_manifest,
     manifest_digest,
-    segment_bytes_for,
 )
 from protocol.streams import (
-    ErrorReply,
-    GetManifest,
+    Cancel,
+    GetAny,
     GetSegment,
+    Have,
     ManifestReply,
-    Pong,
-    Reply,
+    Nothing,
+    Offer,
     SegmentReply,
+    Want,
 )
 
-A, B, C = (NodeId(letter * 32) for letter in "abc")
-DATA = random.Random(1).randbytes(600_000)
 
-
-def blob_of(data: bytes) -> tuple[Manifest, list[bytes]]:
-    size = segment_bytes_for(len(data))
-    frames = [zstandard.compress(data[at : at + size], 1) for at in range(0, len(data), size)]
-    return build_manifest(digest_of(data), len(data), frames), frames
-
-
-MANIFEST, FRAMES = blob_of(DATA)
-
-
-class Rig:
-    """A machine with its outputs drained after each input."""
-
-    def __init__(
-        self,
-        *peers: NodeId,
-        expected: Digest | None = None,
-        blob: Digest = MANIFEST.blob,
-        config: FetchConfig | None = None,
-    ) -> None:
-        self.now = 100.0
-        self.fetch = Fetch(blob, expected or manifest_digest(MANIFEST), config=config, now=self.now)
-        assert self.events() == [HoldersWanted()]
-        self.fetch.offer(peers, self.now)
-
-    def events(self) -> list[Event]:
-        return list(iter(self.fetch.poll_event, None))
-
-    def sent(self) -> list[Transmit]:
-        return list(iter(self.fetch.poll_transmit, None))
-
-    def asked(self) -> list[GetManifest | GetSegment]:
-        return [item.message for item in self.sent() if isinstance(item, Send)]
-
-    def connect(self, peer: NodeId) -> GetManifest:
-        assert Dial(peer) in self.sent()
-        self.fetch.connected(peer, self.now)
-        (message,) = self.asked()
-        assert isinstance(message, GetManifest)
-        return message
-
-    def reply(self, message: Reply, body: bytes = b"", peer: NodeId = A) -> None:
-        self.fetch.receive(message, body, peer, self.now)
-
-    def start(self, peer: NodeId = A, present: Iterable[int] = ()) -> list[GetSegment]:
-        """Through the manifest; what is asked for next."""
-        request = self.connect(peer)
-        self.reply(ManifestReply(request.id), encode_manifest(MANIFEST), peer)
-        assert self.events() == [ManifestVerified(MANIFEST)]
-        self.fetch.resume(present, self.now)
-        return self.segments()
-
-    def segments(self) -> list[GetSegment]:
-        asked = self.asked()
-        assert all(isinstance(message, GetSegment) for message in asked)
-        return [message for message in asked if isinstance(message, GetSegment)]
-
-    def give(self, request: GetSegment, peer: NodeId = A) -> None:
-        self.reply(SegmentReply(request.id, request.index), FRAMES[request.index], peer)
-
-    def wait(self) -> None:
-        deadline = self.fetch.next_deadline()
-        assert deadline is not None
-        self.now = max(self.now, deadline)
-        self.fetch.on_timer(self.now)
-
-
-def test_a_whole_fetch_from_the_nearest_holder() -> None:
-    rig = Rig(A, B)
+def test_a_whole_fetch_from_one_holder() -> None:
+    rig = Rig(A)
+    assert rig.sent() == [Dial(A)]
     asked = rig.start(A)
-    got = []
+    got: list[int] = []
     while asked:
         request = asked.pop(0)
-        rig.give(request)
-        got += rig.events()
-        asked += rig.segments() if len(got) < MANIFEST.segments else []
-    assert got[:-1] == [SegmentVerified(i, FRAMES[i], A) for i in range(MANIFEST.segments)]
-    assert got[-1] == Completed()
-    assert rig.sent() == [Close(A)]
+        assert isinstance(request, GetAny)
+        got.append(rig.give(request, len(got)))
+        asked += rig.segments()
+    events = rig.events()
+    assert events == [SegmentVerified(i, FRAMES[i], A) for i in ALL]
+    rig.fetch.stored(ALL, rig.now)
+    assert rig.events() == [Completed()]
+    *news, close = rig.sent()
+    assert close == Close(A)
+    assert [item.message.indices for item in news if isinstance(item, Send)] == [tuple(ALL)]  # type: ignore[union-attr]
     assert rig.fetch.next_deadline() is None
     rig.fetch.on_timer(1e9)
     rig.fetch.failed(A, "late", 1e9)
     rig.fetch.offer([C], 1e9)
-    assert rig.events() == []
-    assert rig.sent() == []
+    rig.fetch.wanted_by(D, b"", 1e9)
+    rig.fetch.stored([1], 1e9)
+    assert (rig.events(), rig.sent()) == ([], [])
 
 
-def test_only_what_is_missing_is_asked_for() -> None:
+def test_no_more_is_asked_of_a_seed_than_there_is_to_get() -> None:
     rig = Rig(A)
-    present = set(range(MANIFEST.segments)) - {2, 5}
-    asked = rig.start(A, present)
-    assert [message.index for message in asked] == [2, 5]
-    rig.give(asked[1])  # any order
-    rig.give(asked[0])
-    assert [type(event) for event in rig.events()] == [
-        SegmentVerified,
-        SegmentVerified,
-        Completed,
-    ]
+    asked = rig.start(A, present=set(ALL) - {2, 5})
+    assert [type(message) for message in asked] == [GetAny, GetAny]
+    rig.give(asked[1], 5)
+    rig.give(asked[0], 2)
+    assert rig.store() == [5, 2]
+    assert rig.events() == [Completed()]
 
 
 def test_nothing_missing_completes_at_once() -> None:
     rig = Rig(A)
-    assert rig.start(A, range(MANIFEST.segments)) == []
+    assert rig.start(A, ALL) == []
     assert rig.events() == [Completed()]
 
 
-def test_the_window_bounds_what_is_asked_for_at_once() -> None:
-    config = FetchConfig(window_bytes=3 * max(MANIFEST.wire_lengths))
-    rig = Rig(A, config=config)
-    asked = rig.start(A)
-    assert [message.index for message in asked] == [0, 1, 2]
-    rig.give(asked[0])
-    assert [message.index for message in rig.segments()] == [3]
-    narrow = Rig(A, config=FetchConfig(window_bytes=1))
-    assert len(narrow.start(A)) == FetchConfig().window_segments_min
-
-
-def test_no_holder_at_all() -> None:
-    rig = Rig()
-    assert rig.events() == [Failed(())]
-    assert rig.fetch.next_deadline() is None
-
-
-def test_dead_holders_are_tried_in_order_then_once_more_then_it_fails() -> None:
-    rig = Rig(A, B)
-    dialled = []
-    seen: list[Event] = []
-    for _ in range(4):
-        (peer,) = (item.peer for item in rig.sent() if isinstance(item, Dial))
-        dialled.append(peer)
-        rig.fetch.failed(peer, "refused", rig.now)
-        seen += rig.events()
-        if len(dialled) == 2:
-            assert rig.sent() == [Close(B)]
-            rig.wait()
-    assert dialled == [A, B, A, B]
-    assert seen == [*(SourceLost(peer, "refused") for peer in dialled), HoldersWanted()]
-    rig.fetch.offer([B, A], rig.now)
-    assert rig.events() == [Failed(((A, "refused"), (B, "refused")))]
-
-
-def test_a_holder_that_cannot_be_reached_in_time_is_left() -> None:
-    rig = Rig(A, B)
-    assert rig.sent() == [Dial(A)]
-    rig.fetch.heard(A, rig.now + 100)  # nothing was connected, so nothing can be heard
-    rig.wait()
-    assert rig.now == 100 + FetchConfig().connect_timeout_s
-    assert rig.sent() == [Close(A), Dial(B)]
-    assert rig.events() == [SourceLost(A, "no connection in 3 s")]
-    rig.fetch.connected(A, rig.now)  # too late
-    assert rig.sent() == []
-
-
-def test_a_stalled_holder_is_left_and_what_it_owed_is_asked_of_the_next() -> None:
-    rig = Rig(A, B)
-    asked = rig.start(A)
-    rig.give(asked[0])
-    assert rig.events() == [SegmentVerified(0, FRAMES[0], A)]
-    rig.now += 4.9
-    rig.fetch.on_timer(rig.now)
-    assert rig.events() == []
-    rig.wait()
-    assert rig.now == 105.0
-    assert rig.sent()[-2:] == [Close(A), Dial(B)]
-    assert rig.events() == [SourceLost(A, "sent nothing for 5 s")]
-    rig.fetch.connected(B, rig.now)
-    assert [message.index for message in rig.segments()] == list(range(1, MANIFEST.segments))
-    rig.give(asked[1])  # A's, from a closed connection
-    assert rig.events() == []
-
-
-def test_bytes_keep_a_slow_holder_but_not_for_ever() -> None:
-    rig = Rig(A, B)
-    rig.start(A)
-    lost: list[Event] = []
-    while not lost:
-        rig.now += 4
-        rig.fetch.heard(A, rig.now)
-        rig.fetch.on_timer(rig.now)
-        lost = rig.events()
-    assert lost == [SourceLost(A, "no whole reply in 60 s")]
-    assert rig.now == 160
-
-
-def test_wrong_bytes_ban_the_holder_and_the_next_one_serves() -> None:
-    rig = Rig(A, B)
-    asked = rig.start(A)
-    wrong = bytearray(FRAMES[0])
-    wrong[len(wrong) // 2] ^= 1
-    rig.reply(SegmentReply(asked[0].id, 0), bytes(wrong))
-    (event,) = rig.events()
-    assert isinstance(event, SourceBanned)
-    assert event.peer == A
-    assert rig.sent() == [Close(A), Dial(B)]
-    rig.fetch.connected(B, rig.now)
-    asked = rig.segments()
-    rig.fetch.failed(B, "gone", rig.now)
-    assert rig.events() == [SourceLost(B, "gone")]
-    rig.wait()
-    assert rig.sent() == [Close(B), Dial(B)], "A is never asked again"
-    rig.fetch.failed(B, "gone", rig.now)
-    assert rig.events() == [SourceLost(B, "gone"), HoldersWanted()]
-    rig.fetch.offer([A, B], rig.now)
-    (failed,) = rig.events()
-    assert isinstance(failed, Failed)
-    assert dict(failed.reasons)[A].startswith("segment: 0")
-
-
-def test_a_link_that_carries_something_is_tried_again_and_again() -> None:
+def test_a_stale_seed_is_asked_by_index() -> None:
     rig = Rig(A)
-    asked = rig.start(A)
-    for _ in range(MANIFEST.segments - 1):
-        rig.give(asked[0])
-        rig.fetch.failed(A, "reset", rig.now)
-        rig.sent()
-        rig.wait()
-        assert rig.sent() == [Dial(A)]
-        rig.fetch.connected(A, rig.now)
-        asked = rig.segments()
-    rig.give(asked[0])
-    assert rig.events()[-1] == Completed()
+    first, *_ = rig.start(A)
+    rig.reply(SegmentReply(first.id, 3, False), FRAMES[3])
+    (request,) = rig.segments()
+    assert isinstance(request, GetSegment)
+    assert request.index != 3
+    # and one that finds nothing to give likewise
+    other = Rig(A)
+    first, *_ = other.start(A)
+    other.reply(Nothing(first.id))
+    assert all(isinstance(message, GetSegment) for message in other.segments())
 
 
-@pytest.mark.parametrize(
-    ("reply", "body"),
-    [
-        (SegmentReply(99, 0), FRAMES[0]),
-        (SegmentReply(1, 1), FRAMES[1]),
-        (SegmentReply(1, 0), FRAMES[0] + b"x"),
-        (SegmentReply(1, 0), b""),
-        (ManifestReply(1), encode_manifest(MANIFEST)),
-        (Pong(1), b""),
-    ],
-    ids=["unasked", "other index", "longer", "empty", "manifest", "pong"],
-)
-def test_a_reply_nobody_asked_for_bans(reply: Reply, body: bytes) -> None:
-    rig = Rig(A)
-    assert rig.start(A)[0] == GetSegment(1, MANIFEST.blob, 0)
-    rig.reply(reply, body)
-    assert [type(event) for event in rig.events()] == [SourceBanned, HoldersWanted]
-
-
-def test_a_manifest_that_is_not_the_record_s_bans() -> None:
-    other, _ = blob_of(DATA[:-1])
-    for body in (encode_manifest(other), encode_manifest(MANIFEST)[:-1], b""):
-        rig = Rig(A, B)
-        request = rig.connect(A)
-        rig.reply(ManifestReply(request.id), body)
-        assert [type(event) for event in rig.events()] == [SourceBanned]
-        assert rig.sent() == [Close(A), Dial(B)]
-
-
-def test_a_segment_in_place_of_the_manifest_bans() -> None:
-    rig = Rig(A)
-    request = rig.connect(A)
-    rig.reply(SegmentReply(request.id, 0), FRAMES[0])
-    assert isinstance(rig.events()[0], SourceBanned)
-
-
-@pytest.mark.parametrize("body", [b"", b"\xc1", encode_manifest(blob_of(b"other")[0])])
-def test_a_record_that_names_a_wrong_manifest_fails_at_once(body: bytes) -> None:
-    """Every holder would serve the same: nobody is banned for it, nobody else is asked."""
-    rig = Rig(A, B, expected=digest_of(body))
-    request = rig.connect(A)
-    rig.reply(ManifestReply(request.id), body)
-    (event,) = rig.events()
-    assert isinstance(event, Failed)
-    assert event.reasons[0][0] is None
-    assert rig.sent() == [Close(A)]
-
-
-def test_a_holder_without_the_blob_is_not_asked_twice() -> None:
-    rig = Rig(A, B)
-    request = rig.connect(A)
-    rig.reply(ErrorReply(request.id, "blob-not-found", "gone"))
-    assert rig.events() == [SourceLost(A, "blob-not-found: gone")]
-    request = rig.connect(B)
-    rig.reply(ErrorReply(request.id, "overloaded", "later"), peer=B)
+def test_the_window_grows_with_the_rate_and_is_bounded() -> None:
+    data = random.Random(2).randbytes(6_000_000)
+    manifest, frames = blob_of(data)
+    config = FetchConfig(window_bytes=10 * max(manifest.wire_lengths))
+    rig = Rig(A, expected=manifest_digest(manifest), blob=manifest.blob, config=config)
+    want, request = rig.connect(A)
+    assert request is not None
+    rig.reply(Offer(want.id, True, ()))
+    rig.reply(ManifestReply(request.id), encode_manifest(manifest))
     rig.events()
-    rig.sent()
-    rig.wait()
-    assert rig.sent() == [Dial(B)]
+    rig.fetch.resume((), rig.now)
+    asked = rig.segments()
+    assert len(asked) == config.window_segments_first
+    most = 0
+    for index in range(manifest.segments):
+        rig.now += 0.001
+        rig.reply(SegmentReply(asked.pop(0).id, index, True), frames[index])
+        asked += rig.segments()
+        most = max(most, len(asked))
+    assert most == 10
 
 
-def test_offers_are_bounded_and_counted_once() -> None:
+def test_a_slow_source_has_the_smallest_window() -> None:
     rig = Rig(A)
-    rig.fetch.offer([A, B, A], rig.now)
-    rig.fetch.offer([NodeId(f"{n:032x}") for n in range(200)], rig.now)
-    assert len(rig.fetch._sources) == SOURCES_MAX
-    assert rig.sent() == [Dial(A)]
+    asked = rig.start(A)
+    for index in range(8):
+        rig.now += 1.0
+        rig.give(asked.pop(0), index)
+        asked += rig.segments()
+    assert len(asked) == CONFIG.window_segments_min
 
 
-def test_a_holder_learned_of_later_is_used() -> None:
+def test_rarest_first_and_every_source_at_once() -> None:
+    rig = Rig(A, B, C)
+    assert rig.sent() == [Dial(A), Dial(B)]
+    # B and C have most; 4 is only at B, 9 only at C: each is asked for that first
+    asked_a = rig.start(A)
+    rig.reply(SegmentReply(asked_a[0].id, 0, False), FRAMES[0])
+    asked_b = rig.join(B, {1, 2, 3, 4})
+    asked_c = rig.join(C, {1, 2, 3, 9})
+    assert asked_c[0].index == 9  # type: ignore[union-attr]
+    assert {message.index for message in asked_b} <= {1, 2, 3, 4}  # type: ignore[union-attr]
+    indices = [m.index for m in asked_b + asked_c]  # type: ignore[union-attr]
+    assert len(set(indices)) == len(indices), "nothing twice"
+
+
+def test_news_of_other_fetchers_is_used() -> None:
     rig = Rig(A)
-    rig.reply(ErrorReply(rig.connect(A).id, "blob-not-found", ""))
-    assert rig.events() == [SourceLost(A, "blob-not-found: "), HoldersWanted()]
-    rig.fetch.offer([A, C], rig.now)
-    assert rig.sent() == [Close(A), Dial(C)]
-    rig.fetch.connected(C, rig.now)
-    assert rig.events() == []
-
-
-def test_the_manifest_survives_the_holder_it_came_from() -> None:
-    rig = Rig(A, B)
-    request = rig.connect(A)
-    rig.reply(ManifestReply(request.id), encode_manifest(MANIFEST))
-    rig.fetch.failed(A, "gone", rig.now)
-    assert rig.sent() == [Close(A), Dial(B)]
-    rig.fetch.connected(B, rig.now)
-    assert rig.sent() == [], "not before it is known what is on disk"
-    assert rig.fetch.next_deadline() is None, "that is the driver's time"
-    rig.fetch.resume([], rig.now)
-    assert rig.segments()[0].index == 0
-
-
-def test_resume_answers_the_manifest_once() -> None:
-    rig = Rig(A)
-    with pytest.raises(LocalProtocolError):
-        rig.fetch.resume([], rig.now)
     rig.start(A)
-    with pytest.raises(LocalProtocolError):
-        rig.fetch.resume([], rig.now)
+    rig.fetch.meet([B], rig.now)
+    assert Dial(B) in rig.sent()
+    assert rig.join(B, ()) == []
+    rig.fetch.have(B, [4, 5], rig.now)
+    assert {message.index for message in rig.segments(B)} == {4, 5}  # type: ignore[union-attr]
+    rig.fetch.have(B, [MANIFEST.segments], rig.now)
+    assert SourceBanned(B, "have: announces segments that do not exist") in rig.events()
 
 
-def test_what_strangers_say_is_ignored() -> None:
+def test_news_before_the_manifest_counts_too() -> None:
+    rig = Rig(A, B)
+    rig.connect(B)
+    rig.fetch.have(B, [3], rig.now)
+    want, _ = rig.connect(A)
+    rig.reply(Offer(want.id, False, ()), b"")
+    rig.reply(ManifestReply(2), encode_manifest(MANIFEST), B)
+    assert rig.events() == [ManifestVerified(MANIFEST)]
+    rig.fetch.resume((), rig.now)
+    assert [m.index for m in rig.segments(B)] == [3]  # type: ignore[union-attr]
+
+
+def test_a_fetcher_that_asks_this_node_is_a_source() -> None:
     rig = Rig(A)
+    rig.start(A)
+    rig.fetch.wanted_by(B, b"", rig.now)
+    assert rig.sent() == [Dial(B)]
+    rig.join(B, ())
+    rig.fetch.wanted_by(B, encode_bits(bits_of([6]), MANIFEST.segments), rig.now)
+    assert [m.index for m in rig.segments(B)] == [6]  # type: ignore[union-attr]
+    rig.fetch.wanted_by(B, b"\xff" * 9, rig.now)
+    assert [type(event) for event in rig.events()] == [SourceBanned]
+
+
+def test_named_fetchers_are_told_to_the_driver() -> None:
+    rig = Rig(A)
+    want, _ = rig.connect(A)
+    rig.reply(Offer(want.id, True, (B, C)))
+    assert rig.events() == [FetchersNamed((B, C))]
+
+
+def test_what_is_on_disk_is_announced_in_one_notice() -> None:
+    rig = Rig(A)
+    asked = rig.start(A)
+    rig.fetch.meet([B], rig.now)
+    rig.join(B, ())
+    for index, request in enumerate(asked):
+        rig.give(request, index)
     rig.sent()
-    rig.reply(Pong(0), peer=C)
-    rig.reply(Pong(0), peer=A)  # dialled, not connected
-    rig.fetch.failed(C, "x", rig.now)
-    rig.fetch.connected(C, rig.now)
-    rig.fetch.heard(C, rig.now)
-    assert rig.events() == []
-    assert rig.sent() == []
+    rig.wait(1.0)
+    assert not any(isinstance(message, Have) for message in rig.asked()), "not on disk yet"
+    stored = rig.store()
+    rig.wait(CONFIG.announce_delay_s)
+    notices = [item for item in rig.sent() if isinstance(item, Send)]
+    haves = [item for item in notices if isinstance(item.message, Have)]
+    assert {item.peer for item in haves} == {A, B}
+    assert all(item.message == Have(MANIFEST.blob, tuple(stored)) for item in haves)
+
+
+def test_a_want_says_what_is_here() -> None:
+    rig = Rig(A)
+    rig.start(A, present={1, 2})
+    rig.fetch.meet([B], rig.now)
+    rig.sent()
+    rig.fetch.connected(B, rig.now)
+    bodies = [s.body for s in rig.sent() if isinstance(s, Send) and isinstance(s.message, Want)]
+    assert [decode_bits(body, MANIFEST.segments) for body in bodies] == [0b110]
+
+
+def test_the_endgame_asks_others_too_and_cancels() -> None:
+    rig = Rig(A)
+    asked = rig.start(A, present=set(ALL) - {2, 5})
+    rig.reply(SegmentReply(asked[0].id, 2, False), FRAMES[2])
+    rig.reply(Nothing(asked[1].id))
+    (late,) = rig.segments(A)
+    assert late.index == 5  # type: ignore[union-attr]
+    rig.fetch.meet([B], rig.now)
+    assert rig.join(B, {5}) == [], "A was asked only now"
+    rig.wait(CONFIG.endgame_age_s + 0.2)
+    (again,) = rig.segments(B)
+    assert again.index == 5  # type: ignore[union-attr]
+    rig.give(again, peer=B)
+    assert Send(A, Cancel(late.id)) in rig.sent()
+    rig.reply(SegmentReply(late.id, 5, False), FRAMES[5])
+    assert rig.fetch.wasted_bytes == len(FRAMES[5])
+    assert rig.store() == [2, 5]

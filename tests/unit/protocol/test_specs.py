@@ -73,8 +73,8 @@ def test_specs_are_bounded_and_strict() -> None:
         decode_spec(unknown)
 
 
-FRAMES = [b"a" * 50_000, b"b" * 40_000, b"c" * 10]
-RAW = 2 * 64 * 1024 + 5
+FRAMES = [b"a" * 12_500, b"b" * 10_000, b"c" * 10]
+RAW = 2 * 16 * 1024 + 5
 
 
 def test_a_manifest_says_where_everything_is() -> None:
@@ -83,8 +83,8 @@ def test_a_manifest_says_where_everything_is() -> None:
     assert m.decode_manifest(encoded, expected=m.manifest_digest(made)) == made
     assert made.segments == 3
     assert made.wire_bytes == sum(map(len, FRAMES))
-    assert [made.raw_length(i) for i in range(3)] == [65536, 65536, 5]
-    assert [made.wire_offset(i) for i in range(3)] == [0, 50_000, 90_000]
+    assert [made.raw_length(i) for i in range(3)] == [16384, 16384, 5]
+    assert [made.wire_offset(i) for i in range(3)] == [0, 12_500, 22_500]
     for index, frame in enumerate(FRAMES):
         made.check_segment(index, frame)
 
@@ -105,12 +105,12 @@ def test_wrong_segments_are_refused(index: int, wire: bytes) -> None:
         {"blob": "x"},
         {"raw_bytes": 0},
         {"raw_bytes": m.BLOB_BYTES_MAX + 1},
-        {"raw_bytes": RAW + 65536},
+        {"raw_bytes": RAW + 16384},
         {"segment_bytes": 1},
         {"segment_bytes": m.SEGMENT_BYTES_MAX + 1},
-        {"wire_lengths": (50_000, 40_000)},
-        {"wire_lengths": (50_000, 0, 10)},
-        {"wire_lengths": (50_000, 40_000, 5000)},
+        {"wire_lengths": (12_500, 10_000)},
+        {"wire_lengths": (12_500, 0, 10)},
+        {"wire_lengths": (12_500, 10_000, 5000)},
         {"wire_digests": b"x"},
     ],
 )
@@ -135,7 +135,8 @@ def test_manifest_bytes_are_bounded_and_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "segment"), [(1, 65536), (32 << 20, 131072), (36_000_000, 131072), (1 << 29, 262144)]
+    ("raw", "segment"),
+    [(1, 16384), (8 << 20, 32768), (32 << 20, 131072), (36_000_000, 131072), (1 << 29, 262144)],
 )
 def test_segment_size_follows_the_blob(raw: int, segment: int) -> None:
     assert m.segment_bytes_for(raw) == segment

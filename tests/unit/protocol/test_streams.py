@@ -5,21 +5,31 @@ from __future__ import annotations
 import pytest
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.ids import digest_of
+from protocol.ids import NodeId, digest_of
 from protocol.streams import (
+    BITMAP_BYTES_MAX,
     BODY_BYTES_MAX,
+    FETCHERS_MAX,
+    HAVE_INDICES_MAX,
     HEAD_BYTES_MAX,
     MANIFEST_BYTES_MAX,
     SEGMENT_WIRE_MAX,
+    SEGMENTS_MAX,
+    Cancel,
     ErrorReply,
+    GetAny,
     GetManifest,
     GetSegment,
+    Have,
     ManifestReply,
+    Nothing,
+    Offer,
     Ping,
     Pong,
     SegmentReply,
     Sync,
     SyncReply,
+    Want,
     encode_frame,
     frame_head,
     reply_reader,
@@ -27,11 +37,12 @@ from protocol.streams import (
 )
 
 BLOB = digest_of(b"x")
+NODE = NodeId("a" * 32)
 
 
 def test_golden_frames() -> None:
     assert encode_frame(Ping(7)).hex() == "000000050003920107"
-    assert encode_frame(SegmentReply(1, 2), b"abc").hex() == ("00000009000493440102616263")
+    assert encode_frame(SegmentReply(1, 2, True), b"abc").hex() == "0000000a000594440102c3616263"
     assert encode_frame(GetSegment(1, BLOB, 2))[:6].hex() == "000000480046"
 
 
@@ -42,6 +53,10 @@ def test_golden_frames() -> None:
         (Sync(0xFFFF_FFFF), b"s" * 1024),
         (GetManifest(1, BLOB), b""),
         (GetSegment(1, BLOB, 8191), b""),
+        (Want(1, BLOB), b"\xff" * BITMAP_BYTES_MAX),
+        (GetAny(1, BLOB), b""),
+        (Have(BLOB, tuple(range(7000, 7000 + HAVE_INDICES_MAX))), b""),
+        (Cancel(9), b""),
     ],
 )
 def test_requests_round_trip(message, body) -> None:  # type: ignore[no-untyped-def]
@@ -58,7 +73,10 @@ def test_requests_round_trip(message, body) -> None:  # type: ignore[no-untyped-
         (Pong(0), b""),
         (SyncReply(1), b"s" * 1024),
         (ManifestReply(1), b"m" * MANIFEST_BYTES_MAX),
-        (SegmentReply(1, 0), b"w" * SEGMENT_WIRE_MAX),
+        (SegmentReply(1, 0, False), b"w" * SEGMENT_WIRE_MAX),
+        (Offer(1, True, ()), b""),
+        (Offer(1, False, (NODE,) * FETCHERS_MAX), b"\x01" * BITMAP_BYTES_MAX),
+        (Nothing(1), b""),
         (ErrorReply(1, "blob-not-found", "t" * 200), b""),
     ],
 )
@@ -84,6 +102,9 @@ def test_replies_round_trip(message, body) -> None:  # type: ignore[no-untyped-d
         b"\x00\x00\x00\x06\x00\x04\x93\x01\x01\x01",  # a field more
         b"\x00\x00\x00\x03\x00\x01\xc1",
         encode_frame(GetSegment(1, BLOB, 0)).replace(BLOB.encode(), BLOB.upper().encode()),
+        encode_frame(Have(BLOB, (0,) * (HAVE_INDICES_MAX + 1))),
+        encode_frame(Have(BLOB, ())),
+        encode_frame(Have(BLOB, (SEGMENTS_MAX,))),
         encode_frame(GetSegment(1, BLOB, 0)).replace(BLOB.encode(), BLOB[:-1].encode() + b"\n"),
         b"\x00\x00\x00\x4a\x00\x48\x94\x04\x01\xd9\x40" + BLOB.encode() + b"\xcd\x20\x00",
     ],
@@ -100,7 +121,7 @@ def test_our_own_oversized_body_is_our_bug() -> None:
     with pytest.raises(LocalProtocolError):
         frame_head(Ping(1), 1)
     with pytest.raises(LocalProtocolError):
-        frame_head(SegmentReply(1, 0), SEGMENT_WIRE_MAX + 1)
+        frame_head(SegmentReply(1, 0, False), SEGMENT_WIRE_MAX + 1)
 
 
 def test_an_end_within_a_frame_shows() -> None:

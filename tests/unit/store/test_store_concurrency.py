@@ -44,7 +44,7 @@ async def test_mixed_work_on_few_blobs(store: BlobStore, reopen: Reopen) -> None
                     wires = [await store.wire_segment(digest, i) for i in range(manifest.segments)]
                     partial = await store.begin_partial(manifest)
                     for index, wire in enumerate(wires):
-                        await partial.write(index, wire)
+                        await partial.write([(index, wire)])
                     assert (await partial.finish()).digest == digest
                 outcomes.append(action)
             except StoreError as error:

@@ -15,8 +15,8 @@ from protocol.manifest import Manifest
 
 Reopen = Callable[[], Awaitable[BlobStore]]
 
-RAW = os.urandom(150_000) + bytes(150_000)
-"""Five segments of 64 KiB."""
+RAW = os.urandom(40_000) + bytes(40_000)
+"""Five segments of 16 KiB."""
 
 
 async def filled(store: BlobStore) -> tuple[Manifest, Digest, list[bytes]]:
@@ -125,7 +125,7 @@ async def test_a_fetch_resumes_from_what_is_left(store: BlobStore, data_dir: Pat
     partial = await store.begin_partial(manifest)
     assert partial.present == {0, 1, 3, 4}
     assert await store.rebuild(manifest.blob, name) is None
-    await partial.write(2, frames[2])
+    await partial.write([(2, frames[2])])
     assert (await partial.finish()).digest == manifest.blob, "the fetch was left alone"
     await check_whole(store, manifest, frames)
 
@@ -147,7 +147,7 @@ async def test_what_is_left_is_added_to_a_fetch_under_way(store: BlobStore, data
     manifest, name, frames = await filled(store)
     await store.delete(manifest.blob)
     partial = await store.begin_partial(manifest)
-    await partial.write(2, frames[2])
+    await partial.write([(2, frames[2])])
     await store.put(RAW, kind="module")
     assert await store.make_manifest(manifest.blob) == manifest
     flip(wire_file(data_dir, manifest.blob), manifest.wire_offset(2) + 5)
@@ -156,7 +156,7 @@ async def test_what_is_left_is_added_to_a_fetch_under_way(store: BlobStore, data
     assert await store.rebuild(manifest.blob, name), "2 from the fetch, the others from the blob"
     await check_whole(store, manifest, frames)
     with pytest.raises(Conflict):
-        await partial.write(0, frames[0])
+        await partial.write([(0, frames[0])])
 
 
 async def test_nothing_to_rebuild_from(store: BlobStore) -> None:

@@ -19,8 +19,8 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest, digest_of
 from protocol.manifest import Manifest, build_manifest, decode_manifest, encode_manifest
 
-RAW = os.urandom(150_000) + bytes(150_000)
-"""Five segments of 64 KiB, compressible and not."""
+RAW = os.urandom(40_000) + bytes(40_000)
+"""Five segments of 16 KiB, compressible and not."""
 
 
 async def wire_of(store: BlobStore, raw: bytes = RAW) -> tuple[Manifest, list[bytes]]:
@@ -117,14 +117,14 @@ async def test_making_from_a_damaged_blob_quarantines_it(store: BlobStore) -> No
 async def test_fetch_keeps_the_exact_wire_bytes(store: BlobStore) -> None:
     # Frames at another level than this store's: what came is what is passed on.
     frames = [
-        zstandard.ZstdCompressor(level=19).compress(RAW[i : i + 65536])
-        for i in range(0, len(RAW), 65536)
+        zstandard.ZstdCompressor(level=19).compress(RAW[i : i + 16384])
+        for i in range(0, len(RAW), 16384)
     ]
     manifest = build_manifest(digest_of(RAW), len(RAW), frames)
     partial = await store.begin_partial(manifest)
     assert partial.present == frozenset()
     for index in reversed(range(manifest.segments)):
-        await partial.write(index, frames[index])
+        await partial.write([(index, frames[index])])
     info = await partial.finish()
     assert (info.kind, info.size_bytes) == ("module", len(RAW))
     assert await store.read(info.digest) == RAW
@@ -132,7 +132,7 @@ async def test_fetch_keeps_the_exact_wire_bytes(store: BlobStore) -> None:
     served = [await store.wire_segment(info.digest, i) for i in range(manifest.segments)]
     assert served == frames
     with pytest.raises(Conflict):
-        await partial.write(0, frames[0])
+        await partial.write([(0, frames[0])])
     await partial.discard()
     assert store.info(info.digest) == info
 
@@ -141,7 +141,7 @@ async def test_fetched_artifacts_are_known_by_their_magic(store: BlobStore) -> N
     raw = b"\x7fELF" + os.urandom(100)
     frame = zstandard.ZstdCompressor().compress(raw)
     partial = await store.begin_partial(build_manifest(digest_of(raw), len(raw), [frame]))
-    await partial.write(0, frame)
+    await partial.write([(0, frame)])
     assert (await partial.finish()).kind == "artifact"
 
 
@@ -151,8 +151,8 @@ async def test_resume_after_restart(
     manifest, frames = await wire_of(store)
     await store.delete(manifest.blob)
     partial = await store.begin_partial(manifest)
-    await partial.write(1, frames[1])
-    await partial.write(4, frames[4])
+    await partial.write([(1, frames[1])])
+    await partial.write([(4, frames[4])])
     with pytest.raises(StoreError, match="3 segments"):
         await partial.finish()
     store = await reopen()
@@ -165,7 +165,7 @@ async def test_resume_after_restart(
     partial = await store.begin_partial(manifest)
     assert partial.present == {4}
     for index in set(range(manifest.segments)) - partial.present:
-        await partial.write(index, frames[index])
+        await partial.write([(index, frames[index])])
     await partial.finish()
     assert await store.read(manifest.blob) == RAW
     assert list((data_dir / "partial").iterdir()) == []
@@ -179,9 +179,9 @@ async def test_wrong_segments_are_refused_one_by_one(store: BlobStore) -> None:
     wrong[-1] ^= 1
     for index, wire in ((0, bytes(wrong)), (0, frames[1]), (0, b""), (-1, b""), (99, frames[0])):
         with pytest.raises(DigestMismatch):
-            await partial.write(index, wire)
+            await partial.write([(index, wire)])
     for index, frame in enumerate(frames):
-        await partial.write(index, frame)
+        await partial.write([(index, frame)])
     assert (await partial.finish()).digest == manifest.blob
 
 
@@ -208,7 +208,7 @@ async def test_a_manifest_that_lies_makes_nothing(
     except RemoteProtocolError:
         assert what == "bomb", "its frame is larger than its raw bytes"
         return
-    await partial.write(0, frame)
+    await partial.write([(0, frame)])
     with pytest.raises(DigestMismatch):
         await partial.finish()
     assert store.info(manifest.blob) is None
@@ -237,15 +237,15 @@ async def test_the_newest_user_of_a_partial_wins(store: BlobStore) -> None:
     manifest, frames = await wire_of(store)
     await store.delete(manifest.blob)
     old = await store.begin_partial(manifest)
-    await old.write(0, frames[0])
+    await old.write([(0, frames[0])])
     new = await store.begin_partial(manifest)
     assert new.present == {0}
-    for call in (lambda: old.write(1, frames[1]), old.finish):
+    for call in (lambda: old.write([(1, frames[1])]), old.finish):
         with pytest.raises(Conflict):
             await call()
     await old.discard()
     for index in range(1, manifest.segments):
-        await new.write(index, frames[index])
+        await new.write([(index, frames[index])])
     await new.finish()
     assert await store.read(manifest.blob) == RAW
 
@@ -262,9 +262,9 @@ async def test_abandoned_fetches_are_bounded(
             (frame, await store.begin_partial(build_manifest(digest_of(raw), 100, [frame])))
         )
     with pytest.raises(Conflict):
-        await fetches[0][1].write(0, fetches[0][0])
+        await fetches[0][1].write([(0, fetches[0][0])])
     for frame, fetch in fetches[1:]:
-        await fetch.write(0, frame)
+        await fetch.write([(0, frame)])
         await fetch.finish()
 
 
@@ -272,7 +272,7 @@ async def test_discard_removes_the_bytes(store: BlobStore, data_dir: Path) -> No
     manifest, frames = await wire_of(store)
     await store.delete(manifest.blob)
     partial = await store.begin_partial(manifest)
-    await partial.write(0, frames[0])
+    await partial.write([(0, frames[0])])
     await partial.discard()
     assert list((data_dir / "partial").iterdir()) == []
     assert (await store.begin_partial(manifest)).present == frozenset()
@@ -283,14 +283,14 @@ async def test_the_blob_arrives_another_way_during_the_fetch(store: BlobStore) -
     await store.delete(manifest.blob)
     partial = await store.begin_partial(manifest)
     for index, frame in enumerate(frames):
-        await partial.write(index, frame)
+        await partial.write([(index, frame)])
     await store.put(RAW, kind="module")
     info = await partial.finish()
     assert info.wire_bytes == manifest.wire_bytes
     assert await store.wire_segment(info.digest, 2) == frames[2]
     again = await store.begin_partial(manifest)
     for index, frame in enumerate(frames):
-        await again.write(index, frame)
+        await again.write([(index, frame)])
     assert await again.finish() == info
 
 
