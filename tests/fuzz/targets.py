@@ -54,12 +54,17 @@ from protocol.messages import Alive  # noqa: E402
 from protocol.records import decode_record, encode_record, verify_record  # noqa: E402
 from protocol.seal import Keyring, Seal  # noqa: E402
 from protocol.streams import (  # noqa: E402
+    Cancel,
+    GetAny,
     GetManifest,
     GetSegment,
+    Have,
     ManifestReply,
+    Offer,
     Ping,
     Pong,
     SegmentReply,
+    Want,
     encode_frame,
     reply_reader,
     request_reader,
@@ -230,9 +235,16 @@ def replies(data: bytes) -> None:
             pass
 
 
-HEADS = (Ping(1), GetManifest(2, DIGEST), GetSegment(3, DIGEST, 4))
-BODIED = (ManifestReply(2), SegmentReply(3, 4))
-REQUESTS = [encode_frame(head) for head in HEADS]
+HEADS = (
+    Ping(1),
+    GetManifest(2, DIGEST),
+    GetSegment(3, DIGEST, 4),
+    GetAny(4, DIGEST),
+    Have(DIGEST, (1, 2, 300)),
+    Cancel(5),
+)
+BODIED = (ManifestReply(2), SegmentReply(3, 4, True), Offer(5, False, ()))
+REQUESTS = [*(encode_frame(head) for head in HEADS), encode_frame(Want(6, DIGEST), b"body")]
 REPLIES = [encode_frame(Pong(1)), *(encode_frame(head, b"body") for head in BODIED)]
 
 
