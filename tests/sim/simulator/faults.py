@@ -26,6 +26,7 @@ DEFAULTS: Mapping[str, float] = {
     "skew": 2000.0,
     "drift": 0.01,
     "silent": 1.0,
+    "wire": 1.0,
 }
 MEANING: Mapping[str, str] = {
     "kill": "processes die and come back",
@@ -43,6 +44,7 @@ MEANING: Mapping[str, str] = {
     "skew": "wall clocks are wrong by up to so many ms, and jump",
     "drift": "monotonic clocks run up to this share too fast or too slow",
     "silent": "hosts without the process refuse nothing",
+    "wire": "every other node speaks wire version 1 only",
 }
 STORM = "kill,leave,pause,partition,oneway,torn,loss=0.05,dup,reorder,corrupt,jitter,skew,drift"
 
@@ -120,6 +122,8 @@ class Storm:
         )
         for node in sim.nodes:
             self._skew(node)
+            if faults.has("wire") and node.index % 2:
+                node.wire_version = 1
 
     def step(self) -> None:
         sim = self._sim

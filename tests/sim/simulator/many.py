@@ -14,7 +14,7 @@ from .simulation import SimulationFailure
 
 FRESH_FROM = 1_000_000
 """Fresh seeds are above, fixed ones below."""
-OPTIONAL = ("kill", "leave", "pause=8", "partition", "oneway", "torn", "wipe", "silent")
+OPTIONAL = ("kill", "leave", "pause=8", "partition", "oneway", "torn", "wipe", "silent", "wire")
 AMOUNTS = ("loss=0.15", "dup", "reorder", "corrupt", "jitter", "skew", "drift=0.02")
 TOPOLOGIES = ("", "", "", "aws8", "metro", "satellite")
 

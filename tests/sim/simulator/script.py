@@ -4,8 +4,9 @@ A block ends at an empty line; `#` starts a comment. Nodes are n0, n1 …, a lis
 or `all`. Outcomes are states and bounds, never measured times, so a file holds whatever a machine
 draws. Commands:
 
-  cluster nodes=N seed=K preset=P topology=T [silent] [apart]    starts all; `apart`: none
+  cluster nodes=N seed=K preset=P topology=T wire=1,2 [silent] [apart]   starts all; `apart`: none
   run S · kill N [torn] · start N [at=HOST] · pause N S · leave N · wipe N · add NAME
+  upgrade N WIRE, from its next start
   clock N MS [drift=D]
   split A | B · cut A -> B · heal · net loss=L dup=D reorder=R corrupt=C jitter=S
   deploy N F · remove N F · rollback N F · hold N TEXT · keys N K1,K2   (first seals)
@@ -23,6 +24,7 @@ from blake3 import blake3
 
 from protocol.ids import digest_of
 from protocol.presets import PRESETS
+from protocol.seal import WIRE_VERSION
 
 from .network import Conditions
 from .node import Node
@@ -139,6 +141,9 @@ class Player:
             network=Conditions(refuses="silent" not in words),
             topology=topology_of(pairs.get("topology", "")),
         )
+        versions = [int(one) for one in pairs.get("wire", str(WIRE_VERSION)).split(",")]
+        for node in self._sim.nodes:
+            node.wire_version = versions[node.index % len(versions)]
         if "apart" in words:
             return []
         self._sim.start_all()
@@ -157,6 +162,10 @@ class Player:
             if "at" in pairs:
                 self.sim.move(node, (pairs["at"], 7946))
             self.sim.start(node)
+
+    def _do_upgrade(self, words: list[str], pairs: dict[str, str]) -> None:
+        for node in self._nodes(words[0]):
+            node.wire_version = int(words[1])
 
     def _do_pause(self, words: list[str], pairs: dict[str, str]) -> None:
         for node in self._nodes(words[0]):
