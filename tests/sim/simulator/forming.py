@@ -13,7 +13,6 @@ from protocol.roster import Roster
 
 from .simulation import Simulation
 
-
 CIPHERS_MAX = 32_768
 
 
