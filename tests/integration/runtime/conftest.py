@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import byref, c_void_p
 from pathlib import Path
 
 import pytest
 import trio
+from processes import all_children
 
 from edged.config import RuntimeSection
 from edged.errors import ModuleRejected
@@ -118,3 +119,10 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     lab = Lab(tmp_path_factory.mktemp("lab"), RuntimeSection(), tier)
     yield lab
     lab.runtime.close()
+
+
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """This process's children since the test began: earlier tests may have left zombies."""
+    before = all_children()
+    return lambda: all_children() - before

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
+from processes import all_children
 from slow_module import slow_module
 
 from edged.config import RuntimeSection
@@ -29,19 +29,6 @@ from protocol.ids import Digest, digest_of
 ROOT = Path(__file__).parents[3]
 HELLO = (ROOT / "tests/fixtures/wat/hello.wat").read_bytes()
 MIB = 1024 * 1024
-
-
-def all_children(pid: int | str = "self") -> set[int]:
-    """A process's children, whichever thread started them; zombies too."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for listing in lists for child in listing.read_text().split()}
-
-
-@pytest.fixture
-def children() -> Callable[[], set[int]]:
-    """This process's children since the test began: earlier tests may have left zombies."""
-    before = all_children()
-    return lambda: all_children() - before
 
 
 def alive(pid: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -163,23 +163,18 @@ def nice_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
 
 
-def children() -> set[int]:
-    lists = Path("/proc/self/task").glob("*/children")
-    return {int(child) for listing in lists for child in listing.read_text().split()}
-
-
-async def a_child() -> int:
+async def a_child(children: Callable[[], set[int]]) -> int:
     while not (found := children()):
         await trio.sleep(0.01)
     return found.pop()
 
 
-async def test_the_background_is_behind_and_ends_when_cancelled(bench):
+async def test_the_background_is_behind_and_ends_when_cancelled(bench, children):
     bench.module.write_bytes(slow_module())
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.runtime.optimise, bench.module, bench.output)
-            child = await a_child()
+            child = await a_child(children)
             while nice_of(child) != nice_of(os.getpid()) + BACKGROUND_NICE:
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
@@ -233,7 +228,7 @@ async def standing_by(nursery: trio.Nursery, made: Workers) -> int:
     return made._standby.pid
 
 
-async def test_a_standby_does_the_next_job_and_has_a_successor(bench, monkeypatch):
+async def test_a_standby_does_the_next_job_and_has_a_successor(bench, monkeypatch, children):
     monkeypatch.setattr(compile_module, "STANDBY_DELAY_S", 0.01)
     await bench.write(sized(LARGE))
     made = workers()
@@ -251,7 +246,7 @@ async def test_a_standby_does_the_next_job_and_has_a_successor(bench, monkeypatc
     assert children() == set()
 
 
-async def test_a_standby_that_was_killed_costs_nothing_but_time(bench, monkeypatch):
+async def test_a_standby_that_was_killed_costs_nothing_but_time(bench, monkeypatch, children):
     monkeypatch.setattr(compile_module, "STANDBY_DELAY_S", 0.01)
     await bench.write(sized(LARGE))
     made = workers()
