@@ -195,6 +195,7 @@ class Fetch:
         have = sorted(present)
         self._ledger.begin(self.manifest.segments, have)
         self._news.add(have, now)
+        self._send_news()  # before anything is asked for: a seed sends what it believes we lack
         self._advance(now)
         self._ask_all(now)
         self._complete_if_done()
