@@ -51,6 +51,9 @@ FindPeer = Callable[[NodeId], Peer | None]
 
 QUEUE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Verified and not on disk: beyond, nothing more is asked for until half of it is."""
+GATHER_BYTES: Final = 1024 * 1024
+GATHER_S: Final = 0.003
+"""A thread hop costs as much as a segment: with less than that verified, more is waited for."""
 WRITE_BYTES: Final = 4 * 1024 * 1024
 """In one thread hop."""
 
@@ -282,6 +285,8 @@ class Transfer:
     async def _write(self) -> None:
         while True:
             await self._wake_writer.wait()
+            if self._verified_bytes < GATHER_BYTES:
+                await trio.sleep(GATHER_S)
             self._wake_writer = trio.Event()
             while self._verified:
                 assert self._partial is not None
