@@ -37,7 +37,7 @@ from .exchange_events import (
 )
 from .exchange_sources import Ask, Kind, Source, State
 from .ids import Digest, NodeId, digest_of
-from .ledger import Ledger, News
+from .ledger import Ledger, News, notices
 from .manifest import Manifest, decode_manifest
 from .rng import Rng
 from .streams import (
@@ -85,7 +85,7 @@ class Fetch:
         self._sources: dict[NodeId, Source] = {}
         self._ledger = Ledger()
         self._segment_bytes = 1  # of wire, on average
-        self._news = News(blob, self._config.announce_delay_s)
+        self._news = News(self._config, now)
         self._manifest_from: Source | None = None
         self._resumed = self._finished = self._starved = self._choked = self._yielding = False
         self._next_id = 0
@@ -350,6 +350,8 @@ class Fetch:
             if self._ledger.any_asked >= self._ledger.free.bit_count() and source.segments_asked:
                 return False
             request, ask = GetAny(self._id(), self.blob), Ask(Kind.ANY, 0, now)
+        elif self._is_dry(source, now):
+            return False
         else:
             index = self._choose(source, now)
             if index is None:
@@ -366,25 +368,28 @@ class Fetch:
     def _seeding(self, source: Source) -> bool:
         """Whether to take what the source likes to give: it has all, and spreads it among many
         fetchers. With several such and no other fetcher, their choices would only collide."""
-        if not source.complete or not source.seeds:
+        if not source.complete or not source.seeds or not self._ledger.free:
             return False
-        if not self._ledger.free:
+        others = [other for other in self._offering() if other is not source]
+        return not others or not all(other.complete for other in others)
+
+    def _is_dry(self, source: Source, now: float) -> bool:
+        """It has just sent the last of what it had sent to nobody: all of it is with others now,
+        and to ask those costs the one everybody depends on nothing."""
+        if not source.complete or source.seeds or now >= source.dry_at + self._config.dry_s:
             return False
-        others = [
-            other
-            for other in self._sources.values()
-            if other is not source and other.state is State.ACTIVE and other.offered
-        ]
-        return not all(other.complete for other in others) or not others
+        return not all(other.complete for other in self._offering())
+
+    def _offering(self) -> list[Source]:
+        return [s for s in self._sources.values() if s.state is State.ACTIVE and s.offered]
 
     def _choose(self, source: Source, now: float) -> int | None:
         """Rarest first, ties by chance; at the end also what others are slow with."""
         assert self.manifest is not None
         index = self._ledger.rarest(source, int(self._rng.random() * self.manifest.segments))
-        if index is not None:
+        endgame = self._ledger.missing.bit_count() <= self._config.endgame_segments
+        if index is not None or not endgame:
             return index
-        if self._ledger.missing.bit_count() > self._config.endgame_segments:
-            return None
         return self._ledger.late(source, now - self._config.endgame_age_s)
 
     # ------------------------------------------------------------ mechanism
@@ -412,9 +417,11 @@ class Fetch:
         self._transmits.append(Send(source.peer, message, body))
 
     def _send_news(self) -> None:
-        for notice in self._news.take():
-            for source in self._sources.values():
-                if source.state is State.ACTIVE and not (source.complete and not source.seeds):
+        """To each what it lacks; to one that has everything while it chooses what to send."""
+        news = self._news.take()
+        for source in self._sources.values():
+            if source.state is State.ACTIVE and not (source.complete and not source.seeds):
+                for notice in notices(self.blob, news if source.complete else news & ~source.has):
                     self._transmits.append(Send(source.peer, notice))
 
     def _accept(self, source: Source, message: Reply, body: bytes, now: float) -> None:
@@ -514,8 +521,6 @@ class Fetch:
         if ask.kind is Kind.SEGMENT and index != ask.index:
             raise RemoteProtocolError("reply", f"segment {index} instead of {ask.index}")
         source.measure(len(body), now)
-        if ask.kind is Kind.ANY:
-            source.seeds = source.seeds and message.fresh
         if index < self.manifest.segments and not self._ledger.missing >> index & 1:
             self.wasted_bytes += len(body)
             source.repeat()
@@ -533,6 +538,7 @@ class Fetch:
             return
         if ask.kind is Kind.ANY:
             source.seeds = False
+            source.dry_at = now
             return
         if source.deny():
             self._lose(source, "has not what it announces", now, retry=False)

@@ -79,6 +79,8 @@ class Source:
     """When it last owed or sent a segment."""
     seeds: bool = True
     """It gives what it has sent to nobody, when asked for any segment."""
+    dry_at: float = 0.0
+    """When it had none of those left."""
     manifestless: bool = False
     denials: int = 0
     duplicates: int = 0

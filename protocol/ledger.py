@@ -6,7 +6,10 @@ of `_asked_of`; `available` counts each segment once per active source that has 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .bitsets import Counts, bits_of, first_from, indices_of
+from .exchange_events import FetchConfig
 from .exchange_sources import Ask, Kind, Source
 from .ids import Digest
 from .streams import HAVE_INDICES_MAX, Have
@@ -119,21 +122,28 @@ def _asked_at(source: Source, index: int) -> float:
 class News:
     """Stored segments that sources are not told of yet: collected for a moment."""
 
-    def __init__(self, blob: Digest, delay_s: float) -> None:
+    def __init__(self, config: FetchConfig, now: float) -> None:
         self.due: float | None = None
-        self._blob = blob
-        self._delay_s = delay_s
-        self._indices: list[int] = []
+        self._config = config
+        self._begun = now
+        self._bits = 0
 
-    def add(self, indices: list[int], now: float) -> None:
-        self._indices += indices
-        if self._indices and self.due is None:
-            self.due = now + self._delay_s
+    def add(self, indices: Iterable[int], now: float) -> None:
+        self._bits |= bits_of(indices)
+        if self._bits and self.due is None:
+            delay_s = self._config.announce_share * (now - self._begun)
+            most = self._config.announce_delay_max_s
+            self.due = now + min(max(delay_s, self._config.announce_delay_s), most)
 
-    def take(self) -> list[Have]:
+    def take(self) -> int:
         self.due = None
-        news, self._indices = self._indices, []
-        return [
-            Have(self._blob, tuple(news[start : start + HAVE_INDICES_MAX]))
-            for start in range(0, len(news), HAVE_INDICES_MAX)
-        ]
+        bits, self._bits = self._bits, 0
+        return bits
+
+
+def notices(blob: Digest, bits: int) -> list[Have]:
+    indices = tuple(indices_of(bits))
+    return [
+        Have(blob, indices[start : start + HAVE_INDICES_MAX])
+        for start in range(0, len(indices), HAVE_INDICES_MAX)
+    ]

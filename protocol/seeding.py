@@ -1,8 +1,9 @@
 """Who fetches a blob from this node, and which segment each gets: the machine. SPEC §10.6.
 
-A holder that is asked for any segment gives the one it has sent least, so that each goes out once
-before any goes out twice: the askers pass it on to each other meanwhile. What was sent is
-forgotten when nobody asks for the blob any more; the next crowd starts anew.
+A holder that is asked for any segment gives one it has sent to nobody: each goes out once, and the
+askers pass it on to each other meanwhile. A second time it goes out only to who asks for it by
+index. What was sent is forgotten when nobody asks for the blob any more: the next crowd starts
+anew.
 
 Owned by the stream server. Bounds: BLOBS_MAX blobs, then the one that was longest without a new
 asker is forgotten (its askers are served what they ask for by index); ASKERS_MAX per blob.
@@ -14,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
-from .bitsets import Counts, first_from
+from .bitsets import first_from
 from .ids import Digest, NodeId
 from .rng import Rng
 from .streams import FETCHERS_MAX
@@ -35,7 +36,8 @@ class _Crowd:
     cursor: float
     """Where the sending starts, as a share of the blob: holders that seed the same blob begin at
     different places and so send different segments."""
-    sent: Counts = field(default_factory=Counts)
+    sent: int = 0
+    """Segments that went out."""
     askers: dict[NodeId, _Asker] = field(default_factory=dict)
 
 
@@ -90,35 +92,26 @@ class Seeding:
             if not crowd.askers:
                 del self._crowds[blob]
 
-    def pick(self, blob: Digest, peer: NodeId, held: int) -> tuple[int, bool] | None:
-        """Which of the `held` segments the peer gets, and whether nobody has had it from here;
-        None: it lacks none of them. It counts as sent."""
+    def pick(self, blob: Digest, peer: NodeId, held: int) -> int | None:
+        """Which of the `held` segments the peer gets that nobody has had from here; None: it lacks
+        none of those. It counts as sent."""
         crowd = self._crowds.get(blob)
         asker = self._asker(blob, peer)
         if crowd is None or asker is None:
             return None
-        lacks = held & ~asker.has
-        if not lacks:
+        new = held & ~asker.has & ~crowd.sent
+        if not new:
             return None
-        new = lacks & ~crowd.sent.counted()
-        start = int(crowd.cursor * held.bit_length())
-        index = first_from(new or crowd.sent.least(lacks), start)
-        self._note(crowd, asker, index)
-        return index, bool(new)
+        index = first_from(new, int(crowd.cursor * held.bit_length()))
+        self.sent(blob, peer, index)
+        return index
 
-    def sent(self, blob: Digest, peer: NodeId, index: int) -> bool:
-        """The peer gets a segment it asked for by index; whether nobody has had it from here."""
+    def sent(self, blob: Digest, peer: NodeId, index: int) -> None:
+        """The peer gets this segment."""
         crowd = self._crowds.get(blob)
-        if crowd is None:
-            return False
-        fresh = not crowd.sent.counted() >> index & 1
-        self._note(crowd, self._asker(blob, peer), index)
-        return fresh
-
-    def _note(self, crowd: _Crowd, asker: _Asker | None, index: int) -> None:
-        crowd.sent.add(1 << index)
-        if asker is not None:
-            asker.has |= 1 << index
+        if crowd is not None:
+            crowd.sent |= 1 << index
+            self.have(blob, peer, 1 << index)
 
     def _asker(self, blob: Digest, peer: NodeId) -> _Asker | None:
         crowd = self._crowds.get(blob)

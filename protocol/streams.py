@@ -81,7 +81,7 @@ class Want(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class GetAny(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
-    """Of the segments the asker lacks, the one this holder has sent least."""
+    """A segment that the asker lacks and this holder has sent to nobody."""
 
     body_max: ClassVar[int] = 0
     id: _RequestId
@@ -130,12 +130,11 @@ class ManifestReply(
 class SegmentReply(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=68
 ):
-    """Body: the segment's zstd frame as stored. `fresh`: this holder had sent it to nobody."""
+    """Body: the segment's zstd frame as stored."""
 
     body_max: ClassVar[int] = SEGMENT_WIRE_MAX
     id: _RequestId
     index: _Index
-    fresh: bool
 
 
 class ErrorReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=69):

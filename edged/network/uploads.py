@@ -249,14 +249,14 @@ class Uploads:
             return Nothing(request.id)
         if isinstance(request, GetAny):
             picked = self._seeding.pick(blob, peer, held.bits)
-            return Nothing(request.id) if picked is None else SegmentReply(request.id, *picked)
+            return Nothing(request.id) if picked is None else SegmentReply(request.id, picked)
         if request.index >= held.manifest.segments:
             text = f"blob {blob} has {held.manifest.segments} segments, not {request.index}"
             return ErrorReply(request.id, "blob-not-found", text)
         if not held.bits >> request.index & 1:
             return Nothing(request.id)
-        fresh = self._seeding.sent(blob, peer, request.index)
-        return SegmentReply(request.id, request.index, fresh)
+        self._seeding.sent(blob, peer, request.index)
+        return SegmentReply(request.id, request.index)
 
 
 def _refusal(request_id: int, error: EdgedError) -> bytes:

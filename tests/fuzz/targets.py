@@ -243,7 +243,7 @@ HEADS = (
     Have(DIGEST, (1, 2, 300)),
     Cancel(5),
 )
-BODIED = (ManifestReply(2), SegmentReply(3, 4, True), Offer(5, False, ()))
+BODIED = (ManifestReply(2), SegmentReply(3, 4), Offer(5, False, ()))
 REQUESTS = [*(encode_frame(head) for head in HEADS), encode_frame(Want(6, DIGEST), b"body")]
 REPLIES = [encode_frame(Pong(1)), *(encode_frame(head, b"body") for head in BODIED)]
 

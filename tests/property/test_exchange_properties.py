@@ -78,7 +78,7 @@ replies: st.SearchStrategy[tuple[Reply, bytes]] = st.one_of(
     st.tuples(st.builds(Pong, ids), st.just(b"")),
     st.tuples(st.builds(SyncReply, ids), bodies),
     st.tuples(st.builds(ManifestReply, ids), bodies),
-    st.tuples(st.builds(SegmentReply, ids, indices, st.booleans()), bodies),
+    st.tuples(st.builds(SegmentReply, ids, indices), bodies),
     st.tuples(st.builds(Offer, ids, st.booleans(), st.just(())), bodies),
     st.tuples(st.builds(Nothing, ids), st.just(b"")),
     st.tuples(st.builds(ErrorReply, ids, codes, st.text(max_size=200)), st.just(b"")),
@@ -280,7 +280,7 @@ class World:
             reply = (ErrorReply(request.id, "blob-not-found", "no"), b"")
         elif behaviour == "liar":
             index = self.rng.randrange(SEGMENTS)
-            reply = (SegmentReply(self.rng.getrandbits(8), index, True), FRAMES[0])
+            reply = (SegmentReply(self.rng.getrandbits(8), index), FRAMES[0])
         elif isinstance(request, Want):
             bitmap = encode_bits(self.has[peer], SEGMENTS) if behaviour == "fetcher" else b""
             reply = (Offer(request.id, "fetcher" not in behaviour, tuple(PEERS)), bitmap)
@@ -315,7 +315,7 @@ class World:
         if behaviour == "quits" and self.rng.random() < 0.4:
             self.fetch.failed(peer, "reset", self.now)
             return None
-        return SegmentReply(request.id, index, self.rng.random() < 0.8), body
+        return SegmentReply(request.id, index), body
 
 
 @given(

@@ -332,19 +332,17 @@ class Swarm:
             case GetSegment(request_id, _, index):
                 if not holder.has >> index & 1:
                     return Nothing(request_id), b""
-                return self._segment(holder, request_id, index,
-                                     holder.seeding.sent(blob, asker, index))  # fmt: skip
+                holder.seeding.sent(blob, asker, index)
+                return self._segment(holder, request_id, index)
             case GetAny(request_id):
                 picked = holder.seeding.pick(blob, asker, holder.has)
                 if picked is None:
                     return Nothing(request_id), b""
-                return self._segment(holder, request_id, *picked)
+                return self._segment(holder, request_id, picked)
         raise AssertionError(request)
 
-    def _segment(
-        self, holder: Node, request_id: int, index: int, fresh: bool
-    ) -> tuple[Reply, bytes]:
+    def _segment(self, holder: Node, request_id: int, index: int) -> tuple[Reply, bytes]:
         body = self.frames[index]
         if holder.corrupt:
             body = body[:-1] + bytes([body[-1] ^ 1])
-        return SegmentReply(request_id, index, fresh), body
+        return SegmentReply(request_id, index), body

@@ -105,7 +105,7 @@ async def test_requests_are_answered_in_order_on_one_connection(
             manifest = decode_manifest(body, expected=manifest_digest(expected))
             for index in range(manifest.segments):
                 message, body = replies[2 + index]
-                assert message == SegmentReply(3 + index, index, False)
+                assert message == SegmentReply(3 + index, index)
                 manifest.check_segment(index, body)
             tail = replies[2 + manifest.segments :]
             assert tail[0] == (SyncReply(90), b"x" * 1_000_000)
@@ -361,7 +361,7 @@ async def test_a_stopping_server_finishes_the_reply_under_way(
             source.go.set()
             frame = await busy.receive()
             assert frame is not None
-            assert frame[0] == SegmentReply(1, 0, False)
+            assert frame[0] == SegmentReply(1, 0)
             assert await busy.receive() is None
             await idle.aclose()
             await busy.aclose()

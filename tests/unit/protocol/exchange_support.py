@@ -118,7 +118,7 @@ class Rig:
         if isinstance(request, GetSegment):
             index = request.index
         assert index is not None
-        self.reply(SegmentReply(request.id, index, True), FRAMES[index], peer)
+        self.reply(SegmentReply(request.id, index), FRAMES[index], peer)
         return index
 
     def store(self) -> list[int]:

@@ -115,7 +115,7 @@ def test_a_corrupt_source_is_banned_for_good() -> None:
     asked = rig.start(A)
     wrong = bytearray(FRAMES[0])
     wrong[-1] ^= 1
-    rig.reply(SegmentReply(asked[0].id, 0, True), bytes(wrong))
+    rig.reply(SegmentReply(asked[0].id, 0), bytes(wrong))
     (event,) = (event for event in rig.events() if isinstance(event, SourceBanned))
     assert event.peer == A
     assert "do not hash" in event.reason
@@ -129,10 +129,10 @@ def test_a_corrupt_source_is_banned_for_good() -> None:
 @pytest.mark.parametrize(
     ("reply", "body"),
     [
-        (SegmentReply(99, 0, True), FRAMES[0]),
-        (SegmentReply(3, 0, True), FRAMES[0] + b"x"),
-        (SegmentReply(3, 0, True), b""),
-        (SegmentReply(3, 4000, True), FRAMES[0]),
+        (SegmentReply(99, 0), FRAMES[0]),
+        (SegmentReply(3, 0), FRAMES[0] + b"x"),
+        (SegmentReply(3, 0), b""),
+        (SegmentReply(3, 4000), FRAMES[0]),
         (ManifestReply(3), encode_manifest(MANIFEST)),
         (Offer(3, True, ()), b""),
         (Pong(3), b""),
@@ -148,10 +148,10 @@ def test_replies_to_other_questions_ban(reply: Reply, body: bytes) -> None:
 def test_a_segment_of_another_index_than_asked_bans() -> None:
     rig = Rig(A)
     first, *_ = rig.start(A)
-    rig.reply(SegmentReply(first.id, 0, False), FRAMES[0])
+    rig.reply(Nothing(first.id))
     request = next(m for m in rig.segments() if isinstance(m, GetSegment))
     other = (request.index + 1) % MANIFEST.segments
-    rig.reply(SegmentReply(request.id, other, True), FRAMES[other])
+    rig.reply(SegmentReply(request.id, other), FRAMES[other])
     assert any(isinstance(event, SourceBanned) for event in rig.events())
 
 

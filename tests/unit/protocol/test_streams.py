@@ -42,7 +42,7 @@ NODE = NodeId("a" * 32)
 
 def test_golden_frames() -> None:
     assert encode_frame(Ping(7)).hex() == "000000050003920107"
-    assert encode_frame(SegmentReply(1, 2, True), b"abc").hex() == "0000000a000594440102c3616263"
+    assert encode_frame(SegmentReply(1, 2), b"abc").hex() == "00000009000493440102616263"
     assert encode_frame(GetSegment(1, BLOB, 2))[:6].hex() == "000000480046"
 
 
@@ -73,7 +73,7 @@ def test_requests_round_trip(message, body) -> None:  # type: ignore[no-untyped-
         (Pong(0), b""),
         (SyncReply(1), b"s" * 1024),
         (ManifestReply(1), b"m" * MANIFEST_BYTES_MAX),
-        (SegmentReply(1, 0, False), b"w" * SEGMENT_WIRE_MAX),
+        (SegmentReply(1, 0), b"w" * SEGMENT_WIRE_MAX),
         (Offer(1, True, ()), b""),
         (Offer(1, False, (NODE,) * FETCHERS_MAX), b"\x01" * BITMAP_BYTES_MAX),
         (Nothing(1), b""),
@@ -121,7 +121,7 @@ def test_our_own_oversized_body_is_our_bug() -> None:
     with pytest.raises(LocalProtocolError):
         frame_head(Ping(1), 1)
     with pytest.raises(LocalProtocolError):
-        frame_head(SegmentReply(1, 0, False), SEGMENT_WIRE_MAX + 1)
+        frame_head(SegmentReply(1, 0), SEGMENT_WIRE_MAX + 1)
 
 
 def test_an_end_within_a_frame_shows() -> None:

@@ -1,0 +1,86 @@
+"""Network namespaces with limited links: one switch, a node on each port, no latency added.
+
+A port's uplink is limited where the node sends, its downlink where the switch does, by `tbf`. Needs
+root, `ip` and `tc`; everything is removed at the end, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from types import TracebackType
+
+BURST = "64k"
+QUEUE_MS = 50
+
+
+class Unavailable(Exception):
+    """No namespaces here; the text says why."""
+
+
+def run(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+class Net:
+    def __init__(self, nodes: int) -> None:
+        self._switch = f"edged-{os.getpid()}-sw"
+        self._names = [f"edged-{os.getpid()}-{number}" for number in range(nodes)]
+
+    def __enter__(self) -> Net:
+        if os.geteuid() != 0:
+            raise Unavailable("network namespaces need root")
+        for tool in ("ip", "tc"):
+            if shutil.which(tool) is None:
+                raise Unavailable(f"no `{tool}` on this machine")
+        try:
+            self._build()
+        except Unavailable:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._remove()
+
+    def _build(self) -> None:
+        run("ip", "netns", "add", self._switch)
+        inside = ("ip", "-n", self._switch)
+        run(*inside, "link", "add", "br0", "type", "bridge")
+        run(*inside, "link", "set", "br0", "up")
+        run(*inside, "addr", "add", "10.77.0.254/24", "dev", "br0")
+        for number, name in enumerate(self._names):
+            run("ip", "netns", "add", name)
+            port = f"p{number}"
+            run("ip", "link", "add", "eth0", "netns", name, "type", "veth",
+                "peer", "name", port, "netns", self._switch)  # fmt: skip
+            run("ip", "-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
+            run("ip", "-n", name, "link", "set", "eth0", "up")
+            run("ip", "-n", name, "link", "set", "lo", "up")
+            run(*inside, "link", "set", port, "master", "br0", "up")
+
+    def _remove(self) -> None:
+        for name in [*self._names, self._switch]:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+    def address(self, number: int) -> str:
+        return f"10.77.0.{number + 1}"
+
+    def limit(self, number: int, mbit: float) -> None:
+        """Both directions of a node's link."""
+        shape = ("root", "tbf", "rate", f"{mbit}mbit", "burst", BURST, "latency", f"{QUEUE_MS}ms")
+        run("tc", "-n", self._names[number], "qdisc", "replace", "dev", "eth0", *shape)
+        run("tc", "-n", self._switch, "qdisc", "replace", "dev", f"p{number}", *shape)
+
+    def command(self, number: int | None, *words: str) -> list[str]:
+        """To run in a node's namespace; None: the switch's."""
+        name = self._switch if number is None else self._names[number]
+        return ["ip", "netns", "exec", name, *words]

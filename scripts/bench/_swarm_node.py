@@ -1,0 +1,203 @@
+"""One node of the swarm benchmark: run in its namespace, told by lines of JSON on stdin.
+
+`{"do": "seed", "path": …}` and `{"do": "get", "what": …, "path": …}`, each answered by one line.
+What `seed` answers is what `get` is given. Kinds: edged, libtorrent, libtorrent-tuned, http.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import sys
+import threading
+import time
+import urllib.request
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+PORT = 7000
+PATIENCE_S = 60.0
+
+
+def counters() -> dict[str, int]:
+    root = Path("/sys/class/net/eth0/statistics")
+    return {name: int((root / name).read_text()) for name in ("tx_bytes", "rx_bytes")}
+
+
+def say(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+# ------------------------------------------------------------ edged
+def edged(options: dict[str, Any]) -> None:
+    import trio
+
+    trio.run(edged_node, options)
+
+
+async def edged_node(options: dict[str, Any]) -> None:
+    import trio
+
+    from edged.interfaces import Peer
+    from edged.network import ExchangeService
+    from edged.network.server import StreamServer
+    from edged.store import open_store
+    from edged.telemetry import Metrics, make_log
+    from edged.trust import load_trust
+    from protocol.ids import Digest, NodeId
+    from protocol.manifest import manifest_digest
+
+    class NoSync:
+        async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
+            del peer
+            return body
+
+    root = Path(options["root"])
+    log = make_log(options["name"], level="error")
+    trust = load_trust(root / options["name"])
+    store = await open_store(
+        root / f"{options['name']}-data", zstd_level=1, min_free_bytes=0, log=log
+    )
+    metrics = Metrics()
+    peers: dict[NodeId, Peer] = {}
+    for name, address in options["nodes"].items():
+        node_id = load_trust(root / name).node_id
+        if name != options["name"]:
+            at = (address, PORT)
+            peers[node_id] = Peer(node_id, name, "local", at, at, "", rtt_s=None)
+    seed = next((peer for peer in peers.values() if peer.name == "n0"), None)
+    exchange = ExchangeService(
+        trust=trust, store=store, holders=lambda _: [seed] if seed else [],
+        find_peer=peers.get, metrics=metrics, log=log,
+    )  # fmt: skip
+    server = StreamServer(
+        trust=trust, source=store, fetching=exchange, sync=NoSync(), metrics=metrics, log=log
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(exchange.run)
+        address = options["nodes"][options["name"]]
+        await nursery.start(server.run, await trio.open_tcp_listeners(PORT, host=address))
+        say(ready=True)
+        async for line in trio.wrap_file(sys.stdin):
+            order = json.loads(line)
+            if order["do"] == "count":
+                say(**counters(), cpu_s=time.process_time())
+            elif order["do"] == "seed":
+                data = await trio.Path(order["path"]).read_bytes()
+                info = await store.put(data, kind="module")
+                manifest = await store.make_manifest(info.digest)
+                say(what=[info.digest, manifest_digest(manifest)])
+            else:
+                blob, manifest_name = (Digest(text) for text in order["what"])
+                await exchange.fetch(blob, manifest_name, progress=lambda _d, _t: None)
+                say(done=time.monotonic())
+        nursery.cancel_scope.cancel()
+    await store.close()
+
+
+# ------------------------------------------------------------ libtorrent
+def libtorrent(options: dict[str, Any], *, tuned: bool) -> None:
+    sys.path.insert(0, options["packages"])
+    import libtorrent as lt
+
+    own = options["nodes"][options["name"]]
+    settings: dict[str, Any] = {
+        "listen_interfaces": f"{own}:{PORT}",
+        "enable_dht": False,
+        "enable_lsd": False,
+        "enable_upnp": False,
+        "enable_natpmp": False,
+        "allow_multiple_connections_per_ip": True,
+    }
+    if tuned:
+        settings |= {
+            "enable_outgoing_utp": False,
+            "enable_incoming_utp": False,
+            "unchoke_slots_limit": -1,
+            "connection_speed": 200,
+            "request_queue_time": 1,
+            "peer_turnover_interval": 3600,
+        }
+    session = lt.session(settings)
+    say(ready=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["do"] == "count":
+            say(**counters(), cpu_s=time.process_time())
+        elif order["do"] == "seed":
+            path = Path(order["path"])
+            files = lt.file_storage()
+            lt.add_files(files, str(path))
+            torrent = lt.create_torrent(files, 64 * 1024 if tuned else 0)
+            lt.set_piece_hashes(torrent, str(path.parent))
+            encoded = lt.bencode(torrent.generate())
+            add(lt, session, encoded, path.parent, seed=True)
+            say(what=encoded.hex())
+        else:
+            place = Path(order["path"])
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            handle = add(lt, session, bytes.fromhex(order["what"]), place, seed=False)
+            for name, address in options["nodes"].items():
+                if name != options["name"]:
+                    handle.connect_peer((address, PORT), 0, 0 if tuned else 0xD)
+            patience = time.monotonic() + PATIENCE_S
+            while not handle.status().is_seeding and time.monotonic() < patience:
+                time.sleep(0.01)
+            say(done=time.monotonic() if handle.status().is_seeding else None)
+
+
+def add(lt: Any, session: Any, encoded: bytes, place: Path, *, seed: bool) -> Any:
+    parameters = lt.add_torrent_params()
+    parameters.ti = lt.torrent_info(lt.bdecode(encoded))
+    parameters.save_path = str(place)
+    if seed:
+        parameters.flags |= lt.torrent_flags.seed_mode
+    parameters.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+    return session.add_torrent(parameters)
+
+
+# ------------------------------------------------------------ http
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def from_origin(options: dict[str, Any]) -> None:
+    say(ready=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["do"] == "count":
+            say(**counters(), cpu_s=time.process_time())
+        elif order["do"] == "seed":
+            path = Path(order["path"])
+            own = options["nodes"][options["name"]]
+            handler = partial(Quiet, directory=str(path.parent))
+            server = http.server.ThreadingHTTPServer((own, 0), handler)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            say(what=f"http://{own}:{server.server_address[1]}/{path.name}")
+        else:
+            target = Path(order["path"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(order["what"]) as answer, target.open("wb") as file:
+                shutil.copyfileobj(answer, file, 1 << 20)
+            say(done=time.monotonic())
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    kind = options["kind"]
+    if kind == "edged":
+        edged(options)
+    elif kind == "http":
+        from_origin(options)
+    else:
+        libtorrent(options, tuned=kind.endswith("tuned"))
+
+
+if __name__ == "__main__":
+    main()
