@@ -108,8 +108,7 @@ class Fetch:
         self._dial_more(now)
         self._starved = self._is_starved(now)
         if self._starved:
-            reasons = tuple((source.peer, source.reason) for source in self._sources.values())
-            self._finish(Failed(reasons))
+            self._finish(Failed(tuple((s.peer, s.reason) for s in self._sources.values())))
 
     def meet(self, peers: Iterable[NodeId], now: float) -> None:
         """Members that fetch the blob too, as others say."""
