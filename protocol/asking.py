@@ -83,7 +83,7 @@ class Asking:
         self._before = -1
         self._rounds = 0
         self.lacked: list[str] = []
-        """Since the last opening."""
+        """By the last outline."""
         self.peer_since: int = 0
         self.complete = False
         """Everything was compared, and what differed was exchanged."""
@@ -97,7 +97,6 @@ class Asking:
     def open(self, since: int) -> SyncOpen:
         self._before = self.news
         self._cut = False
-        self.lacked = []
         sync = self._sync
         return SyncOpen(
             sync.own.alive_message(),
@@ -188,9 +187,13 @@ class Asking:
                 yield held
 
     # ------------------------------------------------------------ what was said
+    def hold_back(self, unspread_from: int) -> None:
+        """This node may have found out that it was away, since the sync began."""
+        self._unspread_from = max(self._unspread_from, unspread_from)
+
     def on_outline(self, outline: SyncOutline) -> None:
         """Raises RemoteProtocolError("sync")."""
-        self.peer_since = outline.since
+        self.peer_since, self.lacked = outline.since, []
         self._list_members, self._list_records = [], []
         self._cut |= outline.more
         records, members = outline.records, outline.members

@@ -92,6 +92,7 @@ class Continuity:
     def agree(self, wall_ms: int, hlc: int) -> None:
         """A peer has the very same live records, the latest from `hlc`. Two who return together
         may agree as well: that says nothing."""
+        self.look(wall_ms)
         if self._returning:
             return
         if self._gap or self._missed(wall_ms):

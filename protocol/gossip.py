@@ -159,7 +159,7 @@ class Gossip:
         self._events: deque[Event] = deque()
         sync = Sync(own, self._table, self.catalog, self.holdings)
         self._wishes = Wishes(sync, config.knobs, rng, self._timers, self._events, now)
-        self._syncing = Syncing(sync, self._wishes, self._take_in)
+        self._syncing = Syncing(sync, self._wishes, take_in=self._take_in, drop=self._drop_outdated)
         self._stall_s = config.knobs.stall_s
         self._accepted: list[tuple[str, bytes]] = []
         self._refused: Counter[str] = Counter()
@@ -468,7 +468,6 @@ class Gossip:
         Raises RemoteProtocolError: "sync", "sync-peer" (then sync_failed is due);
         LocalProtocolError: no sync with `peer` is under way."""
         request = self._syncing.next(reply, peer, now, wall_ms, proven)
-        self._drop_outdated()
         self._settle(now)
         return request
 
@@ -526,12 +525,12 @@ class Gossip:
         self._settle(now)
         return news
 
-    def _drop_outdated(self) -> None:
+    def _drop_outdated(self, keys: Sequence[str]) -> int:
         """Removed while this node was away, says one who stayed."""
-        if self._syncing.outdated:
-            gone = self.catalog.forget(self._syncing.outdated)
-            self._syncing.outdated.clear()
+        gone = self.catalog.forget(keys)
+        if gone:
             self._events.append(RecordsPurged(tuple(gone)))
+        return len(gone)
 
     # ------------------------------------------------------------ after each input
     def _housekeeping(self, now: float, wall_ms: int) -> None:

@@ -8,7 +8,7 @@ side of a returning node may know is `continuity`'s.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Final, NamedTuple, Protocol, assert_never
 
 import msgspec
@@ -54,18 +54,27 @@ class TakeIn(Protocol):
 
 
 class Syncing:
-    def __init__(self, sync: Sync, wishes: Wishes, take_in: TakeIn) -> None:
+    def __init__(
+        self,
+        sync: Sync,
+        wishes: Wishes,
+        *,
+        take_in: TakeIn,
+        drop: Callable[[Sequence[str]], int],
+    ) -> None:
+        """`drop`: records found out to have been removed while this node was away, by key; how many
+        were here."""
         self._sync = sync
+        self._wishes = wishes
         self._policy = wishes.policy
         self._continuity = wishes.continuity
         self._take_in = take_in
+        self._drop = drop
         self._asking: OrderedDict[NodeId, Asking] = OrderedDict()
         self.answered = 0
         self.begun = 0
         self.futile = 0
         """Ended without any news on either side."""
-        self.outdated: list[str] = []
-        """Records found out to have been removed while this node was away; the owner drops them."""
 
     # ------------------------------------------------------------ asking
     def begin(self, peer: NodeId) -> bytes:
@@ -85,6 +94,8 @@ class Syncing:
         if asking is None:
             raise LocalProtocolError(f"no sync with {peer} was begun")
         message = decode_sync_reply(reply)
+        self._continuity.look(wall_ms)
+        asking.hold_back(self._continuity.unspread_from)
         match message:
             case SyncOutline():
                 check_sender(message.sender, peer)
@@ -98,6 +109,7 @@ class Syncing:
                 asking.on_delivery(message, news=news)
             case _:
                 assert_never(message)
+        self._judge(asking, now)
         request = asking.next(self._continuity.since)
         if asking.bulky and not self._policy.may_carry_bulk(peer, now):
             request = None  # another peer is sending the same
@@ -111,6 +123,14 @@ class Syncing:
         if self._asking.pop(peer, None) is not None:
             self._policy.failed(peer)
 
+    def _judge(self, asking: Asking, now: float) -> None:
+        """What a witness lacks was removed. At once: it may say so of a part only in each message,
+        and what it lacks may come anew, or be deployed here, before the sync ends."""
+        if self._continuity.returning and self._continuity.judged_by(asking.peer_since):
+            self._wishes.witnessed(now)
+            asking.news += self._drop(asking.lacked)
+            asking.lacked = []
+
     def _end(self, asking: Asking, now: float, wall_ms: int) -> None:
         peer, continuity = asking.peer, self._continuity
         del self._asking[peer]
@@ -118,10 +138,8 @@ class Syncing:
         self.futile += not asking.news
         if not asking.complete or asking.peer_since == NO_WITNESS:
             return
-        if continuity.returning:
-            if not continuity.judged_by(asking.peer_since):
-                return
-            self.outdated += asking.lacked
+        if continuity.returning and not continuity.judged_by(asking.peer_since):
+            return
         continuity.inherit(asking.peer_since, wall_ms, self._sync.catalog.last_hlc)
 
     # ------------------------------------------------------------ answering
@@ -130,6 +148,7 @@ class Syncing:
     ) -> bytes:
         """Raises RemoteProtocolError: "sync", "sync-peer"; the state is as before."""
         message = decode_sync_request(request)
+        self._continuity.look(wall_ms)
         reply: SyncReply
         match message:
             case SyncOpen():

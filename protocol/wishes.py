@@ -63,6 +63,7 @@ class Wishes:
             return
         self.policy.equal()
         self.continuity.agree(wall_ms, self._catalog.last_hlc)
+        self._watch_return(now)
         if self.continuity.unsaved:
             self._timers.set_earlier(("agreement", 0), now + AGREEMENT_S)
 
@@ -112,6 +113,11 @@ class Wishes:
             self.continuity.keep()
         else:
             self._with_anyone(now)
+
+    def witnessed(self, now: float) -> None:
+        """Somebody stayed, and is telling: however long that takes, it is waited for."""
+        if self._in_company_since_s is not None:
+            self._in_company_since_s = now
 
     def _tell_agreement(self) -> None:
         saved = self.continuity.take_unsaved()

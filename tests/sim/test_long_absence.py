@@ -146,6 +146,49 @@ def test_after_100_hours_a_node_neither_resurrects_nor_loses(world: World) -> No
     assert not [key for key in world.disks[2] if "/gone" in key]
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_suspended_machine_finds_out_before_it_says_anything(world: World, asks: bool) -> None:
+    """Its monotonic clock stood still, so no timer tells it that days have passed."""
+    sleeper = world[2]
+    world.stop(2)
+    world.publish(0, "gone", remove=True)
+    slept_at = world.now
+    world.settle(100 * HOUR_S)
+    awake = world[0]
+    asker, answerer = (sleeper, awake) if asks else (awake, sleeper)
+    carry_sync(asker, answerer, slept_at if asks else world.now, world.wall_ms)
+    assert world.names(0) == ["alone", "kept"]
+
+
+def test_two_that_were_suspended_together_do_not_vouch_for_each_other() -> None:
+    one, two = Continuity(), Continuity()
+    for continuity in (one, two):
+        continuity.agree(WALL_MS, 5)
+        continuity.agree(WALL_MS + AWAY_MS_MAX + 1, 5)
+        assert continuity.returning
+
+
+def test_what_was_removed_is_told_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than one listing holds: each part is judged by itself, however many there are."""
+    removed = [f"gone{number}" for number in range(60)]
+    for name in removed:
+        world.publish(0, name)
+    world.settle(1000.0)
+    assert world.agree()
+    world.stop(2)
+    for name in removed:
+        world.publish(0, name, remove=True)
+    world.settle(100 * HOUR_S)
+    monkeypatch.setattr("protocol.sync.OUTLINE_BYTES_MAX", 60)
+    world.start(2)
+    world.settle(WAIT_S - 20.0)
+    assert world.names(2) == ["alone", "gone", "kept"]
+    world.settle(1500.0)
+    assert world.agree()
+    assert [world.names(index) for index in range(3)] == [["alone", "gone", "kept"]] * 3
+    assert not [key for key in world.disks[2] if "gone1" in key]
+
+
 def test_a_cluster_that_was_off_as_a_whole_loses_nothing(world: World) -> None:
     world.stop(2)
     world.publish(0, "late")
