@@ -55,7 +55,7 @@ class Acquaintances:
         self._saved = self._store.get_meta(KEY) or b""
         try:
             self._known = msgspec.msgpack.decode(self._saved, type=_Saved) if self._saved else ()
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._log.error("acquaintances on disk are damaged", reason=str(error))
         return self._known
 

@@ -25,7 +25,8 @@ from protocol.seal import (
     TAG_BYTES,
 )
 
-_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h; neither is in Python's socket module
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h; none is in Python's socket module
+_SO_DETACH_FILTER: Final = 27
 _SO_MEMINFO: Final = 55
 _DROPS: Final = 8  # SK_MEMINFO_DROPS, linux/sock_diag.h
 _INSTRUCTION: Final = struct.Struct("=HBBI")
@@ -49,15 +50,18 @@ Line = str | tuple[int, str, str, int]
 def admit_only(
     sock: socket.socket, key_ids: Sequence[str], blocked: Sequence[Address] = ()
 ) -> None:
-    """From now on, and nothing from `blocked`; replaces a former filter. Where the kernel knows no
-    such filter nothing changes: it saves time, and nothing relies on it."""
+    """From now on, and nothing from `blocked`; replaces a former filter. If the kernel refuses it
+    (knows no filters, has no memory for them) there is none: it saves time, nothing relies on it,
+    and the former one would keep out what a new key seals."""
     program = b"".join(_INSTRUCTION.pack(*each) for each in _program(key_ids, blocked))
     held = ctypes.create_string_buffer(program, len(program))
     count = len(program) // _INSTRUCTION.size
-    with contextlib.suppress(OSError):
-        sock.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", count, ctypes.addressof(held))
-        )
+    described = struct.pack("HP", count, ctypes.addressof(held))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+    except OSError:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def dropped_by_kernel(sock: socket.socket) -> int:

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from edged.network import admission
 from edged.network.admission import admit_only, dropped_by_kernel
 from protocol.ids import NodeId
 from protocol.seal import DATAGRAM_BYTES_MAX, Keyring, Seal
@@ -64,3 +65,16 @@ def test_what_could_open_passes_and_nothing_else(host: str, count: int) -> None:
         admit_only(sock, Keyring(KEYS[count : count + 1]).ids)
         assert all(passes(data) for data in sealed(KEYS[count]))
         assert not any(passes(data) for data in (long, short))
+
+
+def test_a_filter_that_is_refused_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The former one would keep out what a new key seals."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        admit_only(sock, Keyring(KEYS[:1]).ids)
+        monkeypatch.setattr(admission, "_RETURN", 0xFF)  # no such instruction
+        admit_only(sock, Keyring(KEYS[:2]).ids)
+        for data in sealed(KEYS[1]):
+            sock.sendto(data, sock.getsockname())
+            assert sock.recv(9000) == data

@@ -74,7 +74,7 @@ async def test_the_reachable_come_first_and_former_ones_last() -> None:
 
 async def test_damage_and_a_full_disk_are_told_of_and_nothing_else() -> None:
     disk = Disk()
-    for damage in (b"\xc1", msgspec.msgpack.encode([("host", 0)]), b"\x91"):
+    for damage in (b"\xc1", msgspec.msgpack.encode([("host", 0)]), b"\x91\x92\xa1\xff\x01"):
         disk.meta[KEY] = damage
         rig = Rig(disk)
         assert rig.ports() == []
