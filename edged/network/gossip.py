@@ -11,6 +11,7 @@ keeps one record per key and takes the last one written, so only what is in forc
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -22,6 +23,7 @@ import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
+    AgreementMoved,
     Event,
     RecordsAccepted,
     RecordsPurged,
@@ -59,6 +61,8 @@ PROVERS: Final = 1
 """Threads that check signatures: they share the interpreter with the loop anyway."""
 COUNT_S: Final = 0.5
 """How often the kernel is asked what it dropped; 5 µs each."""
+RETRIED_MAX: Final = 256
+"""Records whose writing failed that are tried again per event."""
 LEAVE_S: Final = 0.5
 """How long goodbyes keep going out, as Gossip.leave asks."""
 
@@ -122,6 +126,8 @@ class GossipService:
         self._ended.set()
         self._filtered: tuple[tuple[str, ...], tuple[Address, ...]] = ((), ())
         self._dropped = 0
+        self._owed: dict[str, None] = {}
+        """Keys of which the disk has not what is in force."""
         self._count_at_s = 0.0
         self._syncing: dict[NodeId, None] = {}
         self._wished: dict[NodeId, None] = {}
@@ -251,6 +257,10 @@ class GossipService:
 
     async def _deliver(self, events: trio.MemoryReceiveChannel[Event]) -> None:
         async for event in events:
+            if self._owed:
+                await self._write_owed()
+            if isinstance(event, AgreementMoved) and self._owed:
+                continue  # an old row may outlive the tombstone that did not reach the disk
             if isinstance(event, RecordsAccepted):
                 await self._persist(event)
             elif isinstance(event, RecordsPurged):
@@ -267,10 +277,10 @@ class GossipService:
                 if records:
                     await self._save_records(records)
             except StoreError as error:
-                # They are in memory and with the peers that sent them: the node goes on, and
-                # after a restart fetches them again.
-                keys = [key for key, _ in records][:8]
-                self._log.error("records not saved", keys=keys, reason=str(error))
+                # They are in memory and with the peers that sent them: the node goes on.
+                keys = [key for key, _ in records]
+                self._owed |= dict.fromkeys(keys)
+                self._log.error("records not saved", keys=keys[:8], reason=str(error))
                 self._metrics.errors.labels("records-not-saved").inc()
 
     async def _forget(self, event: RecordsPurged) -> None:
@@ -282,9 +292,24 @@ class GossipService:
                 if keys:
                     await self._drop_records(keys)
             except StoreError as error:
-                # They expired: the next start refuses and drops them.
+                self._owed |= dict.fromkeys(keys)
                 self._log.error("records not dropped", keys=keys[:8], reason=str(error))
                 self._metrics.errors.labels("records-not-dropped").inc()
+
+    async def _write_owed(self) -> None:
+        """As much of it as one event may cost; a failure was told of when it was new."""
+        async with self._persisting:
+            keys = list(itertools.islice(self._owed, RETRIED_MAX))
+            rows = [(key, self._gossip.catalog.encoded(key)) for key in keys]
+            kept = [(key, encoded) for key, encoded in rows if encoded is not None]
+            gone = [key for key, encoded in rows if encoded is None]
+            with contextlib.suppress(StoreError):
+                if kept:
+                    await self._save_records(kept)
+                if gone and self._drop_records is not None:
+                    await self._drop_records(gone)
+                for key in keys:
+                    del self._owed[key]
 
     # ------------------------------------------------------------ syncs
     def _start_sync(self, helpers: trio.Nursery, peer: Member) -> None:
