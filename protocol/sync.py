@@ -150,10 +150,12 @@ class MemberTree:
     def __init__(self, table: Table, holdings: Holdings) -> None:
         self._holdings = holdings
         self._groups: list[list[Peer]] = [[] for _ in range(GROUPS)]
+        self._buckets: dict[int, list[Peer]] = {}
         self._digests = BucketDigests()
         for peer in table.peers():
             bucket = member_bucket(peer.raw)
             self._groups[bucket // PER_GROUP].append(peer)
+            self._buckets.setdefault(bucket, []).append(peer)
             self._digests.toggle(bucket, peer.contribution)
             self._digests.toggle(bucket, holdings.contribution(peer.node_id))
 
@@ -164,8 +166,7 @@ class MemberTree:
     def at(self, place: int) -> list[Peer]:
         if place >= FIRST_GROUP:
             return self._groups[place - FIRST_GROUP]
-        group = self._groups[place // PER_GROUP]
-        return [peer for peer in group if member_bucket(peer.raw) == place]
+        return self._buckets.get(place, [])
 
     def count_at(self, place: int) -> int:
         return len(self.at(place))
