@@ -123,10 +123,9 @@ class Fetch:
         if source is None or self._finished:
             return
         source.revive(now)
-        if source.state is State.IDLE and source.ready_at <= now:
-            busy = self._count(State.DIALING) + self._count(State.ACTIVE)
-            if busy < self._config.sources_max + self._config.dial_backs_max:
-                self._dial(source, now)
+        room = self._wanted_sources() + self._config.dial_backs_max - self._busy()
+        if source.state is State.IDLE and source.ready_at <= now and room > 0:
+            self._dial(source, now)
         if source.state is State.ACTIVE and not source.complete:
             try:
                 self._take_bitmap(source, bitmap, now)
@@ -260,11 +259,7 @@ class Fetch:
 
     def _dial_more(self, now: float) -> None:
         """Least tried, then nearest; more sources the more there is to get."""
-        wanted = self._config.dials_first
-        if self._resumed:
-            by_work = max(wanted, 1 + self._ledger.missing.bit_count() // 2)
-            wanted = min(self._config.sources_max, by_work)
-        room = wanted - self._count(State.DIALING) - self._count(State.ACTIVE)
+        room = self._wanted_sources() - self._busy()
         if room <= 0:
             return
         ready = [
@@ -275,6 +270,10 @@ class Fetch:
         ready.sort(key=lambda source: (source.attempts, source.rank))
         for source in ready[:room]:
             self._dial(source, now)
+
+    def _wanted_sources(self) -> int:
+        by_work = self._ledger.missing.bit_count() // self._config.source_segments
+        return min(self._config.sources_max, self._config.dials_first + by_work)
 
     def _dial(self, source: Source, now: float) -> None:
         source.state = State.DIALING
@@ -582,8 +581,8 @@ class Fetch:
             self._ledger.forget(source)
         self._transmits.append(Close(source.peer))
 
-    def _count(self, state: State) -> int:
-        return sum(source.state is state for source in self._sources.values())
+    def _busy(self) -> int:
+        return sum(s.state in (State.DIALING, State.ACTIVE) for s in self._sources.values())
 
     def _complete_if_done(self) -> None:
         assert self.manifest is not None

@@ -19,6 +19,8 @@ class FetchConfig:
     the other gets."""
     dials_first: int = 2
     """Before the manifest tells how much there is to do."""
+    source_segments: int = 8
+    """One more source for so many missing segments: a TLS handshake costs as much CPU as these."""
     window_bytes: int = 2 * 1024 * 1024
     """Wire bytes asked of one source and not yet there: 20 MB/s at 100 ms of RTT."""
     window_segments_min: int = 2

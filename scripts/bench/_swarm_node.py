@@ -19,8 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-PORT = 7000
-PATIENCE_S = 60.0
+PATIENCE_S = 40.0
 
 
 def counters() -> dict[str, int]:
@@ -67,7 +66,7 @@ async def edged_node(options: dict[str, Any]) -> None:
     for name, address in options["nodes"].items():
         node_id = load_trust(root / name).node_id
         if name != options["name"]:
-            at = (address, PORT)
+            at = (address, options["port"])
             peers[node_id] = Peer(node_id, name, "local", at, at, "", rtt_s=None)
     seed = next((peer for peer in peers.values() if peer.name == "n0"), None)
     exchange = ExchangeService(
@@ -80,7 +79,9 @@ async def edged_node(options: dict[str, Any]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(exchange.run)
         address = options["nodes"][options["name"]]
-        await nursery.start(server.run, await trio.open_tcp_listeners(PORT, host=address))
+        await nursery.start(
+            server.run, await trio.open_tcp_listeners(options["port"], host=address)
+        )
         say(ready=True)
         async for line in trio.wrap_file(sys.stdin):
             order = json.loads(line)
@@ -106,7 +107,7 @@ def libtorrent(options: dict[str, Any], *, tuned: bool) -> None:
 
     own = options["nodes"][options["name"]]
     settings: dict[str, Any] = {
-        "listen_interfaces": f"{own}:{PORT}",
+        "listen_interfaces": f"{own}:{options['port']}",
         "enable_dht": False,
         "enable_lsd": False,
         "enable_upnp": False,
@@ -144,7 +145,7 @@ def libtorrent(options: dict[str, Any], *, tuned: bool) -> None:
             handle = add(lt, session, bytes.fromhex(order["what"]), place, seed=False)
             for name, address in options["nodes"].items():
                 if name != options["name"]:
-                    handle.connect_peer((address, PORT), 0, 0 if tuned else 0xD)
+                    handle.connect_peer((address, options["port"]), 0, 0 if tuned else 0xD)
             patience = time.monotonic() + PATIENCE_S
             while not handle.status().is_seeding and time.monotonic() < patience:
                 time.sleep(0.01)

@@ -194,9 +194,8 @@ async def test_a_corrupt_holder_is_banned_and_a_good_one_serves_the_rest(bench: 
     await fetch(site)
     assert await site.store.read(BLOB) == DATA
     assert site.banned() == 1
-    assert sorted([*corrupt.served[:3], *good.served]) == list(range(MANIFEST.segments)), (
-        "what verified is kept"
-    )
+    assert {*corrupt.served[:3], *good.served} == set(range(MANIFEST.segments))
+    assert len(good.served) < MANIFEST.segments, "what verified is kept"
 
 
 async def test_corrupt_holders_only(bench: Bench) -> None:
