@@ -196,16 +196,16 @@ class Parts:
         loop: other nodes may live in this process, and records that are not proven take their
         time. Raises StoreError."""
         store, catalog = self._store, self.gossip.catalog
-        rows = self._saved.unwrap(store.load_records())
-        load = partial(catalog.load, rows, wall_ms=wall_ms())
-        loaded = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
-        for key, error in loaded.refused:
-            self._log.error("record on disk refused", key=key, why=str(error))
         if saved := store.get_meta(AGREEMENT):
             try:
                 self.gossip.resume(saved, trio.current_time(), wall_ms())
-            except RemoteProtocolError as error:
-                self._log.error("agreement on disk is damaged", reason=str(error))
+            except RemoteProtocolError as damaged:
+                self._log.error("agreement on disk is damaged", reason=str(damaged))
+        rows = self._saved.unwrap(store.load_records())
+        load = partial(self.gossip.load, rows, wall_ms())
+        loaded = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
+        for key, error in loaded.refused:
+            self._log.error("record on disk refused", key=key, why=str(error))
         for blob in store.blobs():
             if blob.kind == "module" and blob.manifest is not None:
                 self.gossip.holdings.set_local(blob.digest, held=True)

@@ -94,18 +94,18 @@ class Asking:
         return len(self._want_records) > SYNC_RECORDS_MAX
 
     # ------------------------------------------------------------ what to say
-    def open(self, since: int) -> SyncOpen:
+    def open(self, away: int) -> SyncOpen:
         self._before = self.news
         self._cut = False
         sync = self._sync
         return SyncOpen(
             sync.own.alive_message(),
-            since,
+            away,
             sync.members().digests.groups(),
             sync.catalog.digests.groups(),
         )
 
-    def next(self, since: int) -> SyncRequest | None:
+    def next(self, away: int) -> SyncRequest | None:
         """The next request; None: done."""
         self._rounds += 1
         if self._rounds >= ROUNDS_MAX:
@@ -116,7 +116,7 @@ class Asking:
         if exchange is not None:
             return exchange
         if self._cut:
-            return self.open(since) if self.news > self._before else None
+            return self.open(away) if self.news > self._before else None
         self.complete = True
         return None
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .authoring import Author, FunctionState
 from .buckets import BucketDigests, bucket_of, buckets_of
-from .clock import SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
+from .clock import HLC_MAX, SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
 from .entries import ITEM, Entry, key_hash
 from .errors import LocalProtocolError, RemoteProtocolError
 from .function import FunctionSpec, decode_spec
@@ -110,6 +110,10 @@ class Catalog:
         self._tombstones: dict[str, None] = {}
         self._oldest: list[tuple[int, str]] = []
         """Heap over tombstones and former ones."""
+        self._unseen: list[str] = []
+        """Tombstones since the last purge."""
+        self._late: dict[str, int] = {}
+        """Tombstones that were expired when they came: wall time of the purge that saw them."""
         self._given_up: list[str] = []
         self._digest = 0
         self._bytes = 0
@@ -277,6 +281,7 @@ class Catalog:
             self._digest ^= entry.digest
         else:
             self._tombstones[entry.key] = None
+            self._unseen.append(entry.key)
             heapq.heappush(self._oldest, (entry.hlc, entry.key))
 
     def _take_out(self, entry: Entry) -> None:
@@ -292,6 +297,7 @@ class Catalog:
             self._digest ^= entry.digest
         else:
             del self._tombstones[entry.key]
+            self._late.pop(entry.key, None)
 
     def _oldest_tombstone(self) -> tuple[int, str]:
         """There is one."""
@@ -302,15 +308,19 @@ class Catalog:
             heapq.heappop(self._oldest)
 
     # ------------------------------------------------------------ loading, forgetting
-    def load(self, rows: Iterable[SavedRecord], *, wall_ms: int) -> Loaded:
+    def load(
+        self, rows: Iterable[SavedRecord], *, wall_ms: int, agreed_hlc: int = HLC_MAX
+    ) -> Loaded:
         """Records from this node's disk, verified again where they are not proven. One bad record
-        stops nothing; expired tombstones are left out before they can take room."""
+        stops nothing; expired tombstones are left out before they can take room, but for those
+        after `agreed_hlc`: removals that nobody else has heard of."""
         refused: list[tuple[str, RemoteProtocolError]] = []
         drop: list[str] = []
         for row in rows:
             try:
                 record = decode_record(row.encoded)
-                if record.tombstone and _obsolete(record.hlc, wall_ms):
+                expired = record.tombstone and _obsolete(record.hlc, wall_ms)
+                if expired and record.hlc <= agreed_hlc:
                     drop.append(row.key)
                     continue
                 self.merge(self._reverify(row, record))
@@ -328,13 +338,27 @@ class Catalog:
         self._check_room(verified.name, [record])
         return verified
 
-    def purge(self, wall_ms: int) -> list[str]:
-        """Drops tombstones older than TOMBSTONE_MS. Their keys, with those given up since the last
-        time; a key may have come back by now."""
+    def purge(self, wall_ms: int, *, agreed_hlc: int = HLC_MAX) -> list[str]:
+        """Drops tombstones older than TOMBSTONE_MS; one that had that age when it came (from a
+        node that was away) is kept as long once more, and one after `agreed_hlc` until others know
+        it. Their keys, with those given up since the last time; a key may be back by now."""
+        for key in self._unseen:
+            if key in self._tombstones and _obsolete(self._entries[key].hlc, wall_ms):
+                self._late[key] = wall_ms
+        self._unseen = []
         old: list[str] = []
-        while self._tombstones and _obsolete(self._oldest_tombstone()[0], wall_ms):
-            old.append(self._oldest_tombstone()[1])
-            self._take_out(self._entries[old[-1]])
+        kept: list[tuple[int, str]] = []
+        while len(kept) < len(self._tombstones):
+            hlc, key = self._oldest_tombstone()
+            if not _obsolete(hlc, wall_ms) or hlc > agreed_hlc:
+                break
+            if wall_ms - self._late.get(key, 0) > TOMBSTONE_MS:
+                old.append(key)
+                self._take_out(self._entries[key])
+            else:
+                kept.append(heapq.heappop(self._oldest))
+        for one in kept:
+            heapq.heappush(self._oldest, one)
         return self._take_given_up() + old
 
     def forget(self, keys: Iterable[str]) -> list[str]:

@@ -53,6 +53,8 @@ class Continuity:
         self._returning = False
         self._gap = False
         """Since the last agreement this node may have missed something: it is no witness yet."""
+        self._off = False
+        """Not running since the last agreement, at least for a while."""
         self._saved = self._state()
 
     @property
@@ -63,6 +65,22 @@ class Continuity:
     def since(self) -> int:
         """For peers: NO_WITNESS while it is not known what was missed."""
         return NO_WITNESS if self._returning or self._gap else self._since
+
+    @property
+    def agreed_hlc(self) -> int:
+        """Others know every record up to it; -1: none."""
+        return -1 if self._agreed_ms is None else self._agreed_hlc
+
+    @property
+    def away(self) -> int:
+        """For peers: the agreed hlc of a node that was off and is returning; else NO_WITNESS."""
+        return self._agreed_hlc if self._returning and self._off else NO_WITNESS
+
+    def since_for(self, away: int) -> int:
+        """As `since`, for one who asks with that `away`. Who ran on, alone, had every record up to
+        the agreement that they had together, and knows which of them it removed."""
+        stayed = not self._off and away <= self._agreed_hlc and self._agreed_ms is not None
+        return self._since if stayed else self.since
 
     @property
     def unspread_from(self) -> int:
@@ -81,6 +99,7 @@ class Continuity:
         self._agreed_ms = state.agreed_ms if state.agreed_ms >= 0 else None
         self._agreed_hlc, self._since = state.agreed_hlc, state.since
         self._saved = self._state()
+        self._off = self._agreed_ms is not None
         self.look(wall_ms)
 
     def look(self, wall_ms: int) -> None:
@@ -97,7 +116,7 @@ class Continuity:
             return
         if self._gap or self._missed(wall_ms):
             self._since = max(hlc, hlc_of(wall_ms))
-        self._gap = False
+        self._gap = self._off = False
         self._agreed_ms, self._agreed_hlc = wall_ms, hlc
 
     def _missed(self, wall_ms: int) -> bool:
@@ -118,12 +137,12 @@ class Continuity:
             self._since = min(self._since, peer_since)
         else:
             self._since = peer_since
-        self._returning = self._gap = False
+        self._returning = self._gap = self._off = False
         self._agreed_ms, self._agreed_hlc = wall_ms, hlc
 
     def keep(self) -> None:
         """Nobody stayed: whatever is here counts as not yet spread."""
-        self._returning = self._gap = False
+        self._returning = self._gap = self._off = False
         self._agreed_ms, self._agreed_hlc, self._since = None, 0, NO_WITNESS
 
     @property

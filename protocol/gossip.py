@@ -10,7 +10,7 @@ hold) is counted in `statistics().refused` and the rest is used, so one bad reco
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from copy import copy
 from typing import Final, assert_never
 
@@ -18,7 +18,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .broadcasts import Broadcasts
-from .catalog import Catalog
+from .catalog import Catalog, Loaded, SavedRecord
 from .codec import MESSAGE_BYTES_MAX, encode_message
 from .description import Description
 from .errors import LocalProtocolError, RemoteProtocolError
@@ -169,8 +169,13 @@ class Gossip:
         self._timers.set(("house", 0), now + HOUSEKEEPING_S)
 
     # ------------------------------------------------------------ the driver's verbs
+    def load(self, rows: Iterable[SavedRecord], wall_ms: int) -> Loaded:
+        """The catalog's records from disk, after `resume`."""
+        agreed_hlc = self._wishes.continuity.agreed_hlc
+        return self.catalog.load(rows, wall_ms=wall_ms, agreed_hlc=agreed_hlc)
+
     def resume(self, saved: bytes, now: float, wall_ms: int) -> None:
-        """What the last AgreementMoved of this node id gave, before joining.
+        """What the last AgreementMoved of this node id gave, before anything else.
 
         Raises RemoteProtocolError("continuity") for other bytes; the machine works without."""
         self._wishes.resume(saved, now, wall_ms)
@@ -537,7 +542,8 @@ class Gossip:
         self._timers.set(("house", 0), now + HOUSEKEEPING_S)
         self._membership.reap(now)
         self.holdings.retain({peer.node_id for peer in self._table.peers()})
-        if purged := self.catalog.purge(wall_ms):
+        agreed_hlc = self._wishes.continuity.agreed_hlc
+        if purged := self.catalog.purge(wall_ms, agreed_hlc=agreed_hlc):
             self._events.append(RecordsPurged(tuple(purged)))
         self._wishes.look(now, wall_ms)
 

@@ -84,7 +84,7 @@ class Syncing:
         if len(self._asking) > ASKING_MAX:
             self._asking.popitem(last=False)
         self.begun += 1
-        return encode_sync(asking.open(self._continuity.since))
+        return encode_sync(asking.open(self._continuity.away))
 
     def next(
         self, reply: bytes, peer: NodeId, now: float, wall_ms: int, proven: Container[bytes]
@@ -110,7 +110,7 @@ class Syncing:
             case _:
                 assert_never(message)
         self._judge(asking, now)
-        request = asking.next(self._continuity.since)
+        request = asking.next(self._continuity.away)
         if asking.bulky and not self._policy.may_carry_bulk(peer, now):
             request = None  # another peer is sending the same
         if request is not None:
@@ -169,11 +169,12 @@ class Syncing:
         return encode_sync(reply)
 
     def _outline(self, request: SyncOpen) -> SyncOutline:
-        """Who is returning shows nothing: an asker would take for new what was removed. It asks
-        itself."""
-        if self._continuity.returning:
+        """Who is returning shows nothing, as an asker would take for new what was removed; but to
+        one whose absence it witnessed. It asks itself."""
+        since = self._continuity.since_for(request.away)
+        if self._continuity.returning and since == NO_WITNESS:
             return self._sync.closed(since=NO_WITNESS)
-        return self._sync.outline(request, since=self._continuity.since)
+        return self._sync.outline(request, since=since)
 
     # ------------------------------------------------------------ signatures beside the loop
     @staticmethod

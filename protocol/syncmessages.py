@@ -70,8 +70,8 @@ class SyncOpen(_Wire, frozen=True, tag=20):
     """The asker itself, and digests over the 64 groups of members and of records."""
 
     sender: Alive
-    since: U63
-    """The asker has witnessed every removal from this hlc on; NO_WITNESS: none (§6.7)."""
+    away: U63
+    """The agreed hlc of an asker that was off and is returning; else NO_WITNESS (§6.7)."""
     members: _Digests
     records: _Digests
 
@@ -81,7 +81,7 @@ class SyncOutline(_Wire, frozen=True, tag=21):
 
     sender: Alive
     since: U63
-    """As in SyncOpen, of the answerer."""
+    """The answerer has missed nothing from this hlc on; NO_WITNESS: it cannot tell (§6.7)."""
     members: Outline
     """sync.MEMBER_ITEM: node, generation, incarnation, state, holdings version."""
     records: Outline

@@ -87,10 +87,9 @@ class World(Wire):
         self.generation += 1
         for index in indices:
             machine = make_gossip(index, generation=self.generation, knobs=SLOW, now=self.now)
-            rows = saved_records(self.disks[index].items())
-            machine.catalog.load(rows, wall_ms=self.wall_ms)
             if index in self.agreements:
                 machine.resume(self.agreements[index], self.now, self.wall_ms)
+            machine.load(saved_records(self.disks[index].items()), self.wall_ms)
             self.machines[address_of(index)] = machine
             machine.join([address_of(i) for i in range(len(self.disks))], self.now)
 
@@ -187,6 +186,44 @@ def test_what_was_removed_is_told_in_parts(world: World, monkeypatch: pytest.Mon
     assert world.agree()
     assert [world.names(index) for index in range(3)] == [["alone", "gone", "kept"]] * 3
     assert not [key for key in world.disks[2] if "gone1" in key]
+
+
+def test_a_removal_that_nobody_heard_of_outlives_its_age(world: World) -> None:
+    world.cut = {address_of(2)}
+    world.publish(2, "gone", remove=True)
+    world.settle(30.0)
+    world.stop(2)
+    world.cut = set()
+    world.settle(100 * HOUR_S)
+    assert "gone" in world.names(0)
+    world.start(2)
+    world.settle(1500.0)
+    assert world.agree()
+    assert [world.names(index) for index in range(3)] == [["alone", "kept"]] * 3
+    assert len(world[0].catalog) == 6, "kept for as long again, for who is cut off now"
+
+
+def test_who_stayed_alone_is_a_witness_too(world: World) -> None:
+    world.stop(1, 2)
+    world.publish(0, "gone", remove=True)
+    world.settle(100 * HOUR_S)
+    assert world[0].statistics().returning, "the others may have gone on without it"
+    world.start(1, 2)
+    world.settle(WAIT_S + 1500.0)
+    assert world.agree()
+    assert [world.names(index) for index in range(3)] == [["alone", "kept"]] * 3
+
+
+def test_who_was_cut_off_alone_is_judged_by_those_who_went_on(world: World) -> None:
+    world.cut = {address_of(2)}
+    world.publish(0, "gone", remove=True)
+    world.publish(2, "mine")
+    world.settle(100 * HOUR_S)
+    world.cut = set()
+    assert world[2].statistics().returning
+    world.settle(WAIT_S + 1500.0)
+    assert world.agree()
+    assert [world.names(index) for index in range(3)] == [["alone", "kept", "mine"]] * 3
 
 
 def test_a_cluster_that_was_off_as_a_whole_loses_nothing(world: World) -> None:

@@ -252,6 +252,8 @@ async def test_what_the_catalog_forgets_leaves_the_disk(
             await a.commit(catalog.prepare_deploy(name, encode_spec(SMALL), wall_ms=old_ms))
             if name != "stays":
                 await a.commit(catalog.prepare_remove(name, wall_ms=old_ms))
+        catalog.purge(old_ms)
+        a.gossip._wishes.continuity.agree(wall_ms(), catalog.last_hlc)  # others know of it
         stale = {key for key in a.saved if "/stays" not in key}
         assert len(stale) == 4
         async with a.persisting:
@@ -264,6 +266,7 @@ async def test_what_the_catalog_forgets_leaves_the_disk(
 
         a.fail_saves = True
         a.publish(catalog.prepare_remove("back", wall_ms=wall_ms()))
+        a.gossip.catalog.purge(wall_ms())
         a.gossip.catalog.purge(wall_ms() + TOMBSTONE_MS + 1000)
         a.gossip._events.append(RecordsPurged(("a/back",)))
         a.service.notify()

@@ -161,14 +161,14 @@ class Simulation:
             wall_ms=wall_ms,
             roster=roster,
         )
+        if node.disk.agreement:
+            gossip.resume(node.disk.agreement, node.clock.local(self.now), wall_ms)
         rows = [SavedRecord(key, encoded) for key, encoded in node.disk.records.items()]
-        loaded = gossip.catalog.load(rows, wall_ms=wall_ms)
+        loaded = gossip.load(rows, wall_ms)
         for key in loaded.drop:
             del node.disk.records[key]
         for digest in node.disk.held:
             gossip.holdings.set_local(digest, True)
-        if node.disk.agreement:
-            gossip.resume(node.disk.agreement, node.clock.local(self.now), wall_ms)
         return gossip
 
     def begin(self, node: Node, gossip: Gossip) -> None:

@@ -245,7 +245,10 @@ def test_what_the_catalog_forgets_is_told() -> None:
     machine.on_timer(HOUSEKEEPING_S, WALL_MS)
     later_ms = WALL_MS + TOMBSTONE_MS + 1000
     machine.on_timer(2 * HOUSEKEEPING_S, later_ms)
+    assert len(machine.catalog) == 2, "nobody else knows of the removal"
+    machine._wishes.continuity.agree(later_ms, machine.catalog.last_hlc)
     machine.on_timer(3 * HOUSEKEEPING_S, later_ms)
+    machine.on_timer(4 * HOUSEKEEPING_S, later_ms)
     (purged,) = (event for event in events(machine) if isinstance(event, RecordsPurged))
     assert set(purged.keys) == {"a/f", f"v/f/{version_of(SPEC)}"}
 
