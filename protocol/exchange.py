@@ -452,7 +452,9 @@ class Fetch:
             self._ask_all(now)
             return
         self._release(source, ask)
-        retry = message.code not in PERMANENT_CODES
+        # A fetcher has neither partial nor blob for a moment, when it has just got the last segment.
+        fellow = source.offered and not source.complete
+        retry = fellow or message.code not in PERMANENT_CODES
         self._lose(source, f"{message.code}: {message.text}", now, retry=retry)
 
     def _on_offer(self, source: Source, offer: Offer, body: bytes, ask: Ask, now: float) -> None:

@@ -33,7 +33,7 @@ def test_a_little_loss_kills_nobody() -> None:
     assert deaths.healthy == deaths.disturbed == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("neighbour", [False, True])
 def test_detection_takes_as_long_as_theory_says(neighbour: bool) -> None:
     knobs = LAN if neighbour else measure.SWIM

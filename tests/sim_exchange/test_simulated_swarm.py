@@ -141,7 +141,7 @@ def test_who_comes_late_is_served_by_all() -> None:
     assert late.done_at - 5.0 <= 1.0, "the seed alone takes 1.6 s"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_nodes() -> None:
     run = Run(16_000_000, seed_mbit=100, other_mbit=100, others=199).run()
     assert run.slowness <= 2.0, "each byte crosses several nodes, one segment after the other"
