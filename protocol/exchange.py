@@ -452,7 +452,7 @@ class Fetch:
             self._ask_all(now)
             return
         self._release(source, ask)
-        # A fetcher has neither partial nor blob for a moment, when it has just got the last segment.
+        # A fetcher has neither partial nor blob for a moment, when it has just got the last one.
         fellow = source.offered and not source.complete
         retry = fellow or message.code not in PERMANENT_CODES
         self._lose(source, f"{message.code}: {message.text}", now, retry=retry)

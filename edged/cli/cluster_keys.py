@@ -202,7 +202,9 @@ def _change(target: Target, method: str, path: str, *, body: bytes = b"") -> Key
             rows = error.problem.get("members") or []
             hopeful = bool(rows) and all(row.get("state") == "alive" for row in rows)
             if not hopeful or time.monotonic() >= deadline:
-                error.hint = "edged cluster keys list shows who has what; --force does it anyway"
+                error.hint = "edged cluster keys list shows who has what"
+                if rows:
+                    error.hint += "; --force does it anyway"
                 raise
         time.sleep(POLL_S)
 
