@@ -452,9 +452,8 @@ class Fetch:
             self._ask_all(now)
             return
         self._release(source, ask)
-        # A fetcher has neither partial nor blob for a moment, when it has just got the last one.
-        fellow = source.offered and not source.complete
-        retry = fellow or message.code not in PERMANENT_CODES
+        finishing = source.offered and not source.complete  # has neither part nor whole for a moment
+        retry = finishing or message.code not in PERMANENT_CODES
         self._lose(source, f"{message.code}: {message.text}", now, retry=retry)
 
     def _on_offer(self, source: Source, offer: Offer, body: bytes, ask: Ask, now: float) -> None:
