@@ -452,7 +452,7 @@ class Fetch:
             self._ask_all(now)
             return
         self._release(source, ask)
-        finishing = source.offered and not source.complete  # has neither part nor whole for a moment
+        finishing = source.offered and not source.complete  # neither part nor whole yet
         retry = finishing or message.code not in PERMANENT_CODES
         self._lose(source, f"{message.code}: {message.text}", now, retry=retry)
 

@@ -72,7 +72,9 @@ def test_altered_and_foreign_rows_prove_nothing(trust: Trust, tmp_path: Path) ->
 
 
 def flipped(row: bytes, at: int) -> bytes:
-    return row[:at] + bytes([row[at] ^ 1]) + row[at + 1 :]
+    altered = bytearray(row)
+    altered[at] ^= 1
+    return bytes(altered)
 
 
 def test_what_is_not_proven_is_verified_as_from_a_peer(trust: Trust, tmp_path: Path) -> None:
@@ -86,6 +88,6 @@ def test_what_is_not_proven_is_verified_as_from_a_peer(trust: Trust, tmp_path: P
     assert not any(row.proven for row in saved)
     loaded = catalog_of(other).load(saved, wall_ms=time.time_ns() // 1_000_000)
     assert len(loaded.refused) == 2
-    forged = SavedRecords(trust).unwrap([(key, flipped(row, len(row) - 1)) for key, row in rows[:2]])
+    forged = SavedRecords(trust).unwrap([(key, flipped(row, -1)) for key, row in rows[:2]])
     refused = catalog_of(trust).load(forged, wall_ms=time.time_ns() // 1_000_000).refused
     assert [error.code for _, error in refused] == ["signature"] * 2
