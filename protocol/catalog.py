@@ -23,6 +23,7 @@ from .errors import LocalProtocolError, RemoteProtocolError
 from .function import FunctionSpec, decode_spec
 from .identity import Credential, TrustAnchor
 from .ids import FunctionName, VersionId, parse_function_name
+from .modules import Modules
 from .records import Record, Verified, decode_record, encode_record, record_key, verify_record
 
 __all__ = ["ITEM", "Catalog", "Current", "Loaded", "VersionRow", "key_hash"]
@@ -105,6 +106,7 @@ class Catalog:
         self._buckets: dict[int, dict[int, Entry]] = {}
         self.digests: Final = BucketDigests()
         """Tombstones included."""
+        self.modules: Final = Modules()
         self._names: dict[FunctionName, FunctionState] = {}
         self._current: dict[str, Current] = {}
         self._tombstones: dict[str, None] = {}
@@ -258,8 +260,10 @@ class Catalog:
         entry = Entry(verified)
         self._clock.observe(entry.hlc)
         if known is not None:
-            self._take_out(known)
+            self._take_out(known, replaced=entry.live)
         self._put_in(entry)
+        if verified.spec is not None:
+            self.modules.put(entry.key, verified.spec)
         self._index(verified.name, entry)
         while len(self._tombstones) > TOMBSTONES_MAX:
             oldest = self._oldest_tombstone()[1]
@@ -284,8 +288,8 @@ class Catalog:
             self._unseen.append(entry.key)
             heapq.heappush(self._oldest, (entry.hlc, entry.key))
 
-    def _take_out(self, entry: Entry) -> None:
-        """The name's state is the caller's."""
+    def _take_out(self, entry: Entry, *, replaced: bool = False) -> None:
+        """The name's state is the caller's. `replaced`: by a live record of that key."""
         del self._entries[entry.key]
         bucket = self._buckets[entry.bucket]
         bucket.pop(entry.hashed, None)
@@ -295,6 +299,8 @@ class Catalog:
         if entry.live:
             self._bytes -= len(entry.encoded)
             self._digest ^= entry.digest
+            if not replaced:
+                self.modules.drop(entry.key)
         else:
             del self._tombstones[entry.key]
             self._late.pop(entry.key, None)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from .errors import RemoteProtocolError
 from .ids import Digest, VersionId, digest_of, parse_digest
+from .replicas import REPLICAS_DEFAULT, REPLICAS_MAX
 
 Abi = Literal["raw", "cgi", "export"]
 
@@ -73,6 +74,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     methods: Annotated[tuple[_Method, ...], Meta(max_length=16)] = ()
     """Allowed HTTP methods; () is the ABI's default."""
     policy: Policy = Policy()
+    replicas: Annotated[int, Meta(ge=1, le=REPLICAS_MAX)] = REPLICAS_DEFAULT
+    """Nodes that are to have the module on disk; all, where there are fewer."""
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
