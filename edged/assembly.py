@@ -37,6 +37,7 @@ from .artifacts import Artifacts
 from .config import Config, parse_address
 from .errors import FunctionNotFound, StoreError
 from .eventlog import EventLog, function_of
+from .expiry import Expiry
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .http import bind_tcp
@@ -295,7 +296,9 @@ class Parts:
             metrics=self._metrics,
             load=lambda: self.load.share,
             reason=self.events.reason,
+            trust_expires_s=self._trust.expires_s,
         )
+        self.expiry = Expiry(self._trust, note=self.events.add, log=self._log)
         self.keys = KeyService(
             self._trust.keyring_keys,
             path=config.path(config.trust.directory) / "keyring",
@@ -313,7 +316,7 @@ class Parts:
                 catalog=self.gossip.catalog,
                 publish=self._publish,
                 members=self.views.members,
-                join=self.gossip_service.join,
+                join=self.gossip_service.join_named,
                 holders=self.views.holders,
                 on_held=self._on_held,
                 status=self.views.status,

@@ -27,6 +27,7 @@ from .errors import ConfigError
 from .files import read_file, write_file
 from .http import HttpHooks, HttpLimits, HttpServer, serve
 from .interfaces import NodeState
+from .logfile import own_log_file
 from .resident import drop_code
 from .runtime.runtime import WasmtimeRuntime, open_runtime
 from .store import BlobStore, open_store
@@ -133,6 +134,7 @@ class Node:
             await nursery.start(runtime.run)
             await nursery.start(parts.activation.run)
             await nursery.start(parts.load.run)
+            await nursery.start(parts.expiry.run)
             await nursery.start(parts.exchange.run)
             await nursery.start(parts.streams.run, sockets.gossip.listeners)
             await nursery.start(parts.gossip_service.run)
@@ -239,7 +241,8 @@ async def run_node(config: Config) -> None:
     """Runs a node until SIGTERM or SIGINT, then stops it gracefully; a second signal stops it at
     once."""
     _raise_descriptor_limit()
-    node = Node(config)
+    stream = own_log_file(os.environ)
+    node = Node(config, log=make_log(config.node.name, level=config.node.log_level, stream=stream))
     async with trio.open_nursery() as nursery:
 
         async def watch(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -73,7 +73,7 @@ class ClusterAccess:
         catalog: Catalog,
         publish: Callable[[Sequence[Record]], None],
         members: Callable[[], tuple[MemberView, ...]],
-        join: Callable[[Sequence[str]], None],
+        join: Callable[[Sequence[str]], Awaitable[None]],
         holders: Callable[[Digest], tuple[HolderView, ...]],
         on_held: Callable[[Digest], None],
         status: Callable[[], StatusView],
@@ -395,10 +395,10 @@ class Operations:
     def members(self) -> tuple[MemberView, ...]:
         return self._cluster.members()
 
-    def join(self, seeds: tuple[str, ...]) -> None:
+    async def join(self, seeds: tuple[str, ...]) -> None:
         self._check_state()
         try:
-            self._cluster.join(seeds)
+            await self._cluster.join(seeds)
         except ConfigError as error:
             raise BadRequest(str(error)) from error
 

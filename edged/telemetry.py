@@ -11,11 +11,19 @@ import sys
 import threading
 import traceback
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Final, Protocol
 
 from .metrics import Buckets, Metric, Registry
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Stream(Protocol):
+    """Where log lines go: stderr, or a file that is kept short."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
 
 
 class Log:
@@ -23,7 +31,7 @@ class Log:
     and a tenth of its start."""
 
     def __init__(
-        self, stream: TextIO, level: int, fields: dict[str, object], lock: threading.Lock
+        self, stream: Stream, level: int, fields: dict[str, object], lock: threading.Lock
     ) -> None:
         self._stream = stream
         self._level = level
@@ -67,7 +75,7 @@ class Log:
             self._stream.flush()
 
 
-def make_log(node: str, *, level: str = "info", stream: TextIO | None = None) -> Log:
+def make_log(node: str, *, level: str = "info", stream: Stream | None = None) -> Log:
     """A logger of its own, bound to the node's name."""
     return Log(stream or sys.stderr, LEVELS[level], {"node": node}, threading.Lock())
 
@@ -117,6 +125,9 @@ class Metrics:
         self.datagrams_dropped = self._counter(
             "edged_datagrams_dropped", "Datagrams that were refused", "reason"
         )
+        self.trust_expires = self._gauge(
+            "edged_trust_expires_seconds", "Unix time at which the node's certificate ends"
+        ).labels()
         self.members = self._gauge("edged_members", "Members by state", "state")
         self.blobs = self._gauge("edged_blobs", "Blobs held", "kind")
         self.blob_bytes = self._gauge("edged_blob_bytes", "Bytes of blobs held", "kind")

@@ -55,6 +55,9 @@ class Trust:
     credential: Credential
     anchor: TrustAnchor
     ca_public_key: bytes
+    expires_s: float
+    """Unix time from which peers refuse this node: its certificate, credential or CA has ended."""
+    ca_expires_s: float
     private_key: Ed25519PrivateKey = field(repr=False)
     keyring_keys: tuple[bytes, ...] = field(repr=False)
     """32 bytes each, the first one seals."""
@@ -183,6 +186,12 @@ def load_trust(directory: Path, *, wall_s: float | None = None) -> Trust:
         credential=credential,
         anchor=anchor,
         ca_public_key=ca_public_key,
+        expires_s=min(
+            float(credential.not_after_s),
+            ca.not_valid_after_utc.timestamp(),
+            certificate.not_valid_after_utc.timestamp(),
+        ),
+        ca_expires_s=ca.not_valid_after_utc.timestamp(),
         private_key=private_key,
         keyring_keys=keys,
         _server=_context(directory, ssl.PROTOCOL_TLS_SERVER),

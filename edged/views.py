@@ -55,6 +55,7 @@ class Views:
         metrics: Metrics,
         load: Callable[[], float],
         reason: Callable[[NodeId], str],
+        trust_expires_s: float,
     ) -> None:
         """`reason` tells why a member is suspect or down."""
         self._gossip = gossip
@@ -66,6 +67,7 @@ class Views:
         self._metrics = metrics
         self._load = load
         self._reason = reason
+        self._trust_expires_s = trust_expires_s
         metrics.registry.collect(lambda: gossip_families(self.gossip()))
 
     def _self(self) -> Member:
@@ -186,6 +188,7 @@ class Views:
             blobs=len(blobs),
             blob_bytes=sum(blob.size_bytes for blob in blobs),
             running=self._functions.running,
+            trust_expires_s=self._trust_expires_s,
             repair=self._store.repair,
             gossip=self.gossip(),
         )
@@ -193,6 +196,7 @@ class Views:
     def render_metrics(self) -> bytes:
         """Sets the gauges that nobody keeps up to date in between, then renders all metrics."""
         self._metrics.running.set(self._functions.running)
+        self._metrics.trust_expires.set(self._trust_expires_s)
         for state, count in self.member_counts().items():
             self._metrics.members.labels(state).set(count)
         for kind in ("module", "artifact", "manifest"):

@@ -16,7 +16,7 @@ import click
 from .common import EdgedCommand, NodeProblem, json_option, print_json
 
 if TYPE_CHECKING:
-    from edged.interfaces import KeyChange, KeysView
+    from edged.interfaces import KeysView
 
     from .target import Target
 
@@ -35,6 +35,30 @@ class Nodes(NamedTuple):
     """Nodes of the local cluster that do not run."""
     ca: Path | None
     """Its keyring is what nodes issued later begin with."""
+
+
+class Change(NamedTuple):
+    """What one node answered to one change."""
+
+    node: str
+    key: str
+    changed: bool
+
+
+class Telling(NamedTuple):
+    """How a kind of change is told."""
+
+    done: str
+    already: str
+    """So it was on a node before."""
+    missed: tuple[str, ...]
+    """What a node that was not reached needs when it is back; {keyring} and {key} are filled in."""
+
+
+_GIVE: Final = "edged cluster keys add --key-file {keyring}"
+ADDED: Final = Telling("added", "had it already", (_GIVE,))
+USED: Final = Telling("used", "sealed with it already", (_GIVE, "edged cluster keys use {key}"))
+REMOVED: Final = Telling("removed", "had no such key", ("edged cluster keys remove {key}",))
 
 
 def keys_options(function: F) -> F:
@@ -113,7 +137,7 @@ def add(key_file: str | None, as_json: bool, **where: Any) -> None:
     ]
     ids = list(dict.fromkeys(change.key for change in changes))
     late = _wait_spread(nodes, ids)
-    _done(nodes, ids, late, as_json=as_json, verb="added")
+    _done(nodes, changes, late, as_json=as_json, told=ADDED)
 
 
 @keys.command(cls=EdgedCommand)
@@ -125,11 +149,12 @@ def use(key: str, force: bool, as_json: bool, **where: Any) -> None:
 
     Refused while a known member, also one that is down, has not got it."""
     nodes = _nodes(**where)
-    for target in nodes.targets:
-        _change(target, "POST", f"/{key}/use?force={int(force)}")
+    changes = [
+        _change(target, "POST", f"/{key}/use?force={int(force)}") for target in nodes.targets
+    ]
     _order_ca(nodes.ca, key, keep=True)
     late = _wait_spread(nodes, [key])
-    _done(nodes, [key], late, as_json=as_json, verb="used")
+    _done(nodes, changes, late, as_json=as_json, told=USED)
 
 
 @keys.command(cls=EdgedCommand)
@@ -141,10 +166,9 @@ def remove(key: str, force: bool, as_json: bool, **where: Any) -> None:
 
     Refused while a known member, also one that is down, seals with it."""
     nodes = _nodes(**where)
-    for target in nodes.targets:
-        _change(target, "DELETE", f"/{key}?force={int(force)}")
+    changes = [_change(target, "DELETE", f"/{key}?force={int(force)}") for target in nodes.targets]
     _order_ca(nodes.ca, key, keep=False)
-    _done(nodes, [key], [], as_json=as_json, verb="removed")
+    _done(nodes, changes, [], as_json=as_json, told=REMOVED)
 
 
 # ---------------------------------------------------------------- whom to ask
@@ -187,7 +211,7 @@ def _nodes(
 
 
 # ---------------------------------------------------------------- asking
-def _change(target: Target, method: str, path: str, *, body: bytes = b"") -> KeyChange:
+def _change(target: Target, method: str, path: str, *, body: bytes = b"") -> Change:
     """One node's; asked again for a while where it only has not heard of the others' keys yet."""
     import msgspec
 
@@ -197,7 +221,8 @@ def _change(target: Target, method: str, path: str, *, body: bytes = b"") -> Key
     while True:
         try:
             data = target.control().call(method, f"/v1/keys{path}", body=body)
-            return msgspec.json.decode(data, type=KeyChange)
+            answer = msgspec.json.decode(data, type=KeyChange)
+            return Change(target.name, answer.key, answer.changed)
         except NodeProblem as error:
             rows = error.problem.get("members") or []
             hopeful = bool(rows) and all(row.get("state") == "alive" for row in rows)
@@ -221,17 +246,20 @@ def _views(nodes: Nodes) -> list[KeysView]:
 
 
 def _wait_spread(nodes: Nodes, ids: Sequence[str]) -> list[str]:
-    """Until every node knows that all members have the keys; else who has not, by name."""
+    """Until every node knows that all members have the keys; else who has not, by name. The nodes
+    themselves have them: what others have not heard of them yet is no lack."""
     deadline = time.monotonic() + SPREAD_S
     while True:
-        members = [
+        views = _views(nodes)
+        asked = {view.node for view in views}
+        unheard = [
             member
-            for view in _views(nodes)
+            for view in views
             for member in view.members
             if member.state != "left" and not set(ids) <= set(member.keys)
         ]
-        if all(m.state == "down" for m in members) or time.monotonic() >= deadline:
-            return list(dict.fromkeys(member.name for member in members))
+        if all(m.state == "down" for m in unheard) or time.monotonic() >= deadline:
+            return list(dict.fromkeys(m.name for m in unheard if m.name not in asked))
         time.sleep(POLL_S)
 
 
@@ -268,7 +296,9 @@ def _order_ca(ca: Path | None, key: str, *, keep: bool) -> None:
 
 
 # ---------------------------------------------------------------- telling
-def _show(views: Sequence[KeysView], *, as_json: bool) -> None:
+def _show(
+    views: Sequence[KeysView], *, as_json: bool, changes: Sequence[Change] | None = None
+) -> None:
     """Node × key. Who was not asked is shown as the others know it."""
     rows: dict[str, tuple[str, tuple[str, ...]]] = {}
     for view in views:
@@ -279,7 +309,8 @@ def _show(views: Sequence[KeysView], *, as_json: bool) -> None:
     ids = list(dict.fromkeys(key for _, held in rows.values() for key in held))
     if as_json:
         listed = [{"node": n, "state": state, "keys": held} for n, (state, held) in rows.items()]
-        print_json({"keys": ids, "nodes": listed})
+        changed = {} if changes is None else {"changed": _changed(changes)}
+        print_json({"keys": ids, "nodes": listed} | changed)
         return
     from .render import NONE, table
 
@@ -300,17 +331,43 @@ def _show(views: Sequence[KeysView], *, as_json: bool) -> None:
     )
 
 
+def _changed(changes: Sequence[Change]) -> list[str]:
+    """The nodes on which something is not as it was before."""
+    return list(dict.fromkeys(change.node for change in changes if change.changed))
+
+
+def _summary(key: str, changes: Sequence[Change], told: Telling) -> str:
+    """What became of one key."""
+    new = [change.node for change in changes if change.changed]
+    rest = len(changes) - len(new)
+    if not new:
+        return f"nothing changed: {_count(rest)} {told.already} ({key})"
+    if not rest:
+        return f"{told.done} {key} on {_count(len(new))}"
+    return f"{told.done} {key} on {', '.join(new)}; {_count(rest)} {told.already}"
+
+
+def _count(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
+
+
 def _done(
-    nodes: Nodes, ids: Sequence[str], late: Sequence[str], *, as_json: bool, verb: str
+    nodes: Nodes,
+    changes: Sequence[Change],
+    late: Sequence[str],
+    *,
+    as_json: bool,
+    told: Telling,
 ) -> None:
-    _show(_views(nodes), as_json=as_json)
+    _show(_views(nodes), as_json=as_json, changes=changes)
+    ids = list(dict.fromkeys(change.key for change in changes))
     if not as_json:
-        click.echo(f"{verb} {', '.join(ids)} on {len(nodes.targets)} nodes")
+        for key in ids:
+            click.echo(_summary(key, [c for c in changes if c.key == key], told))
     missed = list(dict.fromkeys((*nodes.stopped, *late)))
     if missed:
-        keyring = nodes.ca / "keyring" if nodes.ca else "FILE"
+        keyring = str(nodes.ca / "keyring") if nodes.ca else "FILE"
+        steps = [step.format(keyring=keyring, key=" ".join(ids)) for step in told.missed]
         click.echo(
-            f"not on {', '.join(missed)}: when back, they need\n"
-            f"  edged cluster keys add --key-file {keyring}",
-            err=True,
+            "\n  ".join((f"not on {', '.join(missed)}: when back, they need", *steps)), err=True
         )

@@ -237,6 +237,7 @@ def _show_status(data: bytes) -> None:
             ("members", ", ".join(f"{n} {state}" for state, n in view.members.items())),
             ("functions", f"{view.functions} (catalog {short(view.catalog)})"),
             ("blobs", f"{view.blobs}, {size(view.blob_bytes)}"),
+            ("certificate", _expiry(view.trust_expires_s)),
             ("running now", f"{view.running}, load {percent(gossip.load)}"),
             ("health", "well" if not gossip.health else f"{gossip.health} of 8 (0 is well)"),
             ("probes", _probes(gossip.probing)),
@@ -251,6 +252,16 @@ def _show_status(data: bytes) -> None:
             ("repair at start", repaired),
         )
     )
+
+
+def _expiry(expires_s: float) -> str:
+    import time
+
+    left_days = (expires_s - time.time()) / 86_400
+    if left_days <= 0:
+        return "has ended: peers refuse this node; edged cluster issue renews, then restart"
+    soon = "; edged cluster issue renews, then restart" if left_days <= 30 else ""
+    return f"valid for {left_days:.0f} days{soon}"
 
 
 def _probes(found: dict[str, int]) -> str:

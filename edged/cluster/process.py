@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from edged.logfile import LOG_FILE
+
 MARKER: Final = "EDGED_CLUSTER_NODE"
 POLL_S: Final = 0.02
 PROC: Final = Path("/proc")
@@ -34,9 +36,11 @@ def boot_id() -> str:
 
 
 def start_node(config_file: Path, directory: Path, log_file: Path) -> Process:
-    """`python -m edged run CONFIG`, detached; stdout and stderr append to `log_file`."""
+    """`python -m edged run CONFIG`, detached; stdout and stderr append to `log_file`, which the
+    node keeps from growing without end."""
     environ = {key: value for key, value in os.environ.items() if key not in _PRIVATE_ENV}
     environ[MARKER] = str(directory)
+    environ[LOG_FILE] = str(log_file)
     # The same edged as this one, wherever the command was typed; -P keeps that place's files out.
     root = str(Path(__file__).resolve().parents[2])
     known = environ.get("PYTHONPATH", "")

@@ -43,6 +43,8 @@ class NodeState(msgspec.Struct, frozen=True):
     """None: not started, or stopped on purpose."""
     started_ticks: int | None = None
     """Start of that process in clock ticks since boot (/proc/PID/stat, field 22)."""
+    log_start: Annotated[int, Meta(ge=0)] = 0
+    """Size of its log before that process wrote to it."""
 
     @property
     def gateway_url(self) -> str:

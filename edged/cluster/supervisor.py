@@ -6,6 +6,7 @@ that fails or is interrupted ends what it started and removes what it wrote.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -133,9 +134,12 @@ class Supervisor:
     def _spawn(self, state: ClusterState, node: NodeState) -> ClusterState:
         directory = self.home.node_directory(state.name, node.name)
         log_file = self.home.log_file(state.name, node.name)
+        log_start = log_file.stat().st_size if log_file.exists() else 0
         started = process.start_node(directory / "node.toml", directory, log_file)
         state = state.with_node(
-            msgspec.structs.replace(node, pid=started.pid, started_ticks=started.started_ticks)
+            msgspec.structs.replace(
+                node, pid=started.pid, started_ticks=started.started_ticks, log_start=log_start
+            )
         )
         self.home.save(state)
         return state
@@ -173,7 +177,7 @@ class Supervisor:
                 slow = next(iter(waiting))
                 raise ClusterFailed(
                     f"after {timeout_s:g} s, node {slow!r}: {waiting[slow]}\n"
-                    + self.log_tail(state.name, slow),
+                    + self._log_tail(state, state.node(slow)),
                     node=slow,
                     waiting=waiting,
                 )
@@ -189,23 +193,25 @@ class Supervisor:
         return None if alive is None else frozenset(see) - alive
 
     def _ended(self, state: ClusterState, node: NodeState) -> Exception:
-        tail = self.log_tail(state.name, node.name)
+        tail = self._log_tail(state, node)
         if any(sign.lower() in tail.lower() for sign in _PORT_TAKEN):
             return _PortTaken(f"node {node.name!r}: {tail}")
         return ClusterFailed(
             f"node {node.name!r} ended while starting; its log ends with\n{tail}", node=node.name
         )
 
-    def log_tail(self, cluster: str, node: str) -> str:
-        """The last lines of a node's log."""
-        path = self.home.log_file(cluster, node)
+    def _log_tail(self, state: ClusterState, node: NodeState) -> str:
+        """The last lines of a node's log; none of a run before this one."""
+        path = self.home.log_file(state.name, node.name)
         try:
             with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+                size = file.seek(0, os.SEEK_END)
+                begin = node.log_start if node.log_start <= size else 0  # a new file since
+                file.seek(max(begin, size - LOG_TAIL_BYTES))
                 lines = file.read(LOG_TAIL_BYTES).decode(errors="replace").splitlines()
         except OSError as error:
             return f"(no log: {error.strerror})"
-        return "\n".join(lines[-LOG_TAIL_LINES:]) or "(the log is empty)"
+        return "\n".join(lines[-LOG_TAIL_LINES:]) or "(it wrote nothing to its log)"
 
     @contextmanager
     def _undone_on_error(self, name: str, *, remove: bool) -> Iterator[None]:

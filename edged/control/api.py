@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -66,17 +66,17 @@ class Api:
         self._uploads = UploadBudget()
 
     def routes(self) -> list[Route]:
-        table: list[tuple[str, str, Endpoint]] = [
+        table: list[tuple[str, str, Endpoint, *tuple[str, ...]]] = [
             ("GET", HEALTH_PATH, self.health),
             ("GET", "/v1/status", self.status),
             ("GET", "/v1/members", self.members),
             ("POST", "/v1/join", self.join),
             ("GET", "/v1/metrics", self.metrics),
-            ("GET", "/v1/events", self.events),
+            ("GET", "/v1/events", self.events, "after", "limit", "wait_s"),
             ("GET", "/v1/keys", self.keys),
             ("POST", "/v1/keys", self.add_key),
-            ("POST", "/v1/keys/{id}/use", self.use_key),
-            ("DELETE", "/v1/keys/{id}", self.remove_key),
+            ("POST", "/v1/keys/{id}/use", self.use_key, "force"),
+            ("DELETE", "/v1/keys/{id}", self.remove_key, "force"),
             ("PUT", "/v1/modules", self.put_module),
             ("GET", "/v1/functions", self.functions),
             ("PUT", "/v1/functions/{name}", self.deploy),
@@ -84,16 +84,14 @@ class Api:
             ("DELETE", "/v1/functions/{name}", self.remove),
             ("GET", "/v1/functions/{name}/versions", self.versions),
             ("POST", "/v1/functions/{name}/rollback", self.rollback),
-            ("GET", "/v1/functions/{name}/logs", self.logs),
+            ("GET", "/v1/functions/{name}/logs", self.logs, "tail", "follow"),
             ("GET", "/v1/functions/{name}/explain", self.explain),
         ]
         # One Route per path: Starlette answers 405 with the methods of the first one that fits.
-        paths = dict.fromkeys(path for _, path, _ in table)
-        return [
-            Route(path, _Dispatch({m: e for m, p, e in table if p == path}), methods=methods)
-            for path in paths
-            for methods in [[m for m, p, _ in table if p == path]]
-        ]
+        paths: dict[str, dict[str, _Known]] = {}
+        for method, path, endpoint, *query in table:
+            paths.setdefault(path, {})[method] = _Known(endpoint, tuple(query))
+        return [Route(path, _Dispatch(known), methods=[*known]) for path, known in paths.items()]
 
     async def health(self, _request: Request) -> Response:
         state = self._operator.state()
@@ -111,7 +109,7 @@ class Api:
 
     async def join(self, request: Request) -> Response:
         wanted = await read_json(request, JoinRequest)
-        self._operator.join(wanted.seeds)
+        await self._operator.join(wanted.seeds)
         return json_response({"seeds": wanted.seeds}, status=202)
 
     async def metrics(self, _request: Request) -> Response:
@@ -198,16 +196,37 @@ class Api:
         return json_response(self._operator.explain(_known_name(request)))
 
 
+class _Known(NamedTuple):
+    """An endpoint, and the query keys it takes."""
+
+    endpoint: Endpoint
+    query: tuple[str, ...]
+
+
 class _Dispatch:
     """The endpoints of one path by method; HEAD is GET without its body."""
 
-    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+    def __init__(self, endpoints: dict[str, _Known]) -> None:
         self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        answer = await self._endpoints[method](Request(scope, receive, send))
+        known = self._endpoints[method]
+        request = Request(scope, receive, send)
+        _check_query(request, known.query)
+        answer = await known.endpoint(request)
         await answer(scope, receive, send)
+
+
+def _check_query(request: Request, known: tuple[str, ...]) -> None:
+    """A misspelt key must not be taken for its default. Raises BadRequest."""
+    given = [key for key, _ in request.query_params.multi_items()]
+    for key in given:
+        if key not in known:
+            takes = f"this takes {', '.join(known)}" if known else "this takes none"
+            raise BadRequest(f"query key {key[:80]!r} is unknown: {takes}", known=known)
+        if given.count(key) > 1:
+            raise BadRequest(f"query key {key!r} is given twice")
 
 
 def _known_name(request: Request) -> str:

@@ -116,6 +116,8 @@ async def read_json(request: Request, kind: type[T], *, empty: T | None = None) 
     body = await read_body(request, limit_bytes=JSON_BYTES_MAX, needed=empty is None)
     if not body and empty is not None:
         return empty
+    if not body:
+        raise BadRequest("request body: it is empty; send a JSON document")
     try:
         value = msgspec.json.decode(body, type=kind)
         msgspec.json.encode(value).decode("utf-8")  # lone surrogates could never be stored

@@ -21,6 +21,7 @@ EventKind = Literal[
     "key-used",
     "key-removed",
     "identity-clash",
+    "trust-expiring",
     "node-ready",
     "node-draining",
 ]

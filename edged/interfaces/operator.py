@@ -192,6 +192,8 @@ class StatusView(msgspec.Struct, frozen=True):
     blobs: int
     blob_bytes: int
     running: int
+    trust_expires_s: float
+    """Unix time at which its certificate ends; from then on no peer talks to it."""
     repair: RepairReport
     gossip: GossipView
 
@@ -253,9 +255,10 @@ class Operator(Protocol):
 
     def members(self) -> tuple[MemberView, ...]: ...
 
-    def join(self, seeds: tuple[str, ...]) -> None:
+    async def join(self, seeds: tuple[str, ...]) -> None:
         """Knocks at these members' addresses (host:port), and again while nobody answers and no
-        other member is known. Raises BadRequest naming the address that is none."""
+        other member is known. Raises BadRequest naming the address that is none, and the name
+        that this node cannot resolve; then at none of them."""
         ...
 
     def metrics(self) -> bytes:

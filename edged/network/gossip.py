@@ -39,7 +39,7 @@ from protocol.records import prove_records
 from protocol.streams import ErrorReply, Reply, Sync, SyncReply
 
 from ..config import parse_address
-from ..errors import PeerError, StoreError
+from ..errors import ConfigError, PeerError, StoreError
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .admission import admit_only, dropped_by_kernel
@@ -137,6 +137,15 @@ class GossipService:
         self._in_bytes = metrics.datagram_bytes.labels("in")
 
     # ------------------------------------------------------------ verbs
+    async def join_named(self, seeds: Sequence[str]) -> None:
+        """As `join`, for someone who waits for the answer: names are resolved first. Raises
+        ConfigError, naming also what does not resolve; then nobody was knocked at."""
+        for seed in seeds:
+            host, _ = parse_address(seed, key="seeds")
+            if not await self._names.resolves(host, self._sockets.udp.family):
+                raise ConfigError(f"seeds: {host!r} of {seed!r} does not resolve on this node")
+        self.join(seeds)
+
     def join(self, seeds: Sequence[str], known: Sequence[Address] = ()) -> None:
         """`seeds`: host:port of any members, this node's own allowed; `known`: members of former
         runs, asked if no seed answers. Raises ConfigError."""

@@ -33,6 +33,8 @@ SEND_TRIES: Final = 4
 NAMES_MAX: Final = 256
 NAME_TTL_S: Final = 30.0
 NAME_THREADS: Final = 4
+RESOLVE_S: Final = 5.0
+"""How long an operator waits for a name; resolvers that are down take far longer."""
 """A name server that is gone holds a look-up for 10 s and more; nobody else waits for that."""
 
 _IP_RECVERR: Final = 11
@@ -183,6 +185,14 @@ class Names:
         self._looking.update(wanted)
         self._wanted.clear()
         return wanted
+
+    async def resolves(self, host: str, family: int) -> bool:
+        """Whether the host is an address, or a name that has one now: for somebody who waits."""
+        if self.numeric((host, 0), trio.current_time()) is None:
+            self._wanted.pop(host, None)
+            with trio.move_on_after(RESOLVE_S):
+                await self.look_up(host, family)
+        return self.numeric((host, 0), trio.current_time()) is not None
 
     async def look_up(self, host: str, family: int) -> None:
         """A failure keeps what was known before, and is remembered like an answer."""

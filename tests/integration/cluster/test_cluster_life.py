@@ -221,6 +221,19 @@ def test_a_node_that_cannot_start_shows_its_log(home: Home) -> None:
     assert nothing_left(home, "c")
 
 
+def test_a_failed_restart_shows_its_own_lines_only(home: Home, boss: Supervisor) -> None:
+    boss.up("c", spec_of(1), timeout_s=TIMEOUT_S)
+    log = home.log_file("c", "n1")
+    with log.open("a") as file:
+        file.write("address already in use, long ago\n" * 30)
+    (home.node_directory("c", "n1") / "trust" / "node.key").write_text("nonsense")
+    with pytest.raises(ClusterFailed, match=r"ended while starting(?s:.*)node\.key") as caught:
+        boss.restart("c", "n1", timeout_s=TIMEOUT_S)
+    assert "long ago" not in str(caught.value)
+    assert "long ago" in log.read_text()
+    boss.down("c", timeout_s=0)
+
+
 def test_a_start_that_takes_too_long(home: Home, boss: Supervisor) -> None:
     with pytest.raises(ClusterFailed, match=r"after 0\.01 s, node 'n1': is not ready"):
         boss.up("c", spec_of(1), timeout_s=0.01)

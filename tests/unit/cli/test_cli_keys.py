@@ -108,6 +108,39 @@ def test_a_member_that_has_not_heard_yet_is_waited_for(
     assert keys("use", NEW_ID).exit_code == 0
 
 
+def test_what_is_so_already_is_said(keys: Any, node: NodeThread, tmp_path: Path) -> None:
+    write_keyring(tmp_path / "k", [NEW])
+    expected = (
+        (("add", "--key-file", tmp_path / "k"), "added", "had it already"),
+        (("use", NEW_ID), "used", "sealed with it already"),
+        (("remove", OLD_ID), "removed", "had no such key"),
+    )
+    for args, done, already in expected:
+        assert f"{done} {args[1] if args[0] != 'add' else NEW_ID} on 1 node" in keys(*args).stdout
+        again = keys(*args)
+        assert (again.exit_code, again.stderr) == (0, "")
+        assert f"nothing changed: 1 node {already}" in again.stdout
+        assert json.loads(keys(*args, "--json").stdout)["changed"] == []
+
+
+def test_a_node_that_was_asked_is_not_named_as_missed(
+    run: Any, node: NodeThread, tmp_path: Path
+) -> None:
+    """Another node has not heard of it yet: that is no lack of the key."""
+    write_keyring(tmp_path / "k", [NEW])
+    with NodeThread() as second:
+        second.keys.others = [member("n1", OLD)]
+        node.keys.others = [member("n3", OLD)]
+        added = run(
+            *("cluster", "keys", "add", "--key-file", tmp_path / "k"),
+            *("--control", node.url, "--control", second.url),
+            env={"EDGED_TOKEN": TOKEN},
+        )
+    assert added.exit_code == 0
+    assert "on 2 nodes" in added.stdout
+    assert "not on n3: when back" in added.stderr
+
+
 def test_mistakes(run: Any, keys: Any, node: NodeThread, tmp_path: Path) -> None:
     assert "where shall the new key be kept" in keys("add").stderr
     assert keys("use", "00000000").exit_code == 4

@@ -258,6 +258,7 @@ class MemoryOperator:
             blobs=len(self.modules),
             blob_bytes=sum(self.modules.values()),
             running=0,
+            trust_expires_s=4e9,
             repair=RepairReport(0, (), (), (), False),
             gossip=GossipView(
                 health=2,
@@ -275,9 +276,10 @@ class MemoryOperator:
             ),
         )
 
-    def join(self, seeds: tuple[str, ...]) -> None:
+    async def join(self, seeds: tuple[str, ...]) -> None:
+        await trio.lowlevel.checkpoint()
         if not all(seed.rpartition(":")[2].isdigit() for seed in seeds):
-            raise BadRequest("gossip.seeds: write host:port")
+            raise BadRequest("seeds: write host:port")
         self.joined.append(seeds)
 
     def members(self) -> tuple[MemberView, ...]:

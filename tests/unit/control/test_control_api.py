@@ -144,6 +144,36 @@ async def test_join(node: Node) -> None:
     assert len(node.operator.joined) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "known"),
+    [
+        ("GET", "/v1/status?node=n1", []),
+        ("GET", "/v1/events?afer=3", ["after", "limit", "wait_s"]),
+        ("DELETE", "/v1/keys/00000000?froce=1", ["force"]),
+        ("GET", "/v1/functions/a/logs?lines=3", ["tail", "follow"]),
+        ("DELETE", "/v1/functions/a?dry_run", []),
+        ("GET", "/v1/health?x=", []),
+    ],
+)
+async def test_unknown_query_keys(node: Node, method: str, path: str, known: list[str]) -> None:
+    path, _, query = path.partition("?")
+    answer = await node.client.request(method, path, query=query)
+    problem = check_problem(answer, 400, "bad-request")
+    assert problem["known"] == known
+    assert repr(query.partition("=")[0]) in problem["detail"]
+
+
+async def test_a_query_key_that_is_given_twice(node: Node) -> None:
+    answer = await node.client.request("GET", "/v1/events", query="after=1&after=2")
+    assert "'after' is given twice" in check_problem(answer, 400, "bad-request")["detail"]
+
+
+async def test_an_empty_body_is_said_to_be_empty(node: Node) -> None:
+    headers = [("content-length", "0")]
+    answer = await node.client.request("POST", "/v1/join", body=b"", headers=headers)
+    assert "it is empty" in check_problem(answer, 400, "bad-request")["detail"]
+
+
 # ---------------------------------------------------------------- modules
 async def test_upload_in_pieces(node: Node) -> None:
     answer = await node.client.request("PUT", "/v1/modules", body=[WASM[:3], b"", WASM[3:]])
