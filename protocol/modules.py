@@ -23,35 +23,39 @@ class Wanted(NamedTuple):
 
 
 class _Naming(NamedTuple):
+    """Small, as there is one for nearly each version."""
+
     module: Digest
-    manifest: Digest
+    manifest: bytes
     replicas: int
 
 
 class Modules:
     def __init__(self) -> None:
         self._named: dict[str, _Naming] = {}
-        self._keys: dict[Digest, dict[str, None]] = {}
+        """By key of a live version record."""
+        self._counts: dict[_Naming, int] = {}
+        self._namings: dict[Digest, tuple[_Naming, ...]] = {}
+        """Distinct ones: few, however many functions share a module."""
         self._changed: dict[Digest, None] = {}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._namings)
 
     def __iter__(self) -> Iterator[Digest]:
-        yield from self._keys
+        yield from self._namings
 
     def get(self, module: Digest) -> Wanted | None:
         """None: no live version names it."""
-        keys = self._keys.get(module)
-        if not keys:
+        namings = self._namings.get(module)
+        if namings is None:
             return None
-        names = [self._named[key] for key in keys]
-        manifests = tuple(dict.fromkeys(name.manifest for name in names))
-        return Wanted(manifests, max(name.replicas for name in names))
+        manifests = dict.fromkeys(Digest(one.manifest.hex()) for one in namings)
+        return Wanted(tuple(manifests), max(one.replicas for one in namings))
 
-    def keys(self, module: Digest) -> tuple[str, ...]:
-        """Of the version records that name it."""
-        return tuple(self._keys.get(module, ()))
+    def named_by(self, module: Digest) -> str:
+        """Key of a version record that names it, for people; "" if none does. Looks at all."""
+        return next((key for key, one in self._named.items() if one.module == module), "")
 
     def take_changed(self) -> list[Digest]:
         """Those for which `get` may tell something new since the last call."""
@@ -61,19 +65,30 @@ class Modules:
 
     # ------------------------------------------------------------ the catalog's part
     def put(self, key: str, spec: FunctionSpec) -> None:
-        naming = _Naming(spec.module, spec.manifest, spec.replicas)
-        if self._named.get(key) == naming:
+        """A key names a spec's digest, so what it named once it names for good."""
+        if key in self._named:
             return
+        naming = _Naming(spec.module, bytes.fromhex(spec.manifest), spec.replicas)
+        known = self._namings.get(spec.module, ())
+        naming = next((one for one in known if one == naming), naming)
         self._named[key] = naming
-        self._keys.setdefault(spec.module, {})[key] = None
-        self._changed[spec.module] = None
+        count = self._counts.get(naming, 0)
+        self._counts[naming] = count + 1
+        if not count:
+            self._namings[naming.module] = (*known, naming)
+            self._changed[naming.module] = None
 
     def drop(self, key: str) -> None:
         naming = self._named.pop(key, None)
         if naming is None:
             return
-        keys = self._keys[naming.module]
-        del keys[key]
-        if not keys:
-            del self._keys[naming.module]
+        self._counts[naming] -= 1
+        if self._counts[naming]:
+            return
+        del self._counts[naming]
+        left = tuple(one for one in self._namings[naming.module] if one != naming)
+        if left:
+            self._namings[naming.module] = left
+        else:
+            del self._namings[naming.module]
         self._changed[naming.module] = None
