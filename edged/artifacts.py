@@ -6,9 +6,10 @@ opened only after its attestation and its hash hold.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -40,14 +41,18 @@ class Artifacts:
         private_key: Ed25519PrivateKey,
         credential: Credential,
         anchor: TrustAnchor,
+        on_change: Callable[[Digest], None],
         metrics: Metrics,
         log: Log,
     ) -> None:
+        """`on_change` is told of a module whose artifact came, went, or is being made."""
         self._store = store
         self._runtime = runtime
         self._private_key = private_key
         self._credential = credential
         self._anchor = anchor
+        self._on_change = on_change
+        self._building: Counter[Digest] = Counter()
         self._metrics = metrics
         self._log = log
         self._costs: OrderedDict[Digest, dict[tuple[Tier, str], float]] = OrderedDict()
@@ -67,6 +72,10 @@ class Artifacts:
                 return tier, row
         return None
 
+    def building(self, module: Digest) -> bool:
+        """Whether its optimised artifact is being compiled here now."""
+        return module in self._building
+
     async def trusted(self, module: Digest) -> tuple[Tier, ArtifactRow] | None:
         """The best artifact of `module` of which all that is claimed holds; what is refused is
         dropped, and made anew when nothing else is left."""
@@ -80,7 +89,7 @@ class Artifacts:
                 self._log.error(
                     "artifact refused", module=module, artifact=row.digest, why=str(error)
                 )
-                await self._store.delete_artifact(module, row.key)
+                await self._drop(module, row)
             else:
                 return tier, row
         return None
@@ -105,7 +114,10 @@ class Artifacts:
         """Compiles `module`, which has been verified, to whichever tier is ready first.
 
         Raises as Runtime.compile, and StoreError."""
-        return await self._make_checked(module, self._runtime.compile, self._metrics.compiles)
+        with contextlib.ExitStack() as stack:
+            if "fast" not in self._runtime.keys:
+                stack.enter_context(self._shown_building(module))
+            return await self._make_checked(module, self._runtime.compile, self._metrics.compiles)
 
     async def optimise(self, module: Digest) -> None:
         """Compiles `module` to the tier "optimised", out of everyone's way.
@@ -113,7 +125,19 @@ class Artifacts:
         Raises as Runtime.optimise, and StoreError."""
         if not await self._store.verify(module):
             raise BlobCorrupt(f"module {module[:12]} is damaged on this disk")
-        await self._make_checked(module, self._runtime.optimise, self._metrics.optimisations)
+        with self._shown_building(module):
+            await self._make_checked(module, self._runtime.optimise, self._metrics.optimisations)
+
+    @contextlib.contextmanager
+    def _shown_building(self, module: Digest) -> Iterator[None]:
+        self._building[module] += 1
+        self._on_change(module)
+        try:
+            yield
+        finally:
+            self._building[module] -= 1
+            self._building += Counter()
+            self._on_change(module)
 
     async def _make_checked(
         self, module: Digest, compiler: Compiler, counter: Metric
@@ -126,7 +150,7 @@ class Artifacts:
             try:
                 await self._check(module, row)
             except (ArtifactRefused, BlobNotFound):
-                await self._store.delete_artifact(module, row.key)
+                await self._drop(module, row)
                 if last:
                     raise
             else:
@@ -154,6 +178,7 @@ class Artifacts:
             attestation=encode_attestation(attestation),
         )
         await self._store.put_artifact(row)
+        self._on_change(module)
         peak_bytes = float(report.peak_rss_bytes)
         self.measure(module, report.tier, compile_cpu_s=report.cpu_s, compile_peak_bytes=peak_bytes)
         return report.tier, row
@@ -164,14 +189,18 @@ class Artifacts:
         try:
             return await self._runtime.load(module, self._store.path(row.digest), tier)
         except ArtifactRefused:
-            await self._store.delete_artifact(module, row.key)
+            await self._drop(module, row)
             raise
 
     async def drop(self, module: Digest, tier: Tier) -> None:
         """From the disk; code that is mapped stays usable."""
         row = self.row(module, tier)
         if row is not None:
-            await self._store.delete_artifact(module, row.key)
+            await self._drop(module, row)
+
+    async def _drop(self, module: Digest, row: ArtifactRow) -> None:
+        await self._store.delete_artifact(module, row.key)
+        self._on_change(module)
 
     # ------------------------------------------------------------ costs
     def measure(self, module: Digest, tier: Tier = "optimised", **values: float | None) -> None:

@@ -25,6 +25,7 @@ from protocol.events import (
     RecordsAccepted,
 )
 from protocol.gossip import Gossip, GossipConfig
+from protocol.holdings import READY_FORMS
 from protocol.ids import Digest, FunctionName, NodeId
 from protocol.member import Metadata
 from protocol.presets import PRESETS
@@ -38,6 +39,7 @@ from .config import Config, parse_address
 from .errors import FunctionNotFound, StoreError
 from .eventlog import EventLog, function_of
 from .expiry import Expiry
+from .forms import held_form
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .http import bind_tcp
@@ -207,9 +209,11 @@ class Parts:
         loaded = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
         for key, error in loaded.refused:
             self._log.error("record on disk refused", key=key, why=str(error))
-        for blob in store.blobs():
-            if blob.kind == "module" and blob.manifest is not None:
-                self.gossip.holdings.set_local(blob.digest, held=True)
+        modules = [blob.digest for blob in store.blobs() if blob.kind == "module"]
+        for module in dict.fromkeys([*modules, *(row.module for row in store.artifacts())]):
+            form = held_form(module, store=store, artifacts=self.artifacts)
+            if form is not None:
+                self.gossip.holdings.set_local(module, held=True, form=form)
         await store.drop_records(loaded.drop)
         proved = [row for row in rows if not row.proven and catalog.encoded(row.key) == row.encoded]
         await self._save_records([(row.key, row.encoded) for row in proved])
@@ -258,6 +262,7 @@ class Parts:
             private_key=trust.private_key,
             credential=trust.credential,
             anchor=trust.anchor,
+            on_change=self._announce,
             metrics=self._metrics,
             log=self._log,
         )
@@ -265,7 +270,7 @@ class Parts:
             self.artifacts,
             store=self._store,
             fetcher=self.exchange,
-            on_held=self._on_held,
+            on_held=self._announce,
             loaded_bytes_max=config.runtime.loaded_bytes_max,
             loaded_max=config.runtime.loaded_max,
             metrics=self._metrics,
@@ -318,7 +323,7 @@ class Parts:
                 members=self.views.members,
                 join=self.gossip_service.join_named,
                 holders=self.views.holders,
-                on_held=self._on_held,
+                on_held=self._announce,
                 status=self.views.status,
                 metrics=self.views.render_metrics,
                 wall_ms=wall_ms,
@@ -378,15 +383,22 @@ class Parts:
     def _peer(self, node_id: NodeId) -> Peer | None:
         return self.views.peer(node_id)
 
-    def _on_held(self, digest: Digest) -> None:
-        if not self.gossip.announce(digest, held=True, now=trio.current_time()):
-            self._log.error("too many blobs to announce all; peers cannot find this", blob=digest)
+    def _announce(self, module: Digest) -> None:
+        """What has changed of it here; what others know already costs nothing."""
+        form = held_form(module, store=self._store, artifacts=self.artifacts)
+        holdings, now = self.gossip.holdings, trio.current_time()
+        if form == holdings.form(self._trust.node_id, module):
+            return
+        if not self.gossip.announce(module, form is not None, now, form or "module"):
+            self._log.error("too many blobs to announce all; peers cannot find this", blob=module)
         self.gossip_service.notify()
 
     def _on_lost(self, digest: Digest) -> None:
-        if self._store.info(digest) is None:  # else only its wire form, which is made again
-            self.gossip.announce(digest, held=False, now=trio.current_time())
-            self.gossip_service.notify()
+        """A module, the wire form of one, or an artifact, whose module the store has forgotten."""
+        self._announce(digest)
+        for module, form in self.gossip.holdings.held(self._trust.node_id).items():
+            if form in READY_FORMS:
+                self._announce(module)
 
     def _publish(self, records: Sequence[Record]) -> None:
         self.gossip.publish(records, trio.current_time())

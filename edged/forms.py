@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from protocol.function import FunctionSpec
+from protocol.ids import Digest
+from protocol.messages import Form
 
 from .activation import Activation
 from .artifacts import Artifacts
 from .interfaces import BlobInfo, FormView, Store, Tier
+
+
+def held_form(module: Digest, *, store: Store, artifacts: Artifacts) -> Form | None:
+    """In which form this node tells others that it has `module` (SPEC §7.1)."""
+    info = store.info(module)
+    here = info is not None and info.kind == "module"
+    if artifacts.row(module, "optimised") is not None:
+        return "ready" if here else "artifact"
+    if not here:
+        return None
+    return "building" if artifacts.building(module) else "module"
 
 
 def forms_of(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
 import trio
 
 from protocol.gossip import Gossip
+from protocol.holdings import MODULE_FORMS, READY_FORMS
 from protocol.ids import Digest, NodeId
 from protocol.member import Member
+from protocol.messages import Form
 
 from . import __version__
 from .functions import FunctionService
@@ -29,6 +31,10 @@ from .store import BlobStore
 from .telemetry import Metrics
 
 MEMBER_STATES = ("alive", "suspect", "down", "left")
+CALL_S: Final = 0.01
+"""A usual call of a function: what a queue before it is made of."""
+LOAD_MAX: Final = 0.99
+"""Counts as full: one second's wait."""
 FAR_S = 3600.0
 """Stands for an unknown round trip when holders are put in order: after all known ones."""
 
@@ -36,6 +42,12 @@ FAR_S = 3600.0
 def address_text(address: tuple[str, int]) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _wait_s(member: Member) -> float:
+    """Round trip and, as of one server with a queue, the wait that its load makes probable."""
+    load = min(member.load or 0.0, LOAD_MAX)
+    return (FAR_S if member.rtt_s is None else member.rtt_s) + CALL_S * load / (1 - load)
 
 
 def _rtt_ms(member: Member) -> float | None:
@@ -128,19 +140,29 @@ class Views:
             },
         )
 
-    def _holding(self, digest: Digest) -> Iterable[Member]:
-        holders = frozenset(self._gossip.holdings.holders(digest))
+    def _holding(self, digest: Digest, forms: Collection[Form] | None = None) -> Iterable[Member]:
+        holders = frozenset(self._gossip.holdings.holders(digest, forms))
         found = [member for member in self._gossip.members() if member.node_id in holders]
         # Nearest first; the id breaks ties, so that equal views give equal orders.
         return sorted(found, key=lambda m: (FAR_S if m.rtt_s is None else m.rtt_s, m.node_id))
 
     def peers_holding(self, digest: Digest) -> list[Peer]:
-        """Reachable peers that say they hold `digest`, nearest first."""
+        """Reachable peers that say they hold the module `digest`, nearest first."""
         return [
             _peer_of(member)
-            for member in self._holding(digest)
+            for member in self._holding(digest, MODULE_FORMS)
             if member.reachable and not member.is_self
         ]
+
+    def peers_ready(self, digest: Digest) -> list[Peer]:
+        """Reachable peers whose gateway could answer with the module `digest` at once: the one
+        with the least round trip and load first."""
+        found = [
+            member
+            for member in self._holding(digest, READY_FORMS)
+            if member.reachable and not member.is_self and member.metadata.gateway_url
+        ]
+        return [_peer_of(member) for member in sorted(found, key=_wait_s)]
 
     def peer(self, node_id: NodeId) -> Peer | None:
         """A reachable peer; None for any other member, for this node, and for strangers."""
@@ -158,6 +180,7 @@ class Views:
                 state=member.state,
                 rtt_ms=_rtt_ms(member),
                 is_self=member.is_self,
+                form=self._gossip.holdings.form(member.node_id, digest) or "module",
             )
             for member in self._holding(digest)
         )

@@ -9,7 +9,7 @@ are hints: a holder may have evicted a blob. Only the owner (Gossip) merges.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Final, Literal
 
 from blake3 import blake3
@@ -25,9 +25,15 @@ TOTAL_MAX: Final = 1_000_000
 REMOVED_MAX: Final = 1_024
 """Removals remembered per node: with PER_NODE_MAX they are CHANGES_MAX of a message."""
 DELTA_CHANGES_MAX: Final = 12
-"""Changes a gossiped delta repeats: 12 × 42 bytes fit beside other updates in a datagram, and a
+"""Changes a gossiped delta repeats: 12 × 44 bytes fit beside other updates in a datagram, and a
 receiver may miss eleven in a row without needing a sync."""
 
+
+MODULE_FORMS: Final[frozenset[Form]] = frozenset(("module", "building", "ready"))
+"""Who shows one of these has the module's bytes."""
+READY_FORMS: Final[frozenset[Form]] = frozenset(("ready", "artifact"))
+"""Who shows one of these has an artifact for its own key: it can answer a request, and give the
+artifact to a node of an equal key."""
 
 Change = tuple[bytes, Form | Literal[""]]
 """Raw digest and its new form; "": not held any more."""
@@ -104,9 +110,20 @@ class Holdings:
         self.show(node_id, generation)
 
     # ------------------------------------------------------------ reading
-    def holders(self, digest: Digest) -> list[NodeId]:
-        """Visible nodes that say they hold it, this one included, by node id."""
-        return sorted(node for node in self._holders.get(digest, ()) if self._sets[node].visible)
+    def holders(self, digest: Digest, forms: Collection[Form] | None = None) -> list[NodeId]:
+        """Visible nodes that say they hold it, this one included, by node id; `forms`: in one of
+        these only."""
+        return sorted(
+            node
+            for node in self._holders.get(digest, ())
+            if (known := self._sets[node]).visible
+            and (forms is None or known.held[digest] in forms)
+        )
+
+    def form(self, node_id: NodeId, digest: Digest) -> Form | None:
+        """In which a visible node holds it."""
+        known = self._sets.get(node_id)
+        return known.held.get(digest) if known is not None and known.visible else None
 
     def held(self, node_id: NodeId) -> dict[Digest, Form]:
         """A copy of what a visible node holds."""

@@ -19,7 +19,9 @@ RawDigest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 U63 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 U8 = Annotated[int, Meta(ge=0, le=255)]
-Form = Literal["module", "artifact", "snapshot"]
+Form = Literal["module", "building", "ready", "artifact"]
+"""module: its bytes; building: the same, and its artifact is being compiled; ready: its bytes and
+an accepted artifact for the node's own artifact key; artifact: that artifact only."""
 
 MESSAGES_MAX: Final = 128
 """A datagram has room for about 100 of the smallest."""
@@ -119,7 +121,7 @@ class HoldingsUpdate(_Wire, frozen=True, tag=11):
     since: U63
     version: U63
     changes: Annotated[
-        tuple[tuple[RawDigest, Literal["module", "artifact", "snapshot", ""]], ...],
+        tuple[tuple[RawDigest, Form | Literal[""]], ...],
         Meta(max_length=32),
     ]
 

@@ -120,12 +120,13 @@ def _show_holders(holders: tuple[HolderView, ...]) -> None:
     from .render import milliseconds, table
 
     table(
-        ("holder", "region", "state", "rtt"),
+        ("holder", "region", "state", "form", "rtt"),
         (
             (
                 h.node + (" (this node)" if h.is_self else ""),
                 h.region,
                 h.state,
+                h.form,
                 milliseconds(h.rtt_ms),
             )
             for h in holders

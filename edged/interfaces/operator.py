@@ -9,6 +9,7 @@ import msgspec
 
 from protocol.function import Abi, FunctionSpec, Policy
 from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, VersionId
+from protocol.messages import Form
 
 from .gateway import NodeState
 from .runtime import Tier
@@ -76,6 +77,8 @@ class HolderView(msgspec.Struct, frozen=True):
     state: str
     rtt_ms: float | None
     is_self: bool
+    form: Form
+    """building: the module, being compiled; ready: module and artifact."""
 
 
 class FunctionDetail(msgspec.Struct, frozen=True):

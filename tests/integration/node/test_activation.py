@@ -30,6 +30,12 @@ async def mapped(node: Running, name: str) -> None:
         await trio.sleep(0.02)
 
 
+async def holders_show(node: Running, *forms: str) -> None:
+    """Until `node` knows holders of f that show these forms."""
+    while [h["form"] for h in (await node.ask("GET", "/v1/functions/f"))["holders"]] != [*forms]:
+        await trio.sleep(0.02)
+
+
 async def restart(cluster: Lab, name: str, **sections: dict[str, object]) -> Running:
     await cluster.stop(name)
     return await cluster.start(name, **sections)
@@ -191,19 +197,17 @@ async def test_sole_holder_rebuilds_a_flipped_module_and_says_meanwhile_that_it_
         assert (await cluster.knows(b, "/f")).content == b"rebuilt"
 
 
-async def test_a_lost_blob_is_no_longer_announced(tmp_path: Path) -> None:
+async def test_a_lost_module_is_no_longer_announced(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         b = await cluster.start("b")
         await cluster.agree()
         deployed = await a.deploy("f", says("gone"))
-        while not (await b.ask("GET", "/v1/functions/f"))["holders"]:
-            await trio.sleep(0.02)
+        await holders_show(b, "ready")
         for path in a.config.data_dir.rglob(f"{deployed['module']}*"):
             path.unlink()
         assert (await b.get("/f")).status_code == 503
-        while (await b.ask("GET", "/v1/functions/f"))["holders"]:
-            await trio.sleep(0.02)
+        await holders_show(b, "artifact")
 
 
 async def test_damaged_artifact_shared_with_another_module_is_never_mapped(tmp_path: Path) -> None:
@@ -232,6 +236,26 @@ async def test_damaged_artifact_shared_with_another_module_is_never_mapped(tmp_p
         await a.deploy("second", binary + b"\x00\x0b\x04notesecond", abi="export")
         answer = await a.get("/second/seven")
         assert answer.text == "1997024418\n"
+
+
+async def test_lost_artifact_is_announced_and_a_restart_tells_what_is_there(
+    tmp_path: Path,
+) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        await a.deploy("f", says("here"))
+        await holders_show(b, "ready")
+        a = await restart(cluster, "a")
+        await holders_show(b, "ready")
+        (artifact,) = artifacts(a)
+        artifact.unlink()
+        await cluster.stop("a")
+        a = await cluster.start("a")
+        await holders_show(b, "module")
+        assert (await a.get("/f")).headers["x-edged-start"] == "compiled"
+        await holders_show(b, "ready")
 
 
 async def test_number_of_mapped_modules_is_bounded(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class MemoryOperator:
         return tuple(self._summary(name) for name in sorted(self.table))
 
     def _holders(self) -> tuple[HolderView, ...]:
-        return (HolderView(self.node, NODE_ID, "local", "alive", None, True),)
+        return (HolderView(self.node, NODE_ID, "local", "alive", None, True, "module"),)
 
     def describe(self, name: str) -> FunctionDetail:
         summary = self._summary(name)

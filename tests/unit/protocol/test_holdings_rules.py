@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 from protocol_support import node_id
 
 from protocol import holdings as module
 from protocol.errors import RemoteProtocolError
-from protocol.holdings import DELTA_CHANGES_MAX, Holdings
+from protocol.holdings import DELTA_CHANGES_MAX, MODULE_FORMS, READY_FORMS, Holdings
 from protocol.ids import Digest, digest_of
+from protocol.messages import Form
 
 A, B, C = node_id("n0"), node_id("n1"), node_id("n2")
 
@@ -43,6 +46,28 @@ def test_deltas_follow_the_owner() -> None:
     assert other.held(A) == {blob(1): "artifact"}
     assert other.holders(blob(2)) == []
     assert owner.state_digest() == other.state_digest()
+
+
+def test_holders_are_chosen_by_the_form_they_show() -> None:
+    owner, other = pair()
+    for number, form in enumerate(get_args(Form)):
+        owner.set_local(blob(number), True, form)
+    assert other.merge_update(owner.delta()) == "applied"
+    found = {
+        form: tuple(other.holders(blob(n), forms) == [A] for forms in (MODULE_FORMS, READY_FORMS))
+        for n, form in enumerate(get_args(Form))
+    }
+    assert found == {
+        "module": (True, False),
+        "building": (True, False),
+        "ready": (True, True),
+        "artifact": (False, True),
+    }
+    assert other.form(A, blob(1)) == "building"
+    assert other.form(A, blob(9)) is None
+    other.hide(A)
+    assert other.holders(blob(0)) == []
+    assert other.form(A, blob(1)) is None
 
 
 def test_a_lost_delta_is_made_up_by_the_next_a_long_gap_by_sync() -> None:

@@ -1,0 +1,101 @@
+"""Which peers can answer for this node, and in which order they are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+
+from edged.telemetry import Metrics
+from edged.views import Views
+from protocol.holdings import Holdings
+from protocol.ids import NodeId, digest_of
+from protocol.member import Member, Metadata
+from protocol.messages import Form
+
+MODULE = digest_of(b"module")
+SELF = NodeId("00" * 16)
+
+
+@dataclass
+class FakeGossip:
+    """What Views reads of Gossip."""
+
+    holdings: Holdings
+    table: list[Member]
+
+    def members(self) -> list[Member]:
+        return self.table
+
+
+def node(number: int) -> NodeId:
+    return NodeId(f"{number:02x}" * 16)
+
+
+class World:
+    def __init__(self) -> None:
+        self.gossip = FakeGossip(Holdings(SELF, 1), [])
+        self.views = Views(
+            gossip=cast("Any", self.gossip),
+            store=cast("Any", None),
+            runtime=cast("Any", SimpleNamespace(artifact_key="k" * 64)),
+            functions=cast("Any", None),
+            state=lambda: "ready",
+            uptime_s=lambda: 0.0,
+            metrics=Metrics(),
+            load=lambda: 0.0,
+            reason=lambda _: "",
+        )
+
+    def add(self, number: int, form: Form, **fields: Any) -> None:
+        metadata = Metadata(
+            name=f"n{number}",
+            gossip_address=("127.0.0.1", 1),
+            stream_address=("127.0.0.1", 1),
+            gateway_url="http://127.0.0.1:1",
+        )
+        member = Member(
+            node_id=node(number),
+            state="alive",
+            generation=1,
+            incarnation=0,
+            metadata=msgspec.structs.replace(metadata, **fields.pop("metadata", {})),
+            rtt_s=fields.pop("rtt_s", 0.001),
+            is_self=node(number) == SELF,
+            changed_at_s=0.0,
+            **fields,
+        )
+        self.gossip.table.append(member)
+        theirs = Holdings(member.node_id, 1)
+        theirs.set_local(MODULE, True, form)
+        self.gossip.holdings.show(member.node_id, 1)
+        self.gossip.holdings.merge_update(theirs.delta())
+
+    def ready(self) -> list[str]:
+        return [peer.name for peer in self.views.peers_ready(MODULE)]
+
+    def holding(self) -> list[str]:
+        return [peer.name for peer in self.views.peers_holding(MODULE)]
+
+
+def test_only_who_has_an_artifact_and_a_gateway_is_ready() -> None:
+    world = World()
+    world.add(1, "module")
+    world.add(2, "building")
+    world.add(3, "ready")
+    world.add(4, "artifact")
+    world.add(5, "ready", metadata={"gateway_url": ""})
+    assert world.ready() == ["n3", "n4"]
+    assert world.holding() == ["n1", "n2", "n3", "n5"]
+
+
+def test_the_nearest_comes_first_unless_it_is_busy() -> None:
+    world = World()
+    world.add(1, "ready", rtt_s=0.020, load=0.0)
+    world.add(2, "ready", rtt_s=0.005, load=0.9)
+    world.add(3, "ready", rtt_s=0.010)
+    world.add(4, "ready", rtt_s=None)
+    world.add(5, "ready", rtt_s=0.001, load=1.0)
+    assert world.ready() == ["n3", "n1", "n2", "n5", "n4"]
