@@ -47,6 +47,7 @@ class World:
             metrics=Metrics(),
             load=lambda: 0.0,
             reason=lambda _: "",
+            trust_expires_s=2e9,
         )
 
     def add(self, number: int, form: Form, **fields: Any) -> None:
