@@ -4,6 +4,7 @@ Everything of hypercorn that edged uses is in this package. What stock hypercorn
 where the cover is, stands in tests/integration/http/test_stock_holes.py.
 """
 
+from .answer import AnswerHead, AnswerReader
 from .exchange import EXTENSION, DirectExchange
 from .limits import HttpHooks, HttpLimits, HttpStatistics
 from .response import RETRY_AFTER_S, problem_response
@@ -13,6 +14,8 @@ from .wire import ClientGone
 __all__ = [
     "EXTENSION",
     "RETRY_AFTER_S",
+    "AnswerHead",
+    "AnswerReader",
     "AsgiApp",
     "ClientGone",
     "DirectExchange",

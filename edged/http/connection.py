@@ -57,7 +57,13 @@ class Connection(TCPServer):
     """Runs until the connection is closed; `refused` ones only get an answer."""
 
     def __init__(
-        self, shared: Shared, sock: socket.socket, stream: trio.SocketStream, *, refused: bool
+        self,
+        shared: Shared,
+        sock: socket.socket,
+        stream: trio.SocketStream,
+        *,
+        refused: bool,
+        peer: str | None = None,
     ) -> None:
         # hypercorn's annotation knows TLS streams only; its code takes both.
         super().__init__(
@@ -66,6 +72,8 @@ class Connection(TCPServer):
         self.shared = shared
         self.sock = sock
         self.refused = refused
+        self.peer = peer
+        """Node id of whoever is at the other end, if it has been authenticated."""
         self.buffer = b""
         """Received and not yet used."""
         self.phase: Phase = "idle"
@@ -96,7 +104,7 @@ class Connection(TCPServer):
             self.server = parse_socket_addr(self.sock.family, self.sock.getsockname())
             if self.refused:
                 shared.hooks.rejected("connections")
-                await self.answer_error(Overloaded("too many connections"))
+                await self.write(self._unserved(Overloaded("too many connections")))
                 await self._linger()
             else:
                 await self._requests()
@@ -181,6 +189,8 @@ class Connection(TCPServer):
                     return None
                 raise RequestTimeout("the request's headers did not come in time") from None
             except Woken:
+                if self._draining and self.shared.limits.says_farewell:
+                    self.write_now(self._unserved(Draining("this node is shutting down")))
                 return None
             if not data or self.gives_way:
                 return None
@@ -339,12 +349,18 @@ class Connection(TCPServer):
         with contextlib.suppress(ClientGone):
             self.write_now(self._error_bytes(error, method))
 
-    def _error_bytes(self, error: EdgedError, method: str) -> bytes:
+    def _unserved(self, error: EdgedError) -> bytes:
+        return self._error_bytes(error, "GET", self.shared.hooks.unserved_headers)
+
+    def _error_bytes(
+        self, error: EdgedError, method: str, more: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> bytes:
         total_ms = (trio.current_time() - self._head_at) * 1000
         status, headers, body = problem_response(
             error,
             extra_headers=(
                 *self.shared.hooks.headers,
+                *more,
                 (b"server-timing", b"total;dur=%.3f" % total_ms),
             ),
         )

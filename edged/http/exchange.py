@@ -43,6 +43,11 @@ class DirectExchange(Protocol):
         """The whole answer. Raises ClientGone."""
         ...
 
+    @property
+    def peer(self) -> str | None:
+        """Node id of the authenticated peer whose request it is; None: of a client outside."""
+        ...
+
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """`callback` runs in the event loop, at most once, when the client leaves before the
         answer is complete. One callback per exchange."""
@@ -97,6 +102,10 @@ class Exchange:
         self._callback: Callable[[], None] | None = None
         self._watching = False
         self._interrupted = False
+
+    @property
+    def peer(self) -> str | None:
+        return self._connection.peer
 
     @property
     def unread(self) -> bool:

@@ -54,6 +54,9 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """At most so much is thrown away."""
     drain_grace_s: float = 0.5
     """On draining an idle connection is kept so long, as its next request may be on the wire."""
+    says_farewell: bool = False
+    """An idle connection that closes because the listener drains gets a 503 first: a client whose
+    request crosses it learns that nobody has read that. For clients that know of it (peers)."""
 
     @property
     def tick_s(self) -> float:
@@ -82,6 +85,8 @@ class HttpHooks(msgspec.Struct, frozen=True, kw_only=True):
     "drain"."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Headers of every answer that the adapter makes itself."""
+    unserved_headers: tuple[tuple[bytes, bytes], ...] = ()
+    """More of them, where it has read nothing of a request, or nothing but its head's beginning."""
 
 
 class HttpStatistics(msgspec.Struct, frozen=True):

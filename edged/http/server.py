@@ -166,6 +166,22 @@ class HttpServer:
         await self._ended.wait()
         return self._shared.cut
 
+    async def serve_connected(
+        self, sock: socket.socket, peer: str, *, refused: bool = False
+    ) -> None:
+        """Serves a connection that others have accepted and authenticated, to its end. Owns `sock`
+        from now on. `refused`: it only gets an answer that says so. One at the limit or after the
+        listener has ended is closed without a word."""
+        shared = self._shared
+        sock.setblocking(False)
+        if self._ended.is_set() or shared.refusing >= REFUSING_MAX:
+            sock.close()
+            return
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        refused = refused or shared.draining or self._full()
+        connection = Connection(shared, sock, stream, refused=refused, peer=peer)
+        await self._handle(self._count(connection))
+
     # ------------------------------------------------------------ internals of serve
     async def run(
         self, sockets: Sequence[socket.socket], task_status: trio.TaskStatus[HttpServer]
@@ -230,10 +246,14 @@ class HttpServer:
             client.close()
             return
         connection = Connection(shared, client, stream, refused=refused)
+        nursery.start_soon(self._handle, self._count(connection))
+
+    def _count(self, connection: Connection) -> Connection:
+        shared = self._shared
         shared.connections.add(connection)
-        shared.refusing += refused
+        shared.refusing += connection.refused
         self._arrived.set()
-        nursery.start_soon(self._handle, connection)
+        return connection
 
     def _full(self) -> bool:
         shared = self._shared
