@@ -33,7 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from protocol.errors import RemoteProtocolError
 from protocol.identity import ROLES, Credential, Role, TrustAnchor, issue_credential, public_bytes
 from protocol.ids import NodeId, node_id_of, parse_node_name
-from protocol.streams import ALPN
+from protocol.streams import ALPN, HTTP_ALPN
 
 from .errors import ConfigError, PeerError
 from .files import read_file, write_file
@@ -63,6 +63,7 @@ class Trust:
     """32 bytes each, the first one seals."""
     _server: ssl.SSLContext = field(repr=False)
     _client: ssl.SSLContext = field(repr=False)
+    _gateway: ssl.SSLContext = field(repr=False)
 
     def server_ssl_context(self) -> ssl.SSLContext:
         """TLS 1.3, presents node.pem, demands a certificate of the same CA."""
@@ -72,6 +73,10 @@ class Trust:
         """As the server's, for dialling. A refusal of *our* certificate shows on the first read,
         not in the handshake: TLS 1.3 lets the client finish first."""
         return self._client
+
+    def gateway_ssl_context(self) -> ssl.SSLContext:
+        """As the client's, for dialling peers' gateways."""
+        return self._gateway
 
 
 def create_ca(directory: Path, *, wall_s: float | None = None) -> None:
@@ -194,8 +199,9 @@ def load_trust(directory: Path, *, wall_s: float | None = None) -> Trust:
         ca_expires_s=ca.not_valid_after_utc.timestamp(),
         private_key=private_key,
         keyring_keys=keys,
-        _server=_context(directory, ssl.PROTOCOL_TLS_SERVER),
-        _client=_context(directory, ssl.PROTOCOL_TLS_CLIENT),
+        _server=_context(directory, ssl.PROTOCOL_TLS_SERVER, ALPN, HTTP_ALPN),
+        _client=_context(directory, ssl.PROTOCOL_TLS_CLIENT, ALPN),
+        _gateway=_context(directory, ssl.PROTOCOL_TLS_CLIENT, HTTP_ALPN),
     )
 
 
@@ -303,11 +309,11 @@ def _check_dates(path: Path, certificate: x509.Certificate, now: datetime.dateti
         )
 
 
-def _context(directory: Path, protocol: int) -> ssl.SSLContext:
+def _context(directory: Path, protocol: int, *alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
-    context.set_alpn_protocols([ALPN])
+    context.set_alpn_protocols(alpn)
     context.verify_mode = ssl.CERT_REQUIRED
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         # No resumption: each connection shows its certificate anew, and no ticket is in flight

@@ -22,6 +22,8 @@ from .ids import Digest, NodeId
 from .manifest import MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENTS_MAX, WIRE_OVERHEAD_MAX
 
 ALPN: Final = "edged/1"
+HTTP_ALPN: Final = "edged-http/1"
+"""Plain HTTP/1.1 to a peer's gateway. SPEC §12."""
 """TLS application protocol (RFC 7301): the version of everything in this file."""
 
 HEAD_BYTES_MAX: Final = 4096

@@ -25,7 +25,7 @@ from .operator import (
     StatusView,
     VersionView,
 )
-from .peers import BlobSource, Fetcher, Peer
+from .peers import BlobSource, Fetcher, GatewayStream, Peer, PeerGateways
 from .runtime import (
     CancelFlag,
     CompileReport,
@@ -60,6 +60,7 @@ __all__ = [
     "FunctionSummary",
     "FunctionView",
     "Functions",
+    "GatewayStream",
     "GossipView",
     "HolderView",
     "Invocation",
@@ -79,6 +80,7 @@ __all__ = [
     "Outcome",
     "PartialBlob",
     "Peer",
+    "PeerGateways",
     "Phases",
     "RepairReport",
     "Runtime",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -23,6 +24,34 @@ class Peer(msgspec.Struct, frozen=True):
     stream_address: tuple[str, int]
     gateway_url: str
     rtt_s: float | None
+
+
+class GatewayStream(Protocol):
+    """A connection to a peer's gateway: bytes of HTTP/1.1 both ways. One task writes, one reads."""
+
+    async def send_all(self, parts: Sequence[bytes]) -> None:
+        """Raises PeerError: not all of it has left this node."""
+        ...
+
+    async def receive(self) -> bytes:
+        """b"" at the end. Raises PeerError."""
+        ...
+
+    def keep(self) -> None:
+        """Its exchange is complete: it may carry another."""
+        ...
+
+
+class PeerGateways(Protocol):
+    """Connections to peers' gateways, bounded in number."""
+
+    def has_room(self, peer: Peer) -> bool:
+        """Whether one more exchange with `peer` is within bounds now."""
+        ...
+
+    def stream(self, peer: Peer) -> AbstractAsyncContextManager[GatewayStream]:
+        """One exchange. Raises (on entry) PeerError: not connected, nothing was sent."""
+        ...
 
 
 class BlobSource(Protocol):

@@ -1,6 +1,7 @@
 """Everything between nodes: sealed gossip datagrams, mutual-TLS streams, fetching blobs."""
 
 from .exchange import ExchangeService
+from .gateways import GatewayPool, GatewayPoolLimits
 from .gossip import GossipService
 from .server import StreamLimits, StreamServer
 from .sockets import GossipSockets, bind_gossip
@@ -9,6 +10,8 @@ from .streams import Connection, dial
 __all__ = [
     "Connection",
     "ExchangeService",
+    "GatewayPool",
+    "GatewayPoolLimits",
     "GossipService",
     "GossipSockets",
     "StreamLimits",

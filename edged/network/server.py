@@ -1,4 +1,5 @@
-"""What this node serves to peers on streams: blobs (uploads.py), syncs, pings. SPEC §10.
+"""What this node serves to peers on streams: blobs (uploads.py), syncs, pings. SPEC §10. Who speaks
+HTTP is handed to the gateway (SPEC §12).
 
 One task per connection, replies in the order of the requests; requests for segments that follow
 each other are answered together. Bounds: connections in all, in handshake, and per peer; requests
@@ -9,7 +10,10 @@ reply. Whatever a peer does ends its own task.
 from __future__ import annotations
 
 import random
+import socket
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -39,7 +43,8 @@ from ..errors import EdgedError, PeerError, info_of
 from ..interfaces import BlobSource
 from ..telemetry import Log, Metrics
 from ..trust import Trust
-from .streams import Connection, accept
+from .bridge import bridge
+from .streams import Connection, GatewayCaller, accept
 from .uploads import Fetching, Session, Uploads
 
 Other = Ping | Sync | GetManifest | Want
@@ -55,6 +60,12 @@ class SyncResponder(Protocol):
         ...
 
 
+class GatewayServer(Protocol):
+    async def serve_connected(self, sock: socket.socket, peer: NodeId, *, refused: bool) -> None:
+        """HTTP of an authenticated peer, to its end. Owns `sock`. `refused`: it is only told so."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
     connections_max: int = 256
@@ -63,6 +74,8 @@ class StreamLimits:
     authenticated nor, as an honest handshake takes milliseconds, those that are about to be."""
     per_peer_max: int = 16
     """Twice the transfers a node runs at once, plus syncs."""
+    gateway_per_peer_max: int = 80
+    """HTTP connections, which count here only; in all: as many as the gateway takes."""
     handshake_timeout_s: float = 5.0
     idle_timeout_s: float = 60.0
     frame_timeout_s: float = 30.0
@@ -70,6 +83,17 @@ class StreamLimits:
     write_timeout_s: float = 60.0
     """For one reply to be taken, as protocol.exchange gives a holder to send it."""
     drain_timeout_s: float = 5.0
+
+
+@contextmanager
+def _counted(counts: Counter[NodeId], peer: NodeId) -> Iterator[None]:
+    counts[peer] += 1
+    try:
+        yield
+    finally:
+        counts[peer] -= 1
+        if not counts[peer]:
+            del counts[peer]
 
 
 class StreamServer:
@@ -82,17 +106,20 @@ class StreamServer:
         source: BlobSource,
         fetching: Fetching | None = None,
         sync: SyncResponder,
+        is_member: Callable[[NodeId], bool] = lambda _: True,
         metrics: Metrics,
         log: Log,
         limits: StreamLimits | None = None,
         generation: int = 0,
         rng: Rng | None = None,
     ) -> None:
-        """`fetching`: what this node fetches itself and shares meanwhile; `generation`: of this
-        process, told to whoever pings."""
+        """`fetching`: what this node fetches itself and shares meanwhile; `is_member`: who may use
+        the gateway; `generation`: of this process, told to whoever pings."""
         self._trust = trust
         self._uploads = Uploads(source, fetching, metrics, rng or random.SystemRandom())
         self._sync = sync
+        self._is_member = is_member
+        self._gateway: GatewayServer | None = None
         self._metrics = metrics
         self._log = log
         self._limits = limits or StreamLimits()
@@ -100,6 +127,7 @@ class StreamServer:
         self._open = 0
         self._handshakes: dict[trio.CancelScope, None] = {}
         self._per_peer: Counter[NodeId] = Counter()
+        self._gateway_per_peer: Counter[NodeId] = Counter()
         self._waiting: dict[trio.CancelScope, None] = {}
         self._stop = trio.Event()
         self._ended = trio.Event()
@@ -109,10 +137,12 @@ class StreamServer:
         self,
         listeners: list[trio.SocketListener],
         *,
+        gateway: GatewayServer | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Owns the listeners: they are closed when it ends."""
         self._ended = trio.Event()
+        self._gateway = gateway
         try:
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
@@ -149,12 +179,15 @@ class StreamServer:
                 return
             self._open += 1
             try:
-                await self._admit(transport)
+                caller = await self._admit(transport)
             finally:
                 self._open -= 1
+            if caller is not None:
+                await self._pass_on(caller)
 
-    async def _admit(self, transport: trio.SocketStream) -> None:
-        connection: Connection[Request] | None = None
+    async def _admit(self, transport: trio.SocketStream) -> GatewayCaller | None:
+        """Serves one connection, but not one to the gateway, which it returns."""
+        connection: Connection[Request] | GatewayCaller | None = None
         shaking = trio.move_on_after(self._limits.handshake_timeout_s)
         self._handshakes[shaking] = None
         try:
@@ -162,26 +195,45 @@ class StreamServer:
                 connection = await accept(transport, self._trust)
         except PeerError as error:
             self._refuse("handshake", str(error), None)
-            return
+            return None
         finally:
             del self._handshakes[shaking]
         if connection is None:
             self._refuse("handshake", "too slow, or crowded out", None)
-            return
+            return None
+        if isinstance(connection, GatewayCaller):
+            return connection
         peer = connection.peer
-        self._per_peer[peer] += 1
         try:
-            if self._per_peer[peer] > self._limits.per_peer_max:
-                self._refuse("per-peer", "", peer)
-            else:
-                await self._converse(connection)
+            with _counted(self._per_peer, peer):
+                if self._per_peer[peer] > self._limits.per_peer_max:
+                    self._refuse("per-peer", "", peer)
+                else:
+                    await self._converse(connection)
         except PeerError as error:
             self._refuse("protocol", str(error), peer)
         finally:
-            self._per_peer[peer] -= 1
-            if not self._per_peer[peer]:
-                del self._per_peer[peer]
             await connection.aclose()
+        return None
+
+    async def _pass_on(self, caller: GatewayCaller) -> None:
+        """To the gateway, which answers also those that it refuses: a caller must know that its
+        request was not delivered."""
+        peer, gateway = caller.peer, self._gateway
+        if gateway is None or self._stop.is_set():
+            self._refuse("no-gateway", "", peer)
+            caller.stream.abort()
+            return
+        with _counted(self._gateway_per_peer, peer):
+            refused = ""
+            if not self._is_member(peer):
+                refused = "no-member"
+            elif self._gateway_per_peer[peer] > self._limits.gateway_per_peer_max:
+                refused = "per-peer"
+            if refused:
+                self._refuse(refused, "", peer)
+            serve = partial(gateway.serve_connected, peer=peer, refused=bool(refused))
+            await bridge(caller.stream, serve)
 
     async def _converse(self, connection: Connection[Request]) -> None:
         session = self._uploads.begin(connection.peer)

@@ -8,7 +8,7 @@ after which the connection is good only for `aclose`. SPEC §10.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -16,6 +16,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import NodeId
 from protocol.streams import (
     ALPN,
+    HTTP_ALPN,
     FrameReader,
     Message,
     Reply,
@@ -27,10 +28,12 @@ from protocol.streams import (
 
 from ..errors import PeerError
 from ..trust import Trust, peer_node_id
-from .tls import TlsStream
+from .tls import RECEIVE_BYTES, TlsStream
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """For the TLS close_notify; a peer that takes none is cut."""
+HTTP_RECEIVE_BYTES: Final = 32 * 1024
+"""A connection between gateways is one of hundreds, and idle most of the time."""
 UNSENT_BYTES_MAX: Final = 1024 * 1024
 """Of requests and notices, beyond what the kernel holds: 90 bytes each."""
 
@@ -61,7 +64,7 @@ class Connection(Generic[M]):
         try:
             done = self._stream.post(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError("connection lost while sending", private=_why(error)) from error
+            raise PeerError("connection lost while sending", private=why(error)) from error
         if self._stream.unsent_bytes > UNSENT_BYTES_MAX:
             raise PeerError("takes no requests")
         return done
@@ -71,14 +74,14 @@ class Connection(Generic[M]):
         try:
             await self._stream.flush()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError("connection lost while sending", private=_why(error)) from error
+            raise PeerError("connection lost while sending", private=why(error)) from error
 
     async def send_encoded(self, parts: Sequence[bytes]) -> None:
         """Frames, heads and bodies apart. Raises PeerError."""
         try:
             await self._stream.send_all(parts)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError("connection lost while sending", private=_why(error)) from error
+            raise PeerError("connection lost while sending", private=why(error)) from error
 
     def next_frame(self) -> tuple[M, bytes] | None:
         """Of what was received already. Raises PeerError."""
@@ -93,7 +96,7 @@ class Connection(Generic[M]):
         try:
             data = self._stream.receive_now()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError("connection lost while receiving", private=_why(error)) from error
+            raise PeerError("connection lost while receiving", private=why(error)) from error
         if data is None:
             return False
         return self._feed(data)
@@ -115,7 +118,7 @@ class Connection(Generic[M]):
         try:
             data = await self._stream.receive()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError("connection lost while receiving", private=_why(error)) from error
+            raise PeerError("connection lost while receiving", private=why(error)) from error
         return self._feed(data)
 
     def _feed(self, data: memoryview) -> bool:
@@ -147,19 +150,27 @@ class Connection(Generic[M]):
             self._stream.abort()
 
 
-async def _handshake(stream: TlsStream) -> NodeId:
+async def _handshake(stream: TlsStream, *protocols: str, expected: NodeId | None = None) -> NodeId:
     """Raises PeerError; the stream is then closed."""
     try:
         await stream.handshake()
-        if stream.alpn() != ALPN:
-            raise PeerError(f"does not speak {ALPN}")  # noqa: TRY301 - closed below in each case
-        return peer_node_id(stream.peer_certificate())
+        return _identify(stream, protocols, expected)
     except trio.BrokenResourceError as error:
         stream.abort()
-        raise PeerError(f"TLS handshake failed: {_why(error)}") from error
+        raise PeerError(f"TLS handshake failed: {why(error)}") from error
     except BaseException:
         stream.abort()
         raise
+
+
+def _identify(stream: TlsStream, protocols: Sequence[str], expected: NodeId | None) -> NodeId:
+    """Raises PeerError."""
+    if stream.alpn() not in protocols:
+        raise PeerError(f"does not speak {protocols[0]}")
+    peer = peer_node_id(stream.peer_certificate())
+    if expected not in (None, peer):
+        raise PeerError(f"node {peer} answered where {expected} was expected")
+    return peer
 
 
 async def dial(
@@ -168,13 +179,25 @@ async def dial(
     """A connection to make requests on. The caller sets the timeout.
 
     Raises PeerError: unreachable, no common CA or protocol, or not the node `expected`."""
+    return await shake(await _connect(address), trust, expected=expected)
+
+
+async def dial_gateway(address: tuple[str, int], trust: Trust, *, expected: NodeId) -> TlsStream:
+    """To the gateway of node `expected`. The caller sets the timeout. Raises PeerError."""
+    context = trust.gateway_ssl_context()
+    transport = await _connect(address)
+    stream = TlsStream(transport, context, receive_bytes=HTTP_RECEIVE_BYTES)
+    await _handshake(stream, HTTP_ALPN, expected=expected)
+    return stream
+
+
+async def _connect(address: tuple[str, int]) -> trio.SocketStream:
     try:
-        transport = await trio.open_tcp_stream(*address)
+        return await trio.open_tcp_stream(*address)
     except (OSError, ValueError, OverflowError) as error:  # a peer told the address
         raise PeerError(
             f"{address[0]}:{address[1]} cannot be reached", private=str(error)
         ) from error
-    return await shake(transport, trust, expected=expected)
 
 
 async def shake(
@@ -183,19 +206,28 @@ async def shake(
     """The dialling side's handshake over `transport`, which is closed on failure. Raises
     PeerError."""
     stream = TlsStream(transport, trust.client_ssl_context())
-    peer = await _handshake(stream)
-    if expected is not None and peer != expected:
-        stream.abort()
-        raise PeerError(f"node {peer} answered where {expected} was expected")
+    peer = await _handshake(stream, ALPN, expected=expected)
     return Connection(stream, peer, reply_reader())
 
 
-async def accept(transport: trio.SocketStream, trust: Trust) -> Connection[Request]:
-    """The other end of dial. The caller sets the timeout. Raises PeerError."""
-    stream = TlsStream(transport, trust.server_ssl_context(), server_side=True)
-    return Connection(stream, await _handshake(stream), request_reader())
+class GatewayCaller(NamedTuple):
+    """An authenticated peer that speaks HTTP to this node's gateway."""
+
+    peer: NodeId
+    stream: TlsStream
 
 
-def _why(error: BaseException) -> str:
+async def accept(transport: trio.SocketStream, trust: Trust) -> Connection[Request] | GatewayCaller:
+    """The other end of dial and dial_gateway. The caller sets the timeout. Raises PeerError."""
+    context = trust.server_ssl_context()
+    stream = TlsStream(transport, context, server_side=True, receive_bytes=HTTP_RECEIVE_BYTES)
+    peer = await _handshake(stream, ALPN, HTTP_ALPN)
+    if stream.alpn() == HTTP_ALPN:
+        return GatewayCaller(peer, stream)
+    stream.buffer(RECEIVE_BYTES)
+    return Connection(stream, peer, request_reader())
+
+
+def why(error: BaseException) -> str:
     """What OpenSSL or the socket said, beneath trio's wrapper."""
     return str(error.__cause__ or error) or type(error).__name__

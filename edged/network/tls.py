@@ -11,6 +11,7 @@ be cut off unnoticed (as trio's `https_compatible`).
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Sequence
@@ -30,7 +31,12 @@ _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 class TlsStream:
     def __init__(
-        self, transport: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool = False
+        self,
+        transport: trio.SocketStream,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        receive_bytes: int = RECEIVE_BYTES,
     ) -> None:
         """Takes the socket out of `transport`, which is closed from then on."""
         self._socket = _detached(transport)
@@ -39,11 +45,15 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._sending = trio.Lock()
         self._unsent = memoryview(b"")
-        self._received = memoryview(bytearray(RECEIVE_BYTES))
-        self._plain = memoryview(bytearray(RECEIVE_BYTES))
+        self.buffer(receive_bytes)
         self._ended = False
         self._cut = False
         self._closed = False
+
+    def buffer(self, receive_bytes: int) -> None:
+        """What one pass takes from now on: two buffers of that size, at least a TLS record."""
+        self._received = memoryview(bytearray(receive_bytes))
+        self._plain = memoryview(bytearray(receive_bytes))
 
     # ------------------------------------------------------------ reading what TLS knows
     def alpn(self) -> str | None:
@@ -98,7 +108,7 @@ class TlsStream:
         return self._outgoing.pending + len(self._unsent)
 
     async def receive(self) -> memoryview:
-        """What has come, at most RECEIVE_BYTES, empty at the end of the stream. It is valid until
+        """What has come, a bufferful at most, empty at the end of the stream. It is valid until
         the next call. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
         while True:
             data = self.receive_now()
@@ -124,7 +134,7 @@ class TlsStream:
     def _decrypt(self) -> int:
         size = 0
         try:
-            while size <= RECEIVE_BYTES - _RECORD_BYTES:
+            while size <= len(self._plain) - _RECORD_BYTES:
                 # typeshed has `bytearray` for the buffer and so `bytes` for the result.
                 got = cast(int, self._tls.read(_RECORD_BYTES, cast(bytearray, self._plain[size:])))
                 if not got:  # the peer's goodbye
@@ -138,18 +148,31 @@ class TlsStream:
                 raise trio.BrokenResourceError("TLS failed") from error
         return size
 
+    async def say_goodbye(self) -> None:
+        """Nothing is sent after it; what the peer sends can still be received."""
+        if self._cut:
+            return
+        self._cut = True
+        # Errors: there was no handshake, or there is no answer to our goodbye yet.
+        with contextlib.suppress(ssl.SSLError, ValueError):
+            self._tls.unwrap()
+        with contextlib.suppress(*_LOST):
+            await self.flush()
+
+    async def linger(self) -> None:
+        """Throws away what the peer still sends, to its end: closing on unread input would take
+        from it what was sent last. The caller limits the time."""
+        with contextlib.suppress(*_LOST):
+            while not self._ended:
+                while not self._fill():
+                    await self._wait_readable()
+                self._incoming.read()
+                await trio.lowlevel.checkpoint()
+
     async def aclose(self) -> None:
         """Says goodbye as far as the socket takes it, and closes. The caller limits the time."""
         try:
-            if not self._cut:
-                self._tls.unwrap()
-        except (ssl.SSLError, ValueError):  # no handshake, or no answer to our goodbye yet
-            pass
-        try:
-            if not self._cut:
-                await self.flush()
-        except _LOST:
-            pass
+            await self.say_goodbye()
         finally:
             self.abort()
 

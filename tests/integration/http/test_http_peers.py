@@ -64,30 +64,30 @@ async def test_requests_name_their_peer_and_keep_the_connection() -> None:
 
 
 async def test_one_more_than_the_limit_is_told_that_it_was_not_served() -> None:
-    async with serving(replace(PATIENT, connections_max=1)) as server:
-        async with trio.open_nursery() as nursery:
-            first, second = connect(server, nursery), connect(server, nursery)
-            third = connect(server, nursery, refused=True)
-            for refused in (second, third):
-                found = await refused.response()
-                assert (found.status, found.headers["x-refused"]) == (503, "unserved")
-            await first.send(POST)
-            assert (await first.response()).body == b"peer-1 body"
-            for client in (first, second, third):
-                await client.aclose()
+    limits = replace(PATIENT, connections_max=1)
+    async with serving(limits) as server, trio.open_nursery() as nursery:
+        first, second = connect(server, nursery), connect(server, nursery)
+        third = connect(server, nursery, refused=True)
+        for refused in (second, third):
+            found = await refused.response()
+            assert (found.status, found.headers["x-refused"]) == (503, "unserved")
+        await first.send(POST)
+        assert (await first.response()).body == b"peer-1 body"
+        for client in (first, second, third):
+            await client.aclose()
 
 
 async def test_an_idle_connection_hears_that_its_next_request_is_not_served() -> None:
-    async with serving(replace(PATIENT, says_farewell=True)) as server:
-        async with trio.open_nursery() as nursery:
-            client = connect(server, nursery)
-            await client.send(POST)
-            assert "x-refused" not in (await client.response()).headers
-            assert await server.drain(trio.current_time() + 5) == 0
-            found = await client.response()
-            assert (found.status, found.headers["x-refused"]) == (503, "unserved")
-            assert found.headers["connection"] == "close"
-            assert await client.closed()
+    limits = replace(PATIENT, says_farewell=True)
+    async with serving(limits) as server, trio.open_nursery() as nursery:
+        client = connect(server, nursery)
+        await client.send(POST)
+        assert "x-refused" not in (await client.response()).headers
+        assert await server.drain(trio.current_time() + 5) == 0
+        found = await client.response()
+        assert (found.status, found.headers["x-refused"]) == (503, "unserved")
+        assert found.headers["connection"] == "close"
+        assert await client.closed()
 
 
 async def test_after_the_drain_a_connection_is_closed_at_once() -> None:
