@@ -185,45 +185,58 @@ class GossipService:
     # ------------------------------------------------------------ the loop
     async def _loop(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> None:
         while not self._stopping:
-            self._filter()
-            self._receive()
-            self._count_drops()
-            self._gossip.on_timer(trio.current_time(), self._wall_ms())
-            while (event := self._gossip.poll_event()) is not None:
-                match event:
-                    case SyncWanted():
-                        self._start_sync(helpers, event.peer)
-                    case StreamProbe():
-                        self._prober.start(helpers, event)
-                    case StreamProbeEnd():
-                        self._prober.end(event.probe_id)
-                    case _:
-                        self._observe(event)
-                        await events.send(event)
-            self._transmit()
-            for host in self._names.take_wanted():
-                helpers.start_soon(self._names.look_up, host, self._sockets.udp.family)
-            # Nothing is awaited between the last look at the machine and this wait.
-            deadline = self._gossip.next_deadline()
-            self._waiting = trio.CancelScope(deadline=math.inf if deadline is None else deadline)
-            with self._waiting:
-                await trio.lowlevel.wait_readable(self._sockets.udp)
+            # One scope for as long as only datagrams come: making and leaving one costs as much as
+            # opening a datagram.
+            with trio.CancelScope() as self._waiting:
+                while (late := self._step(helpers, events)) is None:
+                    # Nothing is awaited between the last look at the machine and this wait.
+                    await trio.lowlevel.wait_readable(self._sockets.udp)
+            if late is not None:
+                await events.send(late)
+
+    def _step(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> Event | None:
+        """What has come and what is due; then the wait is set to end by the next deadline. The
+        event that found no room, if any: what follows must wait for it."""
+        self._filter()
+        self._receive()
+        self._count_drops()
+        self._gossip.on_timer(trio.current_time(), self._wall_ms())
+        while (event := self._gossip.poll_event()) is not None:
+            match event:
+                case SyncWanted():
+                    self._start_sync(helpers, event.peer)
+                case StreamProbe():
+                    self._prober.start(helpers, event)
+                case StreamProbeEnd():
+                    self._prober.end(event.probe_id)
+                case _:
+                    self._observe(event)
+                    try:
+                        events.send_nowait(event)
+                    except trio.WouldBlock:
+                        return event
+        self._transmit()
+        for host in self._names.take_wanted():
+            helpers.start_soon(self._names.look_up, host, self._sockets.udp.family)
+        deadline = self._gossip.next_deadline()
+        until_s = math.inf if deadline is None else deadline
+        if until_s != self._waiting.deadline:
+            self._waiting.deadline = until_s
+        return None
 
     def _receive(self) -> None:
-        wall_ms = self._wall_ms()
-        for _ in range(BATCH):
-            received = self._sockets.receive()
-            if received is None:
-                break
-            data, source = received
-            self._in.inc()
-            self._in_bytes.inc(len(data))
+        now, wall_ms = trio.current_time(), self._wall_ms()
+        received = self._sockets.receive(BATCH)
+        for data, source in received:
             try:
-                self._gossip.receive_datagram(data, source, trio.current_time(), wall_ms)
+                self._gossip.receive_datagram(data, source, now, wall_ms)
             except RemoteProtocolError as error:
                 self._metrics.datagrams_dropped.labels(error.code).inc()
+        if received:
+            self._in.inc(len(received))
+            self._in_bytes.inc(sum(len(data) for data, _ in received))
         for address in self._sockets.refused(BATCH):
-            self._gossip.note_refused(address, trio.current_time())
+            self._gossip.note_refused(address, now)
 
     def _filter(self) -> None:
         blocked = self._gossip.blocked_sources(trio.current_time())
@@ -245,6 +258,7 @@ class GossipService:
 
     def _transmit(self) -> None:
         now = trio.current_time()
+        sent = sent_bytes = 0
         while (datagram := self._gossip.poll_transmit()) is not None:
             address = self._names.numeric(datagram.address, now)
             if address is None:
@@ -252,10 +266,13 @@ class GossipService:
             else:
                 reason = self._sockets.send(datagram.data, address)
             if reason is None:
-                self._out.inc()
-                self._out_bytes.inc(len(datagram.data))
+                sent += 1
+                sent_bytes += len(datagram.data)
             else:
                 self._metrics.datagrams_dropped.labels(reason).inc()
+        if sent:
+            self._out.inc(sent)
+            self._out_bytes.inc(sent_bytes)
 
     def _numeric(self, address: Address) -> Address | None:
         return self._names.numeric(address, trio.current_time())

@@ -31,6 +31,9 @@ BACKLOG: Final = 1024
 PORT_TRIES: Final = 64
 SEND_TRIES: Final = 4
 NAMES_MAX: Final = 256
+LITERALS_MAX: Final = 16_384
+"""Numeric addresses remembered as such: more than there are members. Parsing one costs 5 µs, more
+than sealing what goes there."""
 NAME_TTL_S: Final = 30.0
 NAME_THREADS: Final = 4
 RESOLVE_S: Final = 5.0
@@ -51,18 +54,23 @@ class GossipSockets:
         self.listeners: Final = listeners
         host, port, *_ = udp.getsockname()
         self.address: Final[Address] = (host, port)
+        self._errors = False
+        """There may be some in the error queue."""
 
-    def receive(self) -> tuple[bytes, Address] | None:
-        """One datagram, or None if there is none now. Errors of earlier sends are skipped."""
-        for _ in range(SEND_TRIES):
+    def receive(self, limit: int) -> list[tuple[bytes, Address]]:
+        """The datagrams that are there now, up to `limit`. Errors of earlier sends are skipped."""
+        found: list[tuple[bytes, Address]] = []
+        for _ in range(limit):
             try:
                 data, address = self.udp.recvfrom(DATAGRAM_BUFFER)
             except BlockingIOError:
-                return None
+                break
             except OSError:
-                continue
-            return data, address[:2]
-        return None
+                self._errors = True
+            else:
+                found.append((data, address[:2]))
+        self._errors = self._errors or not found
+        return found
 
     def send(self, data: bytes, address: Address) -> str | None:
         """None when the kernel took it, else why not, as a counter's label."""
@@ -73,6 +81,7 @@ class GossipSockets:
             except (ValueError, TypeError, OverflowError):  # not even an address
                 return "send-address"
             except OSError as error:
+                self._errors = True
                 reason = f"send-{errno.errorcode.get(error.errno or 0, 'other').lower()}"
                 if error.errno not in (errno.ECONNREFUSED, errno.EINTR):
                     return reason
@@ -81,12 +90,17 @@ class GossipSockets:
         return reason
 
     def refused(self, limit: int) -> list[Address]:
-        """Empties the error queue, up to `limit` entries; who refused a datagram."""
+        """Empties the error queue, up to `limit` entries; who refused a datagram. Only if a call
+        has failed, or nothing was there to be received: every entry makes one fail (Linux sets the
+        socket's error with it), and while one is left the socket looks readable."""
         addresses: list[Address] = []
+        if not self._errors:
+            return addresses
         for _ in range(limit):
             try:
                 _, control, _, address = self.udp.recvmsg(0, 512, _MSG_ERRQUEUE)
             except OSError:
+                self._errors = False
                 break
             for level, kind, payload in control:
                 if (level, kind) not in (
@@ -157,6 +171,7 @@ class Names:
     servers hold up these look-ups only, in threads of their own."""
 
     def __init__(self) -> None:
+        self._literals: dict[str, None] = {}
         self._known: dict[str, tuple[str | None, float]] = {}
         """Address, or None for a failure, and until when that is believed."""
         self._threads = trio.CapacityLimiter(NAME_THREADS)
@@ -165,11 +180,16 @@ class Names:
 
     def numeric(self, address: Address, now: float) -> Address | None:
         host, port = address
+        if host in self._literals:
+            return address
         try:
             ipaddress.ip_address(host)
         except ValueError:
             pass
         else:
+            if len(self._literals) >= LITERALS_MAX:
+                self._literals.clear()
+            self._literals[host] = None
             return address
         found, until = self._known.get(host, (None, -math.inf))
         if until <= now and host not in self._looking and self._has_room():
@@ -181,6 +201,8 @@ class Names:
 
     def take_wanted(self) -> list[str]:
         """Whom to `look_up` now."""
+        if not self._wanted:
+            return []
         wanted = list(self._wanted)
         self._looking.update(wanted)
         self._wanted.clear()
