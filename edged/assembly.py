@@ -36,6 +36,7 @@ from .acquaintances import Acquaintances
 from .activation import Activation
 from .artifacts import Artifacts
 from .config import Config, parse_address
+from .deltas import DeltaSource
 from .errors import FunctionNotFound, StoreError
 from .eventlog import EventLog, function_of
 from .expiry import Expiry
@@ -241,12 +242,14 @@ class Parts:
             store=store,
             holders=self._peers_holding,
             find_peer=self._peer,
+            bases=self._bases,
             metrics=metrics,
             log=log,
         )
         self.streams = StreamServer(
             trust=trust,
             source=WireSource(store, log),
+            deltas=DeltaSource(store),
             fetching=self.exchange,
             sync=self.gossip_service,
             metrics=metrics,
@@ -382,6 +385,17 @@ class Parts:
 
     def _peer(self, node_id: NodeId) -> Peer | None:
         return self.views.peer(node_id)
+
+    def _bases(self, module: Digest) -> list[Digest]:
+        """Modules here of other versions of the functions that `module` is the code of now."""
+        catalog, store = self.gossip.catalog, self._store
+        found = dict.fromkeys(
+            row.spec.module
+            for name, current in catalog.functions()
+            if current.spec.module == module
+            for row in catalog.versions(name)
+        )
+        return [one for one in found if one != module and store.info(one) is not None]
 
     def _announce(self, module: Digest) -> None:
         """What has changed of it here; what others know already costs nothing."""

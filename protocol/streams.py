@@ -19,7 +19,13 @@ from msgspec import Meta
 
 from .errors import LocalProtocolError, RemoteProtocolError
 from .ids import Digest, NodeId
-from .manifest import MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENTS_MAX, WIRE_OVERHEAD_MAX
+from .manifest import (
+    BLOB_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
+    SEGMENT_BYTES_MAX,
+    SEGMENTS_MAX,
+    WIRE_OVERHEAD_MAX,
+)
 
 ALPN: Final = "edged/1"
 HTTP_ALPN: Final = "edged-http/1"
@@ -35,6 +41,9 @@ FETCHERS_MAX: Final = 64
 """Named in one offer: 34 bytes each of a head of 4,096."""
 HAVE_INDICES_MAX: Final = 256
 """In one notice: 3 bytes each of the same."""
+BASES_MAX: Final = 4
+"""Offered for one delta: 66 bytes each of the same."""
+DELTA_PART_BYTES: Final = 256 * 1024
 ERROR_TEXT_MAX: Final = 200
 
 _PREFIX: Final = struct.Struct(">IH")
@@ -106,6 +115,17 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     id: _RequestId
 
 
+class GetDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
+    """What makes the blob of one of these blobs, which the asker holds, best first; from byte
+    `offset` on."""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    blob: _Blob
+    bases: Annotated[tuple[_Blob, ...], Meta(min_length=1, max_length=BASES_MAX)]
+    offset: Annotated[int, Meta(ge=0, le=BLOB_BYTES_MAX)] = 0
+
+
 class Pong(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=65):
     body_max: ClassVar[int] = 0
     id: _RequestId
@@ -165,11 +185,20 @@ class Nothing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     id: _RequestId
 
 
-Query = Ping | Sync | GetManifest | GetSegment | Want | GetAny
+class DeltaPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=76):
+    """Body: the next bytes of the delta from `base`, which has `size` of them in all."""
+
+    body_max: ClassVar[int] = DELTA_PART_BYTES
+    id: _RequestId
+    base: _Blob
+    size: Annotated[int, Meta(ge=1, le=BLOB_BYTES_MAX)]
+
+
+Query = Ping | Sync | GetManifest | GetSegment | Want | GetAny | GetDelta
 """Has one reply."""
 Notice = Have | Cancel
 Request = Query | Notice
-Reply = Pong | SyncReply | ManifestReply | SegmentReply | ErrorReply | Offer | Nothing
+Reply = Pong | SyncReply | ManifestReply | SegmentReply | ErrorReply | Offer | Nothing | DeltaPart
 Message = Request | Reply
 
 _encoder = msgspec.msgpack.Encoder()

@@ -25,7 +25,7 @@ from .operator import (
     StatusView,
     VersionView,
 )
-from .peers import BlobSource, Fetcher, GatewayStream, Peer, PeerGateways
+from .peers import BlobSource, DeltaSource, Fetcher, GatewayStream, Peer, PeerGateways
 from .runtime import (
     CancelFlag,
     CompileReport,
@@ -46,6 +46,7 @@ __all__ = [
     "BlobSource",
     "CancelFlag",
     "CompileReport",
+    "DeltaSource",
     "DeployRequest",
     "Deployed",
     "EventKind",

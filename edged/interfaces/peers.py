@@ -64,6 +64,17 @@ class BlobSource(Protocol):
         ...
 
 
+class DeltaSource(Protocol):
+    """What makes blobs of this node of other blobs of it, for peers that hold those."""
+
+    async def part(
+        self, blob: Digest, bases: Sequence[Digest], offset: int
+    ) -> tuple[Digest, int, bytes]:
+        """The base, of `bases`; the delta's size; its bytes from `offset` on, at most
+        protocol.streams.DELTA_PART_BYTES. Raises BlobNotFound (there is none), Overloaded."""
+        ...
+
+
 class Fetcher(Protocol):
     async def fetch(
         self,
@@ -72,10 +83,12 @@ class Fetcher(Protocol):
         *,
         progress: Callable[[int, int], None],
         urgent: bool = True,
+        bases: Sequence[Digest] | None = None,
     ) -> BlobInfo:
         """Gets a blob from those that hold or fetch it, resuming what is on disk; `progress` gets
         (wire bytes done, of). One transfer per digest however many wait; one that is `urgent` for
-        any of them goes before those that are for none.
+        any of them goes before those that are for none. `bases`, held here and best first, may
+        make it cheaper; None: what the node knows to be like it.
 
         Raises NoHolder, DiskFull, PeerError."""
         ...

@@ -119,8 +119,20 @@ class Store(Protocol):
 
     async def delete(self, digest: Digest) -> None: ...
 
-    async def make_manifest(self, digest: Digest) -> Manifest:
-        """The module's wire form and manifest, made once and kept beside the blob."""
+    async def make_manifest(self, digest: Digest, *, expected: Digest | None = None) -> Manifest:
+        """The blob's wire form and manifest, made once and kept beside the blob.
+
+        Raises DigestMismatch if the manifest is not `expected`; nothing is kept then."""
+        ...
+
+    async def make_delta(self, digest: Digest, base: Digest) -> bytes | None:
+        """What makes the one blob of the other. None: they are too large or small for it. Raises
+        BlobNotFound, BlobCorrupt."""
+        ...
+
+    async def apply_delta(self, manifest: Manifest, base: Digest, delta: bytes) -> BlobInfo:
+        """Stores the blob that `manifest` names, without a wire form. Raises DigestMismatch,
+        BlobNotFound, BlobCorrupt, DiskFull."""
         ...
 
     async def manifest(self, digest: Digest) -> Manifest:

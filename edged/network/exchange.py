@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -20,12 +20,13 @@ from protocol.exchange_events import FetchConfig
 from protocol.ids import Digest, NodeId
 from protocol.manifest import Manifest
 from protocol.rng import Rng
-from protocol.streams import Reply
+from protocol.streams import BASES_MAX, Reply
 
-from ..errors import Draining, EdgedError, Overloaded
+from ..errors import BlobCorrupt, BlobNotFound, DigestMismatch, Draining, EdgedError, Overloaded
 from ..interfaces import BlobInfo, PartialBlob, Peer
 from ..telemetry import Log, Metrics
 from ..trust import Trust
+from .deltas import DeltaFetch
 from .slots import TransferSlot, TransferSlots
 from .streams import Connection, dial
 from .transfer import FindHolders, FindPeer, Transfer
@@ -38,6 +39,8 @@ WAITING_MAX: Final = 1024
 """Transfers begun or queued; more is Overloaded."""
 
 Progress = Callable[[int, int], None]
+FindBases = Callable[[Digest], Sequence[Digest]]
+"""Blobs of this node that the one asked for may be like, best first."""
 
 
 class PartialStore(Protocol):
@@ -47,12 +50,21 @@ class PartialStore(Protocol):
 
     async def begin_partial(self, manifest: Manifest) -> PartialBlob: ...
 
+    async def apply_delta(self, manifest: Manifest, base: Digest, delta: bytes) -> BlobInfo: ...
+
+    async def make_manifest(
+        self, digest: Digest, *, expected: Digest | None = None
+    ) -> Manifest: ...
+
 
 @dataclass(eq=False, slots=True)
 class _Flight:
     digest: Digest
     manifest_digest: Digest
     slot: TransferSlot
+    bases: Sequence[Digest] = ()
+    wireless: bool = False
+    """The blob came as a delta, so its wire form is still to be made."""
     waiters: list[Progress] = field(default_factory=list)
     transfer: Transfer | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -86,6 +98,7 @@ class ExchangeService:
         store: PartialStore,
         holders: FindHolders,
         find_peer: FindPeer,
+        bases: FindBases = lambda _digest: (),
         metrics: Metrics,
         log: Log,
         config: FetchConfig | None = None,
@@ -99,6 +112,7 @@ class ExchangeService:
         self._log = log
         self._config = config or FetchConfig()
         self._find_peer = find_peer
+        self._bases = bases
         self._rng = rng or random.SystemRandom()
         self._slots = TransferSlots(transfers_max, min(BACKGROUND_MAX, transfers_max))
         self._flights: dict[Digest, _Flight] = {}
@@ -124,6 +138,7 @@ class ExchangeService:
         *,
         progress: Progress,
         urgent: bool = True,
+        bases: Sequence[Digest] | None = None,
     ) -> BlobInfo:
         """As interfaces.Fetcher.fetch; also raises Overloaded, Draining, StoreError."""
         while True:
@@ -133,7 +148,9 @@ class ExchangeService:
                 return info
             flight = self._flights.get(digest)
             if flight is None:
-                flight = self._start(digest, manifest_digest, urgent=urgent)
+                found = self._bases(digest) if bases is None else bases
+                slot = TransferSlot(urgent=urgent)
+                flight = self._start(_Flight(digest, manifest_digest, slot, found[:BASES_MAX]))
             elif urgent and not flight.slot.urgent:
                 flight.slot.urgent = True
                 self._slots.grant()
@@ -148,15 +165,14 @@ class ExchangeService:
                 case None:
                     raise Draining("the node is shutting down")
 
-    def _start(self, digest: Digest, manifest_digest: Digest, *, urgent: bool) -> _Flight:
+    def _start(self, flight: _Flight) -> _Flight:
         if self._starts is None:
             raise Draining("the node is shutting down")
-        flight = _Flight(digest, manifest_digest, TransferSlot(urgent=urgent))
         try:
             self._starts.send_nowait(flight)
         except trio.WouldBlock as error:
             raise Overloaded("too many blobs are waited for") from error
-        self._flights[digest] = flight
+        self._flights[flight.digest] = flight
         return flight
 
     async def _join(self, flight: _Flight, progress: Progress) -> None:
@@ -175,9 +191,11 @@ class ExchangeService:
         try:
             with flight.scope:
                 async with self._slots.hold(flight.slot):
-                    flight.transfer = self._transfer(flight)
-                    self._balance()
-                    flight.outcome = await flight.transfer.run()
+                    flight.outcome = await self._fetch_delta(flight)
+                    if flight.outcome is None:
+                        flight.transfer = self._transfer(flight)
+                        self._balance()
+                        flight.outcome = await flight.transfer.run()
         except EdgedError as error:
             self._log.info(
                 "fetch failed", blob=flight.digest, reason=str(error), private=error.private
@@ -185,6 +203,46 @@ class ExchangeService:
             flight.outcome = error
         finally:
             self._land(flight)
+        if flight.wireless:
+            await self._complete(flight)
+
+    async def _fetch_delta(self, flight: _Flight) -> BlobInfo | None:
+        """None: to be fetched whole. Raises StoreError, DiskFull."""
+        if not flight.bases:
+            return None
+        fetching = DeltaFetch(
+            flight.digest, flight.manifest_digest, flight.bases, self._dial, flight.report
+        )
+        delta = await fetching.run(self._holders(flight.digest))
+        if delta is None:
+            return None
+        self._metrics.fetched_bytes.inc(len(delta.data))
+        try:
+            info = await self._store.apply_delta(delta.manifest, delta.base, delta.data)
+        except (DigestMismatch, BlobNotFound, BlobCorrupt) as error:
+            self._log.warning("delta of no use", blob=flight.digest, why=str(error))
+            return None
+        self._log.info(
+            "blob made of a delta",
+            blob=flight.digest,
+            base=delta.base,
+            delta_bytes=len(delta.data),
+            wire_bytes=delta.manifest.wire_bytes,
+        )
+        flight.wireless = True
+        return info
+
+    async def _complete(self, flight: _Flight) -> None:
+        """Peers are served the wire form that the record names. It is made here, or, where another
+        zstd made that one, fetched after all."""
+        try:
+            try:
+                await self._store.make_manifest(flight.digest, expected=flight.manifest_digest)
+            except DigestMismatch:
+                async with self._slots.hold(TransferSlot(urgent=False)):
+                    await self._transfer(flight).run()
+        except EdgedError as error:
+            self._log.warning("no wire form", blob=flight.digest, reason=str(error))
 
     def _land(self, flight: _Flight) -> None:
         if self._flights.get(flight.digest) is flight:

@@ -25,8 +25,10 @@ from protocol.ids import NodeId
 from protocol.rng import Rng
 from protocol.streams import (
     ERROR_TEXT_MAX,
+    DeltaPart,
     ErrorReply,
     GetAny,
+    GetDelta,
     GetManifest,
     GetSegment,
     Ping,
@@ -39,15 +41,15 @@ from protocol.streams import (
     frame_head,
 )
 
-from ..errors import EdgedError, PeerError, info_of
-from ..interfaces import BlobSource
+from ..errors import BlobNotFound, EdgedError, PeerError, info_of
+from ..interfaces import BlobSource, DeltaSource
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .bridge import bridge
 from .streams import Connection, GatewayCaller, accept
 from .uploads import Fetching, Session, Uploads
 
-Other = Ping | Sync | GetManifest | Want
+Other = Ping | Sync | GetManifest | Want | GetDelta
 
 BODIES_AHEAD_MAX: Final = 1024 * 1024
 """Bytes of requests taken from one connection before they are answered."""
@@ -104,6 +106,7 @@ class StreamServer:
         *,
         trust: Trust,
         source: BlobSource,
+        deltas: DeltaSource | None = None,
         fetching: Fetching | None = None,
         sync: SyncResponder,
         is_member: Callable[[NodeId], bool] = lambda _: True,
@@ -117,6 +120,7 @@ class StreamServer:
         the gateway; `generation`: of this process, told to whoever pings."""
         self._trust = trust
         self._uploads = Uploads(source, fetching, metrics, rng or random.SystemRandom())
+        self._deltas = deltas
         self._sync = sync
         self._is_member = is_member
         self._gateway: GatewayServer | None = None
@@ -299,6 +303,8 @@ class StreamServer:
                     return Pong(request.id, self._generation), b""
                 case Sync():
                     return SyncReply(request.id), await self._sync.answer_sync(session.peer, body)
+                case GetDelta():
+                    return await self._delta(request)
                 case _:
                     return await self._uploads.answer(session, request, body)
         except EdgedError as error:
@@ -307,6 +313,14 @@ class StreamServer:
                 "stream request refused", peer=session.peer, code=code, detail=str(error)
             )
             return ErrorReply(request.id, code, str(error)[:ERROR_TEXT_MAX]), b""
+
+    async def _delta(self, request: GetDelta) -> tuple[Reply, bytes]:
+        """Raises BlobNotFound, Overloaded."""
+        if self._deltas is None:
+            raise BlobNotFound("this node makes no deltas", digest=request.blob)
+        base, size, data = await self._deltas.part(request.blob, request.bases, request.offset)
+        self._metrics.served_bytes.inc(len(data))
+        return DeltaPart(request.id, base, size), data
 
     def _refuse(self, reason: str, detail: str, peer: NodeId | None) -> None:
         self._metrics.streams_refused.labels(reason).inc()

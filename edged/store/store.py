@@ -22,6 +22,7 @@ from edged.telemetry import Log
 from protocol.ids import ArtifactKey, Digest
 from protocol.manifest import Manifest
 
+from .deltas import apply_delta, make_delta
 from .disk import Step, no_step
 from .journal import SaveRecord, SetMeta
 from .opening import Opened, open_core
@@ -103,6 +104,9 @@ class BlobStore:
     async def _run(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, limiter=self.io_limiter)
 
+    async def _compress(self, call: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(call, limiter=self.compress_limiter)
+
     # blobs
     async def put(self, data: bytes, *, kind: BlobKind, expected: Digest | None = None) -> BlobInfo:
         return await self._run(lambda: self._core.put(data, kind, expected))
@@ -136,9 +140,21 @@ class BlobStore:
         await self._run(lambda: self._core.delete(digest))
 
     # wire forms
-    async def make_manifest(self, digest: Digest) -> Manifest:
-        """Raises BlobNotFound, BlobCorrupt (quarantined), DiskFull, StoreError (empty blob)."""
-        return await trio.to_thread.run_sync(self._wire.make, digest, limiter=self.compress_limiter)
+    async def make_manifest(self, digest: Digest, *, expected: Digest | None = None) -> Manifest:
+        """`expected` is the digest of the manifest that others have of this blob. Raises
+        BlobNotFound, BlobCorrupt (quarantined), DigestMismatch (not `expected`; nothing is kept),
+        DiskFull, StoreError (empty blob)."""
+        return await self._compress(lambda: self._wire.make(digest, expected))
+
+    async def make_delta(self, digest: Digest, base: Digest) -> bytes | None:
+        """What makes the one of the other, both here. None: they are too large or small. Raises
+        BlobNotFound, BlobCorrupt (quarantined)."""
+        return await self._compress(lambda: make_delta(self._core, digest, base))
+
+    async def apply_delta(self, manifest: Manifest, base: Digest, delta: bytes) -> BlobInfo:
+        """Stores the blob of `manifest`, made of `base` and `delta`; without its wire form. Raises
+        DigestMismatch, BlobNotFound, BlobCorrupt (of the base), DiskFull."""
+        return await self._compress(lambda: apply_delta(self._core, manifest, base, delta))
 
     async def manifest(self, digest: Digest) -> Manifest:
         return await self._run(lambda: self._wire.manifest(digest))

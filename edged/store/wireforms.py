@@ -118,7 +118,7 @@ class WireForms:
             core.on_lost(digest)
 
     # ------------------------------------------------------------ making
-    def make(self, digest: Digest) -> Manifest:
+    def make(self, digest: Digest, expected: Digest | None = None) -> Manifest:
         core = self._core
         with core.locks.holding(digest):
             held = core.require(digest)
@@ -128,12 +128,12 @@ class WireForms:
                 core.forget(held, "missing")
                 raise BlobNotFound(f"blob {digest} is not on this node any more", digest=digest)
             try:
-                return self._make(held)
+                return self._make(held, expected)
             except BlobCorrupt:
                 core.quarantine(held)
                 raise
 
-    def _make(self, held: Held) -> Manifest:
+    def _make(self, held: Held, expected: Digest | None) -> Manifest:
         core = self._core
         row = held.row
         if row.size_bytes == 0:
@@ -160,7 +160,7 @@ class WireForms:
                         os.close(target)
                 finally:
                     os.close(source)
-                stored = core.put(encode_manifest(manifest), "manifest", None)
+                stored = core.put(encode_manifest(manifest), "manifest", expected)
                 path = core.layout.wire_form(row.digest, stored.digest)
                 core.disk.make_dir(path.parent)
                 core.disk.rename(temp, path)

@@ -56,6 +56,7 @@ from protocol.seal import Keyring, Seal  # noqa: E402
 from protocol.streams import (  # noqa: E402
     Cancel,
     GetAny,
+    GetDelta,
     GetManifest,
     GetSegment,
     Have,
@@ -240,6 +241,7 @@ HEADS = (
     GetManifest(2, DIGEST),
     GetSegment(3, DIGEST, 4),
     GetAny(4, DIGEST),
+    GetDelta(5, DIGEST, (DIGEST,) * 4, 9),
     Have(DIGEST, (1, 2, 300)),
     Cancel(5),
 )

@@ -11,7 +11,7 @@ import trio
 import zstandard
 
 from edged.errors import BlobNotFound, DiskFull, PeerError
-from edged.interfaces import BlobSource
+from edged.interfaces import BlobSource, DeltaSource
 from edged.network.gossip import GossipService
 from edged.network.server import StreamLimits, StreamServer
 from edged.network.sockets import GossipSockets, bind_gossip
@@ -98,11 +98,13 @@ async def start_serving(
     log: Log,
     limits: StreamLimits | None = None,
     generation: int = 0,
+    deltas: DeltaSource | None = None,
 ) -> Served:
     metrics = Metrics()
     server = StreamServer(
         trust=trust,
         source=source,
+        deltas=deltas,
         sync=EchoSync(),
         metrics=metrics,
         log=log,
