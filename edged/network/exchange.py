@@ -149,8 +149,7 @@ class ExchangeService:
             flight = self._flights.get(digest)
             if flight is None:
                 found = self._bases(digest) if bases is None else bases
-                slot = TransferSlot(urgent=urgent)
-                flight = self._start(_Flight(digest, manifest_digest, slot, found[:BASES_MAX]))
+                flight = self._start(digest, manifest_digest, urgent=urgent, bases=found)
             elif urgent and not flight.slot.urgent:
                 flight.slot.urgent = True
                 self._slots.grant()
@@ -165,14 +164,18 @@ class ExchangeService:
                 case None:
                     raise Draining("the node is shutting down")
 
-    def _start(self, flight: _Flight) -> _Flight:
+    def _start(
+        self, digest: Digest, manifest_digest: Digest, *, urgent: bool, bases: Sequence[Digest] = ()
+    ) -> _Flight:
         if self._starts is None:
             raise Draining("the node is shutting down")
+        slot = TransferSlot(urgent=urgent)
+        flight = _Flight(digest, manifest_digest, slot, bases[:BASES_MAX])
         try:
             self._starts.send_nowait(flight)
         except trio.WouldBlock as error:
             raise Overloaded("too many blobs are waited for") from error
-        self._flights[flight.digest] = flight
+        self._flights[digest] = flight
         return flight
 
     async def _join(self, flight: _Flight, progress: Progress) -> None:
