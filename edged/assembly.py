@@ -13,9 +13,7 @@ from typing import Final
 import msgspec
 import trio
 
-from protocol.errors import RemoteProtocolError
 from protocol.events import (
-    AgreementMoved,
     Event,
     IdentityClash,
     MemberDown,
@@ -37,7 +35,7 @@ from .activation import Activation
 from .artifacts import Artifacts
 from .config import Config, parse_address
 from .deltas import DeltaSource
-from .errors import FunctionNotFound, StoreError
+from .errors import FunctionNotFound
 from .eventlog import EventLog, function_of
 from .expiry import Expiry
 from .forms import held_form
@@ -58,8 +56,6 @@ from .telemetry import Log, Metrics
 from .trust import Trust
 from .views import Views, address_text
 
-AGREEMENT: Final = "agreement"
-"""Key in the store's meta table of what AgreementMoved last gave."""
 READY_MARGIN_S: Final = 30.0
 """The gateway's own backstop comes so much after a request's wait for its function's code."""
 
@@ -200,13 +196,8 @@ class Parts:
         loop: other nodes may live in this process, and records that are not proven take their
         time. Raises StoreError."""
         store, catalog = self._store, self.gossip.catalog
-        if saved := store.get_meta(AGREEMENT):
-            try:
-                self.gossip.resume(saved, trio.current_time(), wall_ms())
-            except RemoteProtocolError as damaged:
-                self._log.error("agreement on disk is damaged", reason=str(damaged))
         rows = self._saved.unwrap(store.load_records())
-        load = partial(self.gossip.load, rows, wall_ms())
+        load = partial(catalog.load, rows)
         loaded = await trio.to_thread.run_sync(load, limiter=trio.CapacityLimiter(1))
         for key, error in loaded.refused:
             self._log.error("record on disk refused", key=key, why=str(error))
@@ -352,8 +343,6 @@ class Parts:
                 )
             case RecordsAccepted():
                 self._forget_removed(event)
-            case AgreementMoved():
-                await self._save_agreement(event)
             case IdentityClash():
                 self._log.error(
                     "another process runs under this node's identity; stop one of them",
@@ -365,13 +354,6 @@ class Parts:
     def _install_keys(self, keys: tuple[bytes, ...]) -> None:
         self.gossip.set_keyring(Keyring(keys), trio.current_time())
         self.gossip_service.notify()
-
-    async def _save_agreement(self, event: AgreementMoved) -> None:
-        """Lost, it makes this node more careful after a long absence, nothing else."""
-        try:
-            await self._store.set_meta(AGREEMENT, event.saved)
-        except StoreError as error:
-            self._log.warning("agreement not saved", reason=str(error))
 
     def _forget_removed(self, event: RecordsAccepted) -> None:
         """A function removed elsewhere leaves no log here."""

@@ -1,9 +1,9 @@
 """The asker's side of one sync with one peer: what to say next, until nothing differs. SPEC §7.3.
 
-Open → outline of what differs → (list the places that only have digests) → exchange what is wanted
-for what is known better, in batches → open again if the outline was cut. It ends when a whole
-outline is dealt with, when a further round would bring nothing, or after ROUNDS_MAX. The owner
-(Gossip) applies what arrives and says how much of it was news.
+Open → outline of all that differs → list the places that only have digests, as many as one answer
+holds at a time → exchange what is wanted for what is known better, in batches. It ends when all of
+the outline is dealt with, or after ROUNDS_MAX. The owner (Gossip) applies what arrives and says how
+much of it was news.
 """
 
 from __future__ import annotations
@@ -54,18 +54,19 @@ _PUSH_BYTES_MAX: Final = SYNC_BYTES_MAX - HEADROOM_BYTES - 48 * SYNC_ROWS_MAX - 
 _NO_ITEM: Final = MemberItem(b"", (-1, False, 0, 0), 0)
 
 
+Lists = tuple[tuple[int, bytes], ...]
+"""(place, packed items)."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Asking:
-    def __init__(self, peer: NodeId, sync: Sync, *, unspread_from: int) -> None:
-        """Records with an hlc up to `unspread_from` that the peer lacks are not pushed but named in
-        `lacked`; -1: all are pushed."""
+    def __init__(self, peer: NodeId, sync: Sync) -> None:
         self.peer: Final = peer
         self._raw = bytes.fromhex(peer)
         self._sync = sync
-        self._unspread_from = unspread_from
+        self._opened = False
         self._list_members: list[int] = []
         self._list_records: list[int] = []
         self._want_members: dict[bytes, None] = {}
@@ -77,16 +78,9 @@ class Asking:
         self._push_holdings: dict[NodeId, tuple[int, int]] = {}
         """To the (generation, version) that the peer has."""
         self._asked = (0, 0, 0)
-        self._cut = False
         self.news = 0
         """Items that changed something on either side."""
-        self._before = -1
         self._rounds = 0
-        self.lacked: list[str] = []
-        """By the last outline."""
-        self.peer_since: int = 0
-        self.complete = False
-        """Everything was compared, and what differed was exchanged."""
 
     @property
     def bulky(self) -> bool:
@@ -94,31 +88,25 @@ class Asking:
         return len(self._want_records) > SYNC_RECORDS_MAX
 
     # ------------------------------------------------------------ what to say
-    def open(self, away: int) -> SyncOpen:
-        self._before = self.news
-        self._cut = False
+    def open(self) -> SyncOpen:
         sync = self._sync
         return SyncOpen(
             sync.own.alive_message(),
-            away,
             sync.members().digests.groups(),
             sync.catalog.digests.groups(),
         )
 
-    def next(self, away: int) -> SyncRequest | None:
-        """The next request; None: done."""
+    def next(self) -> SyncRequest | None:
+        """The next request; None: done. What is known to be wanted is bounded: no more is listed
+        while there is more of it than one exchange holds."""
         self._rounds += 1
         if self._rounds >= ROUNDS_MAX:
             return None
-        if self._list_members or self._list_records:
+        unlisted = bool(self._list_members or self._list_records)
+        exchange = None if unlisted and not self.bulky else self._exchange()
+        if exchange is None and unlisted:
             return SyncList(pack_places(self._list_members), pack_places(self._list_records))
-        exchange = self._exchange()
-        if exchange is not None:
-            return exchange
-        if self._cut:
-            return self.open(away) if self.news > self._before else None
-        self.complete = True
-        return None
+        return exchange
 
     def _exchange(self) -> SyncExchange | None:
         records = self._wanted_records()
@@ -187,20 +175,31 @@ class Asking:
                 yield held
 
     # ------------------------------------------------------------ what was said
-    def hold_back(self, unspread_from: int) -> None:
-        """This node may have found out that it was away, since the sync began."""
-        self._unspread_from = max(self._unspread_from, unspread_from)
-
     def on_outline(self, outline: SyncOutline) -> None:
-        """Raises RemoteProtocolError("sync")."""
-        self.peer_since, self.lacked = outline.since, []
-        self._list_members, self._list_records = [], []
-        self._cut |= outline.more
+        """Of all that differs, then of the places asked for. Raises RemoteProtocolError("sync")."""
         records, members = outline.records, outline.members
-        if records.lists or records.digests:
-            self._compare_records(records)
-        if members.lists or members.digests:
-            self._compare_members(members)
+        if self._opened:
+            self._tick_off(outline)
+        self._compare_records(records.lists)
+        self._compare_members(members.lists)
+        if not self._opened:
+            self._opened = True
+            self._list_records = _differing(records, self._sync.catalog.digests.children)
+            if members.digests:
+                self._list_members = _differing(members, self._sync.members().digests.children)
+
+    def _tick_off(self, outline: SyncOutline) -> None:
+        """What was listed was asked for, and there is less to ask for now."""
+        for part, places in (
+            (outline.members, self._list_members),
+            (outline.records, self._list_records),
+        ):
+            listed = [place for place, _ in part.lists]
+            if part.digests or listed != places[: len(listed)]:
+                raise RemoteProtocolError("sync", "something else was listed")
+            del places[: len(listed)]
+        if not (outline.members.lists or outline.records.lists):
+            raise RemoteProtocolError("sync", "nothing was listed")
 
     def check_delivery(self, delivery: SyncDelivery) -> None:
         """Raises RemoteProtocolError("sync") if the peer served what was not asked, or nothing."""
@@ -219,20 +218,18 @@ class Asking:
         _drop_first(self._want_records, served[1])
         _drop_first(self._want_holdings, served[2])
 
-    def _compare_records(self, theirs: Outline) -> None:
+    def _compare_records(self, lists: Lists) -> None:
         catalog = self._sync.catalog
         pushed: list[Entry] = []
         wanted: dict[int, tuple[int, int]] = {}
-        for place, packed in theirs.lists:
+        for place, packed in lists:
             listed = {hashed: (hlc, low) for hashed, hlc, low in unpack_records(packed)}
             for entry in catalog.at(place):
                 other = listed.pop(entry.hashed, None)
                 mine = entry.hlc, entry.low
                 if other == mine:
                     continue
-                if other is None and entry.hlc <= self._unspread_from:
-                    self.lacked.append(entry.key)
-                elif other is None or mine[0] >= other[0]:
+                if other is None or mine[0] >= other[0]:
                     pushed.append(entry)
                 if other is not None and other[0] >= mine[0]:
                     wanted[entry.hashed] = other
@@ -242,13 +239,13 @@ class Asking:
         self._push_records |= dict.fromkeys(
             entry.key for entry in sorted(pushed, key=lambda entry: (entry.hlc, entry.key))
         )
-        self._list_records += _differing(theirs, catalog.digests.children)
 
-    def _compare_members(self, theirs: Outline) -> None:
+    def _compare_members(self, lists: Lists) -> None:
+        if not lists:
+            return
         tree = self._sync.members()
-        for place, packed in theirs.lists:
+        for place, packed in lists:
             self._compare_rows(tree, place, {item.node: item for item in unpack_members(packed)})
-        self._list_members += _differing(theirs, tree.digests.children)
 
     def _compare_rows(self, tree: MemberTree, place: int, listed: dict[bytes, MemberItem]) -> None:
         """The peer's own row came with its outline, as the asker's with the opening."""

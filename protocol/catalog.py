@@ -1,10 +1,10 @@
 """The map of signed records that every node holds whole: functions, their versions. SPEC §6.
 
 Per key the greatest (hlc, signer, digest of value) wins, so merging commutes, associates and is
-idempotent. Nothing enters unverified. A tombstone is a record with an empty value; it is kept
-TOMBSTONE_MS and stands outside the state digest, so nodes that purged it and nodes that did not
-still agree, and outside the bounds of live records: a removal always has room. Only the owner
-(Gossip) merges; everyone else reads or prepares.
+idempotent. Nothing enters unverified. A tombstone is a record with an empty value; it has room of
+its own, so that a removal is never refused, and no age: whoever returns, however late, is shown it.
+What a name means is a function of the records here, whatever order they came in: equal digests,
+equal meaning. Only the owner (Gossip) merges; everyone else reads or prepares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .authoring import Author, FunctionState
 from .buckets import BucketDigests, bucket_of, buckets_of
-from .clock import HLC_MAX, SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
+from .clock import SKEW_MS_MAX, HybridClock, hlc_of, hlc_wall_ms
 from .entries import ITEM, Entry, key_hash
 from .errors import LocalProtocolError, RemoteProtocolError
 from .function import FunctionSpec, decode_spec
@@ -34,10 +34,9 @@ NAMES_MAX: Final = 16_384
 BYTES_MAX: Final = 64 * 1024 * 1024
 """All three of live records: 1 KiB each on average; the smallest function has 1.1 KiB in two."""
 TOMBSTONES_MAX: Final = 65_536
-"""A full catalog can be removed whole. Above it those with the least (hlc, key) are given up: the
-same ones everywhere, so that nodes which have room for all do not teach each other in circles."""
-TOMBSTONE_MS: Final = 48 * 3600 * 1000
-"""Who stays away longer is judged by those who stayed (continuity)."""
+"""A full catalog can be removed whole; each takes 0.3 KB on disk and 1.1 KB in memory. Above it
+those with the least (hlc, key) are given up: the same ones everywhere, so that nodes do not teach
+each other in circles."""
 CURABLE: Final = frozenset({"catalog-full", "signature", "spec"})
 """Why a record on disk may be refused today and hold tomorrow: there was no room, the trust
 directory was another cluster's, a later edged wrote it."""
@@ -92,7 +91,7 @@ class Loaded(NamedTuple):
 
     refused: tuple[tuple[str, RemoteProtocolError], ...]
     drop: tuple[str, ...]
-    """Keys to drop from disk: expired tombstones, and what can never be valid."""
+    """Keys to drop from disk: tombstones given up, and what can never be valid."""
 
 
 class Catalog:
@@ -105,17 +104,12 @@ class Catalog:
         self._entries: dict[str, Entry] = {}
         self._buckets: dict[int, dict[int, Entry]] = {}
         self.digests: Final = BucketDigests()
-        """Tombstones included."""
         self.modules: Final = Modules()
         self._names: dict[FunctionName, FunctionState] = {}
         self._current: dict[str, Current] = {}
         self._tombstones: dict[str, None] = {}
         self._oldest: list[tuple[int, str]] = []
         """Heap over tombstones and former ones."""
-        self._unseen: list[str] = []
-        """Tombstones since the last purge."""
-        self._late: dict[str, int] = {}
-        """Tombstones that were expired when they came: wall time of the purge that saw them."""
         self._given_up: list[str] = []
         self._digest = 0
         self._bytes = 0
@@ -160,7 +154,7 @@ class Catalog:
         return entry.spec() if entry else None
 
     def state_digest(self) -> int:
-        """64 bits, equal on nodes that hold the same live records."""
+        """64 bits, equal on nodes that hold the same records."""
         return self._digest
 
     def encoded(self, key: str) -> bytes | None:
@@ -171,11 +165,6 @@ class Catalog:
         """Of the record at `key`; -1 without one."""
         entry = self._entries.get(key)
         return entry.hlc if entry else -1
-
-    @property
-    def last_hlc(self) -> int:
-        """Nothing that is known here is later."""
-        return self._clock.last
 
     # ------------------------------------------------------------ preparing: moves only the clock
     def prepare_deploy(self, name: str, spec_bytes: bytes, *, wall_ms: int) -> list[Record]:
@@ -223,13 +212,13 @@ class Catalog:
 
         Raises RemoteProtocolError: as decode_record and verify_record, "catalog-full"."""
         record = decode_record(encoded)
-        if not self._is_news(record, wall_ms):
+        if not self._is_news(record):
             return None
         verified = verify_record(record, self.anchor, wall_ms=wall_ms, proven=proven)
         self._check_room(verified.name, [record])
         return verified
 
-    def unproven(self, encoded: Iterable[bytes], *, wall_ms: int) -> list[tuple[bytes, Record]]:
+    def unproven(self, encoded: Iterable[bytes]) -> list[tuple[bytes, Record]]:
         """Those that `check` would prove; what is malformed is left to it."""
         records: list[tuple[bytes, Record]] = []
         for one in encoded:
@@ -237,20 +226,18 @@ class Catalog:
                 record = decode_record(one)
             except RemoteProtocolError:
                 continue
-            if self._is_news(record, wall_ms):
+            if self._is_news(record):
                 records.append((one, record))
         return records
 
-    def _is_news(self, record: Record, wall_ms: int) -> bool:
+    def _is_news(self, record: Record) -> bool:
         key = record_key(record)
         known = self._entries.get(key)
         if known is not None:
             return not known.outranks(record)
-        if not record.tombstone:
+        if not record.tombstone or len(self._tombstones) < TOMBSTONES_MAX:
             return True
-        if len(self._tombstones) >= TOMBSTONES_MAX and (record.hlc, key) < self._oldest_tombstone():
-            return False
-        return not _obsolete(record.hlc, wall_ms)
+        return (record.hlc, key) > self._oldest_tombstone()
 
     def merge(self, verified: Verified) -> bool:
         """Whether it was news."""
@@ -267,7 +254,7 @@ class Catalog:
         self._index(verified.name, entry)
         while len(self._tombstones) > TOMBSTONES_MAX:
             oldest = self._oldest_tombstone()[1]
-            self._take_out(self._entries[oldest])
+            self._remove(self._entries[oldest])
             self._given_up.append(oldest)
         return True
 
@@ -280,12 +267,11 @@ class Catalog:
         self._entries[entry.key] = entry
         self._buckets.setdefault(entry.bucket, {})[entry.hashed] = entry
         self.digests.toggle(entry.bucket, entry.digest)
+        self._digest ^= entry.digest
         if entry.live:
             self._bytes += len(entry.encoded)
-            self._digest ^= entry.digest
         else:
             self._tombstones[entry.key] = None
-            self._unseen.append(entry.key)
             heapq.heappush(self._oldest, (entry.hlc, entry.key))
 
     def _take_out(self, entry: Entry, *, replaced: bool = False) -> None:
@@ -296,14 +282,25 @@ class Catalog:
         if not bucket:
             del self._buckets[entry.bucket]
         self.digests.toggle(entry.bucket, entry.digest)
+        self._digest ^= entry.digest
         if entry.live:
             self._bytes -= len(entry.encoded)
-            self._digest ^= entry.digest
             if not replaced:
                 self.modules.drop(entry.key)
         else:
             del self._tombstones[entry.key]
-            self._late.pop(entry.key, None)
+
+    def _remove(self, entry: Entry) -> None:
+        """Without a trace."""
+        self._take_out(entry)
+        function = self._names.get(entry.name)
+        if function is None:
+            return
+        if entry.kind == "version":
+            function.versions.pop(_version_of(entry), None)
+        elif entry.live:
+            function.alias = None
+        self._refresh(entry.name, function)
 
     def _oldest_tombstone(self) -> tuple[int, str]:
         """There is one."""
@@ -314,58 +311,28 @@ class Catalog:
             heapq.heappop(self._oldest)
 
     # ------------------------------------------------------------ loading, forgetting
-    def load(
-        self, rows: Iterable[SavedRecord], *, wall_ms: int, agreed_hlc: int = HLC_MAX
-    ) -> Loaded:
+    def load(self, rows: Iterable[SavedRecord]) -> Loaded:
         """Records from this node's disk, verified again where they are not proven. One bad record
-        stops nothing; expired tombstones are left out before they can take room, but for those
-        after `agreed_hlc`: removals that nobody else has heard of."""
+        stops nothing."""
         refused: list[tuple[str, RemoteProtocolError]] = []
         drop: list[str] = []
         for row in rows:
             try:
-                record = decode_record(row.encoded)
-                expired = record.tombstone and _obsolete(record.hlc, wall_ms)
-                if expired and record.hlc <= agreed_hlc:
-                    drop.append(row.key)
-                    continue
-                self.merge(self._reverify(row, record))
+                self.merge(self._reverify(row))
             except RemoteProtocolError as error:
                 refused.append((row.key, error))
                 if error.code not in CURABLE:
                     drop.append(row.key)
-        drop += self._take_given_up()
+        drop += self.take_given_up()
         return Loaded(tuple(refused), tuple(drop))
 
-    def _reverify(self, row: SavedRecord, record: Record) -> Verified:
+    def _reverify(self, row: SavedRecord) -> Verified:
+        record = decode_record(row.encoded)
         if record_key(record) != row.key:
             raise RemoteProtocolError("record", f"stored under {row.key!r}")
         verified = verify_record(record, self.anchor, wall_ms=None, proven=row.proven)
         self._check_room(verified.name, [record])
         return verified
-
-    def purge(self, wall_ms: int, *, agreed_hlc: int = HLC_MAX) -> list[str]:
-        """Drops tombstones older than TOMBSTONE_MS; one that had that age when it came (from a
-        node that was away) is kept as long once more, and one after `agreed_hlc` until others know
-        it. Their keys, with those given up since the last time; a key may be back by now."""
-        for key in self._unseen:
-            if key in self._tombstones and _obsolete(self._entries[key].hlc, wall_ms):
-                self._late[key] = wall_ms
-        self._unseen = []
-        old: list[str] = []
-        kept: list[tuple[int, str]] = []
-        while len(kept) < len(self._tombstones):
-            hlc, key = self._oldest_tombstone()
-            if not _obsolete(hlc, wall_ms) or hlc > agreed_hlc:
-                break
-            if wall_ms - self._late.get(key, 0) > TOMBSTONE_MS:
-                old.append(key)
-                self._take_out(self._entries[key])
-            else:
-                kept.append(heapq.heappop(self._oldest))
-        for one in kept:
-            heapq.heappush(self._oldest, one)
-        return self._take_given_up() + old
 
     def forget(self, keys: Iterable[str]) -> list[str]:
         """Drops records without a trace; those that were here."""
@@ -373,8 +340,7 @@ class Catalog:
         for key in keys:
             entry = self._entries.get(key)
             if entry is not None:
-                self._take_out(entry)
-                self._unindex(entry)
+                self._remove(entry)
                 gone.append(key)
         return gone
 
@@ -388,7 +354,9 @@ class Catalog:
         """The clock goes back to the latest record that is here."""
         self._clock.rewind(max((entry.hlc for entry in self._entries.values()), default=0))
 
-    def _take_given_up(self) -> list[str]:
+    def take_given_up(self) -> list[str]:
+        """Keys of the tombstones for which there was no room any more, since the last call; one may
+        be back by now."""
         given_up, self._given_up = self._given_up, []
         return given_up
 
@@ -424,35 +392,34 @@ class Catalog:
             function.versions.pop(_version_of(entry), None)
         self._refresh(name, function)
 
-    def _unindex(self, entry: Entry) -> None:
-        function = self._names.get(entry.name)
-        if function is None or not entry.live:
-            return
-        if entry.kind == "alias":
-            function.alias = None
-        else:
-            function.versions.pop(_version_of(entry), None)
-        self._refresh(entry.name, function)
-
     def _refresh(self, name: FunctionName, function: FunctionState) -> None:
-        """Resolves the name anew. While the version an alias names is still on its way, the name
-        keeps its former meaning: a deploy must not make a function vanish for a moment."""
+        """Resolves the name anew."""
         if function.alias is None and not function.versions:
             del self._names[name]
-        former = self._current.get(name)
-        target = function.target
-        if target is None or function.alias is None:
+        version = self._meaning(name, function)
+        if version is None or function.alias is None:
             self._current.pop(name, None)
             return
-        entry = function.versions.get(target)
-        if entry is not None:
-            same = former is not None and former.version == target
-            spec = former.spec if former is not None and same else entry.spec()
-            self._current[name] = Current(target, spec, function.alias)
-            return
-        removed = f"v/{name}/{target}" in self._tombstones
-        if former is not None and (removed or former.version not in function.versions):
-            del self._current[name]
+        entry = function.versions[version]
+        former = self._current.get(name)
+        same = former is not None and former.version == version
+        spec = former.spec if former is not None and same else entry.spec()
+        self._current[name] = Current(version, spec, function.alias)
+
+    def _meaning(self, name: FunctionName, function: FunctionState) -> VersionId | None:
+        """What the alias names. While that has not arrived: what it named before, which was signed
+        last before it; a deploy must not make a function vanish for a moment."""
+        target = function.target
+        if target is None or target in function.versions:
+            return target
+        if f"v/{name}/{target}" in self._tombstones or function.alias is None:
+            return None
+        before = [
+            (entry.hlc, version)
+            for version, entry in function.versions.items()
+            if entry.hlc < function.alias.hlc
+        ]
+        return max(before)[1] if before else None
 
     # ------------------------------------------------------------ digest and delta
     def at(self, place: int) -> Iterator[Entry]:
@@ -472,8 +439,3 @@ class Catalog:
 
 def _version_of(entry: Entry) -> VersionId:
     return VersionId(entry.key.rsplit("/", 1)[1])
-
-
-def _obsolete(hlc: int, wall_ms: int) -> bool:
-    """As a tombstone."""
-    return wall_ms - hlc_wall_ms(hlc) > TOMBSTONE_MS

@@ -110,17 +110,11 @@ class RecordsAccepted(msgspec.Struct, frozen=True):
 
 
 class RecordsPurged(msgspec.Struct, frozen=True):
-    """Records the catalog has forgotten (expired tombstones; what was removed while this node was
-    away): keys to be dropped from disk, unless `catalog.encoded(key)` says that one is back."""
+    """Records the catalog has forgotten (tombstones above its room; records of the future, by their
+    operator's word): keys to be dropped from disk, unless `catalog.encoded(key)` says that one is
+    back."""
 
     keys: tuple[str, ...]
-
-
-class AgreementMoved(msgspec.Struct, frozen=True):
-    """Please save these bytes for Gossip.resume after the next start; losing some saves is
-    harmless."""
-
-    saved: bytes
 
 
 class HoldingsChanged(msgspec.Struct, frozen=True):
@@ -169,7 +163,6 @@ Event = (
     | MemberLeft
     | RecordsAccepted
     | RecordsPurged
-    | AgreementMoved
     | HoldingsChanged
     | SyncWanted
     | StreamProbe

@@ -10,7 +10,7 @@ hold) is counted in `statistics().refused` and the rest is used, so one bad reco
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from copy import copy
 from typing import Final, assert_never
 
@@ -18,7 +18,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .broadcasts import Broadcasts
-from .catalog import Catalog, Loaded, SavedRecord
+from .catalog import Catalog
 from .codec import MESSAGE_BYTES_MAX, encode_message
 from .description import Description
 from .errors import LocalProtocolError, RemoteProtocolError
@@ -69,7 +69,6 @@ from .sync import Sync
 from .syncing import Arrived, Syncing
 from .timers import Timers
 from .traffic import Traffic
-from .wishes import TIMERS as SYNC_TIMERS
 from .wishes import Wishes
 
 HOUSEKEEPING_S: Final = 60.0
@@ -158,8 +157,8 @@ class Gossip:
         )
         self._events: deque[Event] = deque()
         sync = Sync(own, self._table, self.catalog, self.holdings)
-        self._wishes = Wishes(sync, config.knobs, rng, self._timers, self._events, now)
-        self._syncing = Syncing(sync, self._wishes, take_in=self._take_in, drop=self._drop_outdated)
+        self._wishes = Wishes(self._table, config.knobs, rng, self._timers, self._events, now)
+        self._syncing = Syncing(sync, self._wishes.policy, take_in=self._take_in)
         self._stall_s = config.knobs.stall_s
         self._accepted: list[tuple[str, bytes]] = []
         self._refused: Counter[str] = Counter()
@@ -169,17 +168,6 @@ class Gossip:
         self._timers.set(("house", 0), now + HOUSEKEEPING_S)
 
     # ------------------------------------------------------------ the driver's verbs
-    def load(self, rows: Iterable[SavedRecord], wall_ms: int) -> Loaded:
-        """The catalog's records from disk, after `resume`."""
-        agreed_hlc = self._wishes.continuity.agreed_hlc
-        return self.catalog.load(rows, wall_ms=wall_ms, agreed_hlc=agreed_hlc)
-
-    def resume(self, saved: bytes, now: float, wall_ms: int) -> None:
-        """What the last AgreementMoved of this node id gave, before anything else.
-
-        Raises RemoteProtocolError("continuity") for other bytes; the machine works without."""
-        self._wishes.resume(saved, now, wall_ms)
-
     def join(self, seeds: Sequence[Address], now: float, *, known: Sequence[Address] = ()) -> None:
         """Knocks at the seeds until one answers, and again whenever this node is alone. If none
         does at first, at some of the `known` (members of former times) too, in turn; those
@@ -265,7 +253,7 @@ class Gossip:
         self._membership.on_stream_probe(probe_id, outcome, now)
         self._settle(now)
 
-    def on_timer(self, now: float, wall_ms: int) -> None:
+    def on_timer(self, now: float) -> None:
         """Everything due; calling it early is harmless."""
         due = self._timers.next()
         if due is not None and now - due > self._stall_s:
@@ -273,12 +261,12 @@ class Gossip:
         while (key := self._timers.pop_due(now)) is not None:
             if key == ROUND_KEY:
                 self._outbox.round(now)
-            elif key[0] in SYNC_TIMERS:
-                self._wishes.on_timer(key[0], now)
+            elif key[0] == "backstop":
+                self._wishes.on_backstop(now)
             elif key[0] == "metadata":
                 self._describe(now, urgent=False)
             elif key[0] == "house":
-                self._housekeeping(now, wall_ms)
+                self._housekeeping(now)
             else:
                 self._membership.on_deadline(key[0], key[1], now)
         self._settle(now)
@@ -340,7 +328,6 @@ class Gossip:
             syncs_wanted=self._wishes.wanted,
             syncs_answered=self._syncing.answered,
             syncs_futile=self._syncing.futile,
-            returning=self._wishes.continuity.returning,
             probing=copy(self._membership.counts),
             probes_running=len(self._membership.prober),
             stream_probes_open=len(self._membership.streams),
@@ -370,7 +357,7 @@ class Gossip:
             elif not isinstance(message, Pad):
                 self._item(message, opened.sender, now, wall_ms)
         for probe in probes:
-            self._probe(probe, opened, source, now, wall_ms, bytes_max)
+            self._probe(probe, opened, source, now, bytes_max)
         self._settle(now)
 
     def _item(self, message: News, sender: NodeId, now: float, wall_ms: int) -> None:
@@ -398,7 +385,6 @@ class Gossip:
         opened: Opened,
         source: Address,
         now: float,
-        wall_ms: int,
         bytes_max: int,
     ) -> None:
         sender = opened.sender
@@ -410,7 +396,7 @@ class Gossip:
                     )
                 case Ack():
                     pair = self.state_digest() & 0xFFFFFFFF, message.digest
-                    self._wishes.compare(pair, sender, now, wall_ms)
+                    self._wishes.compare(pair, sender, now)
                     self._membership.on_ack(message, sender, now)
                 case PingReq():
                     self._membership.on_ping_req(message, sender, source, now)
@@ -491,15 +477,11 @@ class Gossip:
         self._settle(now)
         return reply
 
-    def sync_unproven(
-        self, payload: bytes, wall_ms: int, *, reply: bool
-    ) -> list[tuple[bytes, Record]]:
+    def sync_unproven(self, payload: bytes, *, reply: bool) -> list[tuple[bytes, Record]]:
         """Records in a sync payload that are news here. A driver may have their signatures checked
         beside its loop (records.prove_records) and hand the outcome in with the payload: what is
         not `proven` is checked when it is taken in, 0.1 to 0.19 ms each."""
-        return self.catalog.unproven(
-            self._syncing.records_in(payload, reply=reply), wall_ms=wall_ms
-        )
+        return self.catalog.unproven(self._syncing.records_in(payload, reply=reply))
 
     def _take_in(self, arrived: Arrived, now: float, wall_ms: int) -> int:
         """syncing.TakeIn."""
@@ -530,22 +512,13 @@ class Gossip:
         self._settle(now)
         return news
 
-    def _drop_outdated(self, keys: Sequence[str]) -> int:
-        """Removed while this node was away, says one who stayed."""
-        gone = self.catalog.forget(keys)
-        if gone:
-            self._events.append(RecordsPurged(tuple(gone)))
-        return len(gone)
-
     # ------------------------------------------------------------ after each input
-    def _housekeeping(self, now: float, wall_ms: int) -> None:
+    def _housekeeping(self, now: float) -> None:
         self._timers.set(("house", 0), now + HOUSEKEEPING_S)
         self._membership.reap(now)
         self.holdings.retain({peer.node_id for peer in self._table.peers()})
-        agreed_hlc = self._wishes.continuity.agreed_hlc
-        if purged := self.catalog.purge(wall_ms, agreed_hlc=agreed_hlc):
-            self._events.append(RecordsPurged(tuple(purged)))
-        self._wishes.look(now, wall_ms)
+        if given_up := self.catalog.take_given_up():
+            self._events.append(RecordsPurged(tuple(given_up)))
 
     def _absorb(self) -> None:
         """Member events reach holdings before anything else does: sets follow their owners."""

@@ -79,8 +79,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     sync_interval_s: float
     """At most one requested sync per peer and interval; without effect, ever rarer."""
     sync_backstop_s: float = 300.0
-    """Every so often, ± half, a sync with a random member, for what digests do not show
-    (tombstones): about 5 KB with its handshake, 17 bytes/s."""
+    """Every so often, ± half, a sync with a random member, for what digests do not show (an Ack has
+    32 bits of one): about 5 KB with its handshake, 17 bytes/s."""
 
 
 LAN: Final = Knobs(

@@ -66,8 +66,6 @@ class Statistics(msgspec.Struct, frozen=True):
     syncs_answered: int
     syncs_futile: int
     """Asked for, and ended without any news for either side."""
-    returning: bool
-    """Away for longer than tombstones last, and not yet judged by who stayed (SPEC §6.7)."""
     probing: ProbeCounts
     """A copy."""
     probes_running: int

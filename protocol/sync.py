@@ -1,7 +1,8 @@
 """What a node can say of its state in a sync: outlines, listings, deliveries. SPEC §7.3.
 
 Pure reading for both sides of a sync; Gossip applies what arrives. A payload is at most
-SYNC_BYTES_MAX; what does not fit is left out, and the message says so.
+SYNC_BYTES_MAX. An outline names every group that differs, so that nothing which neither side takes
+can stand in the way of the rest; of listings and deliveries, what does not fit is asked for again.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ STATES: Final[dict[int, MemberState]] = {rank: state for state, rank in RANK.ite
 HEADROOM_BYTES: Final = 4096
 """Of a payload, for all that is not budgeted: sender, counters, array headers."""
 OUTLINE_BYTES_MAX: Final = 256 * 1024
-"""13,000 records in one listing; the rest by opening again."""
+"""Of items: 13,000 records. Digests come on top, at most 64 KiB."""
 _CHANGE_BYTES: Final = 48
 """Upper bound of one encoded (digest, form)."""
 _PLACE_BYTES: Final = 8
@@ -199,34 +200,27 @@ class Sync:
     def record_listing(self, place: int) -> bytes:
         return b"".join(entry.item() for entry in self.catalog.at(place))
 
-    def outline(self, request: SyncOpen, *, since: int) -> SyncOutline:
-        """Of the groups in which the asker differs."""
+    def outline(self, request: SyncOpen) -> SyncOutline:
+        """Of all the groups in which the asker differs."""
         budget = Budget(OUTLINE_BYTES_MAX)
         members, catalog = self.members(), self.catalog
-        rows, rows_cut = _outline(
-            request.members, members.digests, members.count_at, members.listing, budget
-        )
-        records, records_cut = _outline(
+        rows = _outline(request.members, members.digests, members.count_at, members.listing, budget)
+        records = _outline(
             request.records, catalog.digests, catalog.count_at, self.record_listing, budget
         )
-        own = self.own.alive_message()
-        return SyncOutline(own, since, rows, records, rows_cut or records_cut)
+        return SyncOutline(self.own.alive_message(), rows, records)
 
-    def list_places(self, request: SyncList, *, since: int) -> SyncOutline:
-        """Raises RemoteProtocolError("sync")."""
+    def list_places(self, request: SyncList) -> SyncOutline:
+        """As many as fit, from the first on, members before records.
+
+        Raises RemoteProtocolError("sync")."""
         budget = Budget(OUTLINE_BYTES_MAX)
         places = unpack_places(request.members)
         members = self.members() if places else None
         listed = _lists(places, members.listing, budget) if members is not None else ()
         record_places = unpack_places(request.records)
         records = _lists(record_places, self.record_listing, budget)
-        cut = len(listed) < len(places) or len(records) < len(record_places)
-        own = self.own.alive_message()
-        return SyncOutline(own, since, Outline(listed, ()), Outline(records, ()), cut)
-
-    def closed(self, *, since: int) -> SyncOutline:
-        """No word on what is here."""
-        return SyncOutline(self.own.alive_message(), since, Outline((), ()), Outline((), ()), False)
+        return SyncOutline(self.own.alive_message(), Outline(listed, ()), Outline(records, ()))
 
     def deliver(self, request: SyncExchange) -> SyncDelivery:
         """Nothing is taken in by it. Raises RemoteProtocolError("sync") for malformed lists."""
@@ -262,9 +256,9 @@ def _outline(
     count_at: Callable[[int], int],
     listing: Callable[[int], bytes],
     budget: Budget,
-) -> tuple[Outline, bool]:
-    """And whether it was cut. A group is listed at once if it is small, or if the asker has nothing
-    there to compare."""
+) -> Outline:
+    """A group is listed at once if it is small, or if the asker has nothing there to compare, and
+    while there is room; else its buckets' digests tell."""
     lists: list[tuple[int, bytes]] = []
     finer: list[tuple[int, bytes]] = []
     pairs = zip(unpack_digests(theirs), unpack_digests(digests.groups()), strict=True)
@@ -274,15 +268,11 @@ def _outline(
         place = place_of_group(group)
         if not other or count_at(place) <= DIRECT_MAX:
             items = listing(place)
-            if not budget.fits(len(items) + _PLACE_BYTES):
-                return Outline(tuple(lists), tuple(finer)), True
-            lists.append((place, items))
-        else:
-            children = digests.children(group)
-            if not budget.fits(len(children) + _PLACE_BYTES):
-                return Outline(tuple(lists), tuple(finer)), True
-            finer.append((group, children))
-    return Outline(tuple(lists), tuple(finer)), False
+            if budget.fits(len(items) + _PLACE_BYTES):
+                lists.append((place, items))
+                continue
+        finer.append((group, digests.children(group)))
+    return Outline(tuple(lists), tuple(finer))
 
 
 def _lists(

@@ -1,21 +1,19 @@
 """The syncs of one node, on both sides: bytes in, bytes out, what arrives is handed on. SPEC §7.3.
 
 The answering side keeps nothing between two messages. Of the asking side, one `Asking` per peer
-says what comes next; the driver carries bytes until it says None. Who took part in what the other
-side of a returning node may know is `continuity`'s.
+says what comes next; the driver carries bytes until it says None.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from typing import Final, NamedTuple, Protocol, assert_never
 
 import msgspec
 
 from .asking import Asking
 from .codec import decode_sync_reply, decode_sync_request, encode_sync
-from .continuity import NO_WITNESS
 from .errors import LocalProtocolError, RemoteProtocolError
 from .ids import NodeId
 from .messages import Alive, MemberRow
@@ -30,7 +28,7 @@ from .syncmessages import (
     SyncReply,
     SyncRequest,
 )
-from .wishes import Wishes
+from .syncpolicy import SyncPolicy
 
 ASKING_MAX: Final = 64
 """Syncs under way; the one begun longest ago is forgotten, and its driver refused."""
@@ -54,22 +52,10 @@ class TakeIn(Protocol):
 
 
 class Syncing:
-    def __init__(
-        self,
-        sync: Sync,
-        wishes: Wishes,
-        *,
-        take_in: TakeIn,
-        drop: Callable[[Sequence[str]], int],
-    ) -> None:
-        """`drop`: records found out to have been removed while this node was away, by key; how many
-        were here."""
+    def __init__(self, sync: Sync, policy: SyncPolicy, *, take_in: TakeIn) -> None:
         self._sync = sync
-        self._wishes = wishes
-        self._policy = wishes.policy
-        self._continuity = wishes.continuity
+        self._policy = policy
         self._take_in = take_in
-        self._drop = drop
         self._asking: OrderedDict[NodeId, Asking] = OrderedDict()
         self.answered = 0
         self.begun = 0
@@ -78,13 +64,13 @@ class Syncing:
 
     # ------------------------------------------------------------ asking
     def begin(self, peer: NodeId) -> bytes:
-        asking = Asking(peer, self._sync, unspread_from=self._continuity.unspread_from)
+        asking = Asking(peer, self._sync)
         self._asking.pop(peer, None)
         self._asking[peer] = asking
         if len(self._asking) > ASKING_MAX:
             self._asking.popitem(last=False)
         self.begun += 1
-        return encode_sync(asking.open(self._continuity.away))
+        return encode_sync(asking.open())
 
     def next(
         self, reply: bytes, peer: NodeId, now: float, wall_ms: int, proven: Container[bytes]
@@ -94,8 +80,6 @@ class Syncing:
         if asking is None:
             raise LocalProtocolError(f"no sync with {peer} was begun")
         message = decode_sync_reply(reply)
-        self._continuity.look(wall_ms)
-        asking.hold_back(self._continuity.unspread_from)
         match message:
             case SyncOutline():
                 check_sender(message.sender, peer)
@@ -109,13 +93,14 @@ class Syncing:
                 asking.on_delivery(message, news=news)
             case _:
                 assert_never(message)
-        self._judge(asking, now)
-        request = asking.next(self._continuity.away)
+        request = asking.next()
         if asking.bulky and not self._policy.may_carry_bulk(peer, now):
             request = None  # another peer is sending the same
         if request is not None:
             return encode_sync(request)
-        self._end(asking, now, wall_ms)
+        del self._asking[peer]
+        self._policy.ended(peer, now, news=asking.news)
+        self.futile += not asking.news
         return None
 
     def failed(self, peer: NodeId) -> None:
@@ -123,42 +108,22 @@ class Syncing:
         if self._asking.pop(peer, None) is not None:
             self._policy.failed(peer)
 
-    def _judge(self, asking: Asking, now: float) -> None:
-        """What a witness lacks was removed. At once: it may say so of a part only in each message,
-        and what it lacks may come anew, or be deployed here, before the sync ends."""
-        if self._continuity.returning and self._continuity.judged_by(asking.peer_since):
-            self._wishes.witnessed(now)
-            asking.news += self._drop(asking.lacked)
-            asking.lacked = []
-
-    def _end(self, asking: Asking, now: float, wall_ms: int) -> None:
-        peer, continuity = asking.peer, self._continuity
-        del self._asking[peer]
-        self._policy.ended(peer, now, news=asking.news)
-        self.futile += not asking.news
-        if not asking.complete or asking.peer_since == NO_WITNESS:
-            return
-        if continuity.returning and not continuity.judged_by(asking.peer_since):
-            return
-        continuity.inherit(asking.peer_since, wall_ms, self._sync.catalog.last_hlc)
-
     # ------------------------------------------------------------ answering
     def answer(
         self, request: bytes, peer: NodeId, now: float, wall_ms: int, proven: Container[bytes]
     ) -> bytes:
         """Raises RemoteProtocolError: "sync", "sync-peer"; the state is as before."""
         message = decode_sync_request(request)
-        self._continuity.look(wall_ms)
         reply: SyncReply
         match message:
             case SyncOpen():
                 check_sender(message.sender, peer)
-                reply = self._outline(message)
+                reply = self._sync.outline(message)
                 row = MemberRow("alive", message.sender)
                 self._take_in(Arrived(peer, (row,)), now, wall_ms)
                 self.answered += 1
             case SyncList():
-                reply = self._sync.list_places(message, since=self._continuity.since)
+                reply = self._sync.list_places(message)
             case SyncExchange():
                 delivery = self._sync.deliver(message)
                 arrived = Arrived(peer, message.members, message.records, message.holdings, proven)
@@ -167,14 +132,6 @@ class Syncing:
             case _:
                 assert_never(message)
         return encode_sync(reply)
-
-    def _outline(self, request: SyncOpen) -> SyncOutline:
-        """Who is returning shows nothing, as an asker would take for new what was removed; but to
-        one whose absence it witnessed. It asks itself."""
-        since = self._continuity.since_for(request.away)
-        if self._continuity.returning and since == NO_WITNESS:
-            return self._sync.closed(since=NO_WITNESS)
-        return self._sync.outline(request, since=since)
 
     # ------------------------------------------------------------ signatures beside the loop
     @staticmethod

@@ -70,24 +70,19 @@ class SyncOpen(_Wire, frozen=True, tag=20):
     """The asker itself, and digests over the 64 groups of members and of records."""
 
     sender: Alive
-    away: U63
-    """The agreed hlc of an asker that was off and is returning; else NO_WITNESS (§6.7)."""
     members: _Digests
     records: _Digests
 
 
 class SyncOutline(_Wire, frozen=True, tag=21):
-    """Answer to SyncOpen, about the groups that differ, and to SyncList."""
+    """Answer to SyncOpen: all groups that differ; and to SyncList: as many of its places as fit,
+    from the first on."""
 
     sender: Alive
-    since: U63
-    """The answerer has missed nothing from this hlc on; NO_WITNESS: it cannot tell (§6.7)."""
     members: Outline
     """sync.MEMBER_ITEM: node, generation, incarnation, state, holdings version."""
     records: Outline
     """catalog.ITEM: key hash, hlc, low bits of the entry digest."""
-    more: bool
-    """Cut at the size limit: open again when this is dealt with."""
 
 
 class SyncList(_Wire, frozen=True, tag=22):

@@ -18,7 +18,7 @@ from protocol.identity import ROLES, Credential, Role, TrustAnchor, issue_creden
 from protocol.ids import FunctionName, NodeId, VersionId, digest_of
 from protocol.member import Address, Metadata
 from protocol.presets import LAN, Knobs
-from protocol.records import Record, encode_alias, encode_version, sign_record
+from protocol.records import Record, encode_alias, encode_record, encode_version, sign_record
 from protocol.seal import WIRE_VERSION, Keyring
 
 WALL_MS = 1_800_000_000_000
@@ -98,6 +98,12 @@ def make_catalog(name: str = "n0", *, roles: tuple[Role, ...] = ROLES) -> Catalo
 def saved_records(rows: Iterable[tuple[str, bytes]]) -> list[SavedRecord]:
     """As a disk gives them back, with nothing proven."""
     return [SavedRecord(key, encoded) for key, encoded in rows]
+
+
+def feed(catalog: Catalog, record: Record, *, wall_ms: int = WALL_MS) -> bool:
+    """Whether it was news."""
+    verified = catalog.check(encode_record(record), wall_ms=wall_ms)
+    return verified is not None and catalog.merge(verified)
 
 
 def tell(one: Catalog, two: Catalog, wall_ms: int = WALL_MS) -> int:
@@ -246,7 +252,7 @@ class Wire:
             for machine in list(self.machines.values()):
                 at = machine.next_deadline()
                 if at is not None and at <= self.now:
-                    machine.on_timer(self.now, self.wall_ms)
+                    machine.on_timer(self.now)
             self.pump()
         self.now = until
 

@@ -23,7 +23,6 @@ import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
-    AgreementMoved,
     Event,
     RecordsAccepted,
     RecordsPurged,
@@ -200,7 +199,7 @@ class GossipService:
         self._filter()
         self._receive()
         self._count_drops()
-        self._gossip.on_timer(trio.current_time(), self._wall_ms())
+        self._gossip.on_timer(trio.current_time())
         while (event := self._gossip.poll_event()) is not None:
             match event:
                 case SyncWanted():
@@ -285,8 +284,6 @@ class GossipService:
         async for event in events:
             if self._owed:
                 await self._write_owed()
-            if isinstance(event, AgreementMoved) and self._owed:
-                continue  # an old row may outlive the tombstone that did not reach the disk
             if isinstance(event, RecordsAccepted):
                 await self._persist(event)
             elif isinstance(event, RecordsPurged):
@@ -392,7 +389,7 @@ class GossipService:
     async def _prove(self, payload: bytes, *, reply: bool) -> frozenset[bytes]:
         """Records of a payload whose signatures hold, checked beside the loop: 256 take 30 to 50
         ms."""
-        records = self._gossip.sync_unproven(payload, self._wall_ms(), reply=reply)
+        records = self._gossip.sync_unproven(payload, reply=reply)
         if not records:
             return frozenset()
         prove = partial(prove_records, self._trust.anchor.ca_public_key, records)

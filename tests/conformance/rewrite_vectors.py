@@ -256,8 +256,8 @@ def sync_cases() -> list[Case]:
     rows = (MemberRow("alive", ALIVE), MemberRow("down", ALIVE))
     listed = Outline(((0, bytes(37)), (PLACES - 1, bytes(37))), ((63, bytes(512)),))
     good = [
-        SyncOpen(ALIVE, 5, bytes(512), b"\x01" * 512),
-        SyncOutline(ALIVE, 0, listed, Outline(((17, bytes(20)),), ()), True),
+        SyncOpen(ALIVE, bytes(512), b"\x01" * 512),
+        SyncOutline(ALIVE, listed, Outline(((17, bytes(20)),), ())),
         SyncList(b"\x00\x01", b"\x0f\xff\x10\x00"),
         SyncExchange(A, bytes(8), A + bytes(16), rows, (b"record",), (held,)),
         SyncDelivery(rows, (b"record",), (held,), (1, 2, 3), 4),
@@ -271,7 +271,7 @@ def sync_cases() -> list[Case]:
     for kind, data in (
         ("SyncOpen", b""),
         ("SyncOpen", empty),
-        ("SyncOpen", packed([20, msgspec.to_builtins(ALIVE), 0, bytes(511), bytes(512)])),
+        ("SyncOpen", packed([20, msgspec.to_builtins(ALIVE), bytes(511), bytes(512)])),
         ("SyncOutline", encode_sync(good[1])[:-1]),
         ("SyncList", packed([22, bytes(8194), b""])),
         ("SyncExchange", packed([23, b"", b"", b"", [], [b""], []])),

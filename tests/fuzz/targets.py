@@ -136,7 +136,7 @@ class Machine:
         try:
             gossip.receive_datagram(sealed, address_of(1), now, WALL_MS)
         finally:
-            gossip.on_timer(now, WALL_MS)
+            gossip.on_timer(now)
             answers = 0
             while (datagram := gossip.poll_transmit()) is not None:
                 assert len(datagram.data) <= 1200

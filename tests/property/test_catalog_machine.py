@@ -1,32 +1,28 @@
 """Catalogs against a model: records in any order, twice or never, syncs, restarts from disk, wrong
-clocks, days away. Once all have met they agree, on the latest acknowledged change of each name."""
+clocks, days away. Those who agree show the same; once all have met they agree, on the latest
+acknowledged change of each name."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from protocol_support import (
-    WALL_MS,
-    anchor,
-    carry_sync,
-    make_gossip,
-    saved_records,
-    spec_bytes,
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
 )
+from protocol_support import WALL_MS, carry_sync, make_gossip, saved_records, spec_bytes
 
-from protocol.catalog import TOMBSTONE_MS
-from protocol.continuity import AWAY_MS_MAX, Continuity
-from protocol.entries import Entry
 from protocol.errors import RemoteProtocolError
-from protocol.events import AgreementMoved, RecordsAccepted, RecordsPurged
+from protocol.events import RecordsAccepted, RecordsPurged
 from protocol.function import version_of
 from protocol.gossip import Gossip
-from protocol.records import Record, decode_record, encoded_records, verify_record
+from protocol.records import Record, encoded_records
 
 NODES = 3
 SPECS = [spec_bytes(str(number)) for number in range(3)]
@@ -41,22 +37,15 @@ class Host:
         self.index = index
         self.generation = 0
         self.disk: dict[str, bytes] = {}
-        self.agreement = b""
         self.unsaved: dict[str, bytes] = {}
         self.skew_ms = 0
         self.gossip: Gossip | None = None
 
-    def start(self, now: float, wall_ms: int) -> None:
+    def start(self, now: float) -> None:
         self.generation += 1
         self.unsaved = {}
-        gossip = make_gossip(self.index, generation=self.generation, now=now)
-        if self.agreement:
-            gossip.resume(self.agreement, now, wall_ms)
-        loaded = gossip.load(saved_records(self.disk.items()), wall_ms)
-        assert loaded.refused == ()
-        for key in loaded.drop:
-            self.disk.pop(key, None)
-        self.gossip = gossip
+        self.gossip = make_gossip(self.index, generation=self.generation, now=now)
+        assert self.gossip.catalog.load(saved_records(self.disk.items())) == ((), ())
 
     def drain(self) -> None:
         assert self.gossip is not None
@@ -70,8 +59,6 @@ class Host:
                     if self.gossip.catalog.encoded(key) is None:
                         self.disk.pop(key, None)
                         self.unsaved.pop(key, None)
-            elif isinstance(event, AgreementMoved):
-                self.agreement = event.saved
 
     def save(self) -> None:
         if self.gossip is not None:
@@ -91,9 +78,6 @@ class Catalogs(RuleBasedStateMachine):
         self.flying: list[bytes] = []
         self.latest: dict[str, tuple[int, str, str]] = {}
         """By name: order of the latest acknowledged alias, and what it says."""
-        self.excused: dict[str, list[str]] = {name: [] for name in NAMES}
-        """What a node deployed after it last agreed with anyone, and took along for days: it cannot
-        know whether others heard of it, nor of a removal that they have forgotten. It is kept."""
 
     def wall_ms(self, host: Host) -> int:
         return WALL_MS + int(self.now * 1000) + host.skew_ms
@@ -104,7 +88,7 @@ class Catalogs(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         for host in self.hosts:
-            host.start(self.now, self.wall_ms(host))
+            host.start(self.now)
         for _ in range(2):
             self._meet()
 
@@ -156,8 +140,6 @@ class Catalogs(RuleBasedStateMachine):
             return
         several = random.Random(seed).sample(self.flying, min(len(self.flying), 1 + which % 4))
         for encoded in several:
-            if decode_record(encoded).wall_ms < WALL_MS + self.now * 1000 - AWAY_MS_MAX / 2:
-                continue  # datagrams do not live for days
             try:
                 verified = host.gossip.catalog.check(encoded, wall_ms=self.wall_ms(host))
             except RemoteProtocolError as error:
@@ -177,8 +159,7 @@ class Catalogs(RuleBasedStateMachine):
         carry_sync(asker, answerer, self.now, self.wall_ms(a))
         for host, gossip, peer in ((a, asker, answerer), (b, answerer, asker)):
             pair = gossip.catalog.state_digest(), peer.catalog.state_digest()
-            gossip._wishes.compare(pair, peer.node_id, self.now, self.wall_ms(host))
-            gossip._wishes._tell_agreement()
+            gossip._wishes.compare(pair, peer.node_id, self.now)
             host.drain()
 
     # ------------------------------------------------------------ hosts
@@ -190,7 +171,7 @@ class Catalogs(RuleBasedStateMachine):
     def restart(self, at: int) -> None:
         """What was not saved is lost here; somebody else has it."""
         host = self.hosts[at]
-        host.start(self.now, self.wall_ms(host))
+        host.start(self.now)
 
     @precondition(lambda self: len(self.up()) > 1)
     @rule(at=nodes)
@@ -208,15 +189,8 @@ class Catalogs(RuleBasedStateMachine):
 
     @rule()
     def be_away_for_days(self) -> None:
-        """Whoever is down stays so, while the others keep in touch. Clocks were set right before:
-        a clock that is wrong for as long as tombstones last is nobody's to survive."""
-        self._meet()
-        self._excuse()
-        for _ in range(5):
-            self.now += TOMBSTONE_MS / 1000 / 4
-            self._as_if_acks_had_gone_on()
-            self._wait(0.0)
-            self._meet()
+        """Whoever is down stays so, and whoever runs says nothing."""
+        self._wait(100 * 3600.0)
 
     @rule(
         gone=st.lists(nodes, min_size=1, max_size=2, unique=True),
@@ -249,37 +223,14 @@ class Catalogs(RuleBasedStateMachine):
     def _start_all(self) -> None:
         for host in self.hosts:
             if host.gossip is None:
-                host.start(self.now, self.wall_ms(host))
-
-    def _excuse(self) -> None:
-        for host in self.hosts:
-            continuity = Continuity()
-            continuity.resume(host.agreement, 0)
-            for encoded in host.disk.values():
-                record = decode_record(encoded)
-                unspread = record.hlc > continuity.agreed_hlc
-                if host.gossip is None and record.kind == "alias" and unspread:
-                    meant = Entry(verify_record(record, anchor(), wall_ms=None)).target
-                    self.excused[record.name].append(meant or "")
-
-    def _as_if_acks_had_gone_on(self) -> None:
-        """Twice a second, among those that run and agree."""
-        up = self.up()
-        if len(up) > 1 and len({gossip.catalog.state_digest() for _, gossip in up}) == 1:
-            for host, gossip in up:
-                continuity = gossip._wishes.continuity
-                if not continuity.returning and not continuity._gap:
-                    continuity._agreed_ms = self.wall_ms(host)
+                host.start(self.now)
 
     def _wait(self, for_s: float) -> None:
         self.now += for_s
         for host, gossip in self.up():
             host.save()
-            self._housekeep(host, gossip)
-
-    def _housekeep(self, host: Host, gossip: Gossip) -> None:
-        gossip._housekeeping(self.now, self.wall_ms(host))
-        host.drain()
+            gossip._housekeeping(self.now)
+            host.drain()
 
     def _meet(self) -> None:
         """All that run sync until nothing moves."""
@@ -287,10 +238,6 @@ class Catalogs(RuleBasedStateMachine):
             host.skew_ms = 0
         self.now += 500.0
         self._settle_all()
-        company = self.up() if len(self.up()) > 1 else []
-        ended = [self._end_return(*one) for one in company]
-        if any(ended):
-            self._settle_all()
         for host, _ in self.up():
             host.save()
 
@@ -302,44 +249,33 @@ class Catalogs(RuleBasedStateMachine):
             if len({gossip.catalog.state_digest() for _, gossip in self.up()}) == 1:
                 break
 
-    def _end_return(self, host: Host, gossip: Gossip) -> bool:
-        """No witness was among them: after a while in company each keeps what it has."""
-        if not gossip.statistics().returning:
-            return False
-        gossip._wishes.continuity.keep()
-        host.drain()
-        return True
-
     # ------------------------------------------------------------ the verdict
+    @invariant()
+    def equal_digests_mean_the_same(self) -> None:
+        meanings: dict[int, object] = {}
+        for _, gossip in self.up():
+            catalog = gossip.catalog
+            meant = [(name, now.version, now.alias.hlc) for name, now in catalog.functions()]
+            assert meanings.setdefault(catalog.state_digest(), meant) == meant
+
     def teardown(self) -> None:
         if not self.up():
             return
         self._start_all()
         self._meet()
         gossips = [gossip for _, gossip in self.up()]
-        assert not any(gossip.statistics().returning for gossip in gossips)
         assert len({gossip.catalog.state_digest() for gossip in gossips}) == 1
-        for gossip in gossips:
-            for name in NAMES:
-                current = gossip.catalog.lookup(name)
-                meant = self.latest.get(name, (0, "", ""))[2]
-                version = current.version if current is not None else ""
-                assert version == meant or (not meant and version in self.excused[name])
-        self._check_disks(self.hosts)
-
-    def _check_disks(self, hosts: Iterable[Host]) -> None:
-        for host in hosts:
-            assert host.gossip is not None
-            assert set(host.disk) == {entry.key for entry in host.gossip.catalog.entries()}
+        for name in NAMES:
+            current = gossips[0].catalog.lookup(name)
+            meant = self.latest.get(name, (0, "", ""))[2]
+            assert meant == (current.version if current is not None else "")
+        for host in self.hosts:
+            assert set(host.disk) == {entry.key for entry in gossips[0].catalog.entries()}
 
 
 UNSHRUNK = (Phase.explicit, Phase.reuse, Phase.generate)
 """Shrinking takes longer than a test may: a failure is printed as it was found, and replays."""
-Catalogs.TestCase.settings = settings(
-    derandomize=True, max_examples=30, stateful_step_count=25, phases=UNSHRUNK
-)
-"""The same examples each time: overlapping absences of days with a lone survivor are not solved
-yet, and the long run below comes upon them now and then."""
+Catalogs.TestCase.settings = settings(max_examples=30, stateful_step_count=25, phases=UNSHRUNK)
 TestCatalogs = Catalogs.TestCase
 
 

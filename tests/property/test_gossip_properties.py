@@ -141,12 +141,12 @@ outlines = st.builds(
     st.lists(st.tuples(st.integers(0, GROUPS - 1), digests), max_size=2).map(tuple),
 )
 requests = st.one_of(
-    st.builds(SyncOpen, alives, u63, digests, digests),
+    st.builds(SyncOpen, alives, digests, digests),
     st.builds(SyncList, blobs, blobs),
     st.builds(SyncExchange, blobs, blobs, blobs, *bulk),
 )
 replies = st.one_of(
-    st.builds(SyncOutline, alives, u63, outlines, outlines, st.booleans()),
+    st.builds(SyncOutline, alives, outlines, outlines),
     st.builds(SyncDelivery, *bulk, st.tuples(u32, u32, u32), u32),
 )
 
@@ -258,7 +258,7 @@ def test_a_machine_takes_any_well_formed_words_of_an_insider(
             1,
         )
         machine.receive_datagram(data, address_of(1), now, WALL_MS)
-        machine.on_timer(now, WALL_MS)
+        machine.on_timer(now)
         while (datagram := machine.poll_transmit()) is not None:
             assert len(datagram.data) <= 1200
     own = machine.members()[0]
@@ -401,7 +401,7 @@ def test_what_is_stored_loads_again(order: list[int]) -> None:
     for proven in (False, True):
         rows = [SavedRecord(entry.key, entry.encoded, proven) for entry in catalog.entries()]
         again = make_catalog("n1")
-        assert again.load(rows, wall_ms=WALL_MS) == ((), ())
+        assert again.load(rows) == ((), ())
         assert content(again) == content(catalog)
 
 

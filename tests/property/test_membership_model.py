@@ -134,7 +134,7 @@ class Membership(RuleBasedStateMachine):
         alive = Alive(bytes.fromhex(NODES[node]), known[1], known[2], metadata)
         before = self.rows()
         self.machine._membership.on_row(MemberRow(state, alive), NODES[voice], self.now)
-        self.machine.on_timer(self.now, self.wall_ms)
+        self.machine.on_timer(self.now)
         peer = self.machine._table.get(NODES[node])
         if state == "down" and before[NODES[node]][0] == "alive":
             assert peer is not None
@@ -182,7 +182,7 @@ class Membership(RuleBasedStateMachine):
         self.now += for_s
         before = self.rows()
         stalls = self.machine.statistics().probing.stalls
-        self.machine.on_timer(self.now, self.wall_ms)
+        self.machine.on_timer(self.now)
         if self.machine.statistics().probing.stalls > stalls:
             assert self.rows() == before
         else:
@@ -197,7 +197,7 @@ class Membership(RuleBasedStateMachine):
     def run(self, until_s: float) -> None:
         while (deadline := self.machine.next_deadline()) is not None and deadline <= until_s:
             self.now = max(self.now, deadline)
-            self.machine.on_timer(self.now, self.wall_ms)
+            self.machine.on_timer(self.now)
             self.drain()
         self.now = max(self.now, until_s)
 

@@ -59,14 +59,14 @@ def share(source: Catalog, target: Catalog) -> None:
         copy.alias, copy.versions = state.alias, dict(state.versions)
     target._current = dict(source._current)
     target._digest, target._bytes = source._digest, source._bytes
-    target._clock.observe(source.last_hlc)
+    target._clock.observe(source._clock.last)
 
 
 def test_ten_thousand_functions_on_thirty_nodes(rows: list[SavedRecord]) -> None:
     wire = Wire(NODES)
     fresh = wire.machines.pop(address_of(NODES - 1))
     first = wire[0].catalog
-    assert first.load(rows, wall_ms=WALL_MS) == ((), ())
+    assert first.load(rows) == ((), ())
     for index in range(1, NODES - 1):
         share(first, wire[index].catalog)
     wire.join_all()
@@ -92,7 +92,7 @@ def test_ten_thousand_functions_on_thirty_nodes(rows: list[SavedRecord]) -> None
 
 def test_what_a_sync_of_ten_thousand_functions_costs(rows: list[SavedRecord]) -> None:
     one, two, fresh = make_gossip(0), make_gossip(1), make_gossip(2)
-    one.catalog.load(rows, wall_ms=WALL_MS)
+    one.catalog.load(rows)
     share(one.catalog, two.catalog)
     carry_sync(two, one, 0.0, WALL_MS)
     equal = carry_sync(two, one, 0.0, WALL_MS)
@@ -137,7 +137,7 @@ def test_bytes_per_function(rows: list[SavedRecord]) -> None:
     try:
         catalog = make_catalog("n1")
         before = tracemalloc.get_traced_memory()[0]
-        catalog.load(fresh, wall_ms=WALL_MS)
+        catalog.load(fresh)
         after = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

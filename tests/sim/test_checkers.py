@@ -244,8 +244,6 @@ def test_a_node_that_shows_what_it_knew_to_be_removed() -> None:
     shown = [Shown(key, order_of(VERSION))]
     assert ledger.resurrected(0, shown) == [key]
     assert ledger.resurrected(1, shown) == [], "another node did not know"
-    ledger.forget_tombstones(before_hlc=500)
-    assert ledger.resurrected(0, shown) == []
 
 
 def test_catalogs_that_differ() -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from protocol.catalog import TOMBSTONE_MS
-from protocol.clock import hlc_of
 from protocol.gossip import Gossip
 from protocol.records import decode_record, record_key
 
@@ -211,7 +209,6 @@ class Checks:
         self._turn += 1
         node = sim.nodes[steady[self._turn % len(steady)]]
         assert node.gossip is not None
-        self.ledger.forget_tombstones(hlc_of(node.clock.wall_ms(sim.now) - TOMBSTONE_MS))
         rows = [Shown(key, order) for key, order in self.shown(node.gossip).items()]
         if back := self.ledger.resurrected(node.index, rows):
             sim.fail(f"resurrection: {node.name} shows {back[0]}, which it knew to be removed")

@@ -64,8 +64,6 @@ class Disk:
     generation: int = 0
     records: dict[str, bytes] = field(default_factory=dict)
     held: dict[Digest, bool] = field(default_factory=dict)
-    agreement: bytes = b""
-    """What the machine last asked to save of its agreement with others."""
     waiting: deque[Batch] = field(default_factory=deque)
     """Not saved yet: what the process had accepted when it died is lost."""
 

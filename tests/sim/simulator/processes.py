@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
-    AgreementMoved,
     Event,
     HoldingsChanged,
     IdentityClash,
@@ -93,7 +92,7 @@ class Processes:
         due = now >= node.timer_s
         local_s = node.clock.local(now, node.armed_s if due else 0.0)
         node.timer_s = float("inf")
-        node.gossip.on_timer(local_s, node.clock.wall_ms(now))
+        node.gossip.on_timer(local_s)
 
     def resume(self, node: Node, generation: int) -> None:
         """At the end of a pause, if it was not prolonged."""
@@ -192,8 +191,6 @@ class Processes:
                 self._save(node, tuple(records))
             case RecordsPurged(keys=keys):
                 self._save(node, tuple((key, None) for key in keys))
-            case AgreementMoved(saved=saved):
-                node.disk.agreement = saved
             case MemberDown(member=member):
                 self._world.note(kind, node.index, member.node_id.encode())
                 sim.declared_down(node, sim.by_id(member.node_id), member.generation)

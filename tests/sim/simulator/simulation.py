@@ -161,10 +161,8 @@ class Simulation:
             wall_ms=wall_ms,
             roster=roster,
         )
-        if node.disk.agreement:
-            gossip.resume(node.disk.agreement, node.clock.local(self.now), wall_ms)
         rows = [SavedRecord(key, encoded) for key, encoded in node.disk.records.items()]
-        loaded = gossip.load(rows, wall_ms)
+        loaded = gossip.catalog.load(rows)
         for key in loaded.drop:
             del node.disk.records[key]
         for digest in node.disk.held:

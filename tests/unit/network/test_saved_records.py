@@ -47,7 +47,7 @@ def test_own_rows_cost_no_signature_check(trust: Trust, monkeypatch: pytest.Monk
     saved = SavedRecords(trust).unwrap(rows)
     assert [(row.key, row.encoded) for row in saved] == records
     catalog = catalog_of(trust)
-    assert catalog.load(saved, wall_ms=0) == ((), ())
+    assert catalog.load(saved) == ((), ())
     assert catalog.lookup("f") is not None
 
 
@@ -86,8 +86,8 @@ def test_what_is_not_proven_is_verified_as_from_a_peer(trust: Trust, tmp_path: P
     other = trust_of(tmp_path, "b", "ca")
     saved = SavedRecords(other).unwrap(rows)
     assert not any(row.proven for row in saved)
-    loaded = catalog_of(other).load(saved, wall_ms=time.time_ns() // 1_000_000)
+    loaded = catalog_of(other).load(saved)
     assert len(loaded.refused) == 2
     forged = SavedRecords(trust).unwrap([(key, flipped(row, -1)) for key, row in rows[:2]])
-    refused = catalog_of(trust).load(forged, wall_ms=time.time_ns() // 1_000_000).refused
+    refused = catalog_of(trust).load(forged).refused
     assert [error.code for _, error in refused] == ["signature"] * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from protocol_support import WALL_MS, Wire, address_of, make_gossip
+from protocol_support import Wire, address_of, make_gossip
 from test_membership_wire import Insider, events, states, word
 
 from protocol import streamprobes as streamprobes_module
@@ -34,7 +34,7 @@ def run(
     seen: list[object] = []
     while (deadline := machine.next_deadline()) is not None and deadline < until_s:
         start_s = max(start_s, deadline)
-        machine.on_timer(start_s, WALL_MS + int(start_s * 1000))
+        machine.on_timer(start_s)
         discard(machine)
         for event in events(machine):
             seen.append(event)
@@ -179,7 +179,7 @@ def test_a_process_that_was_stopped_looks_again_before_any_verdict() -> None:
     other.say(machine, Suspect(third.raw, 1, 0, other.raw, False))
     run(machine, 0.0, 1.5)
     assert states(machine)["n2"] == "suspect"
-    machine.on_timer(30.0, WALL_MS)
+    machine.on_timer(30.0)
     assert states(machine)["n2"] == "suspect"
     assert machine.statistics().probing.stalls == 1
     third.say(machine, msgspec.structs.replace(third.alive, incarnation=1), now=30.1)
@@ -199,7 +199,7 @@ def test_plain_swim_declares_without_a_last_look() -> None:
 
 def told_down(machine: Gossip, teller: Insider, victim: Insider, now: float) -> None:
     machine._membership.on_row(MemberRow("down", victim.alive), teller.node, now)
-    machine.on_timer(now, WALL_MS)
+    machine.on_timer(now)
 
 
 def test_a_death_told_by_a_sync_needs_one_look_of_this_nodes_own() -> None:

@@ -205,7 +205,7 @@ def test_who_left_falls_silent() -> None:
     other.say(machine, Ping(1), now=1.0)
     assert machine.poll_transmit() is None
     for step in range(200):
-        machine.on_timer(1.0 + step, WALL_MS)
+        machine.on_timer(1.0 + step)
     assert machine.poll_transmit() is None or machine.statistics().updates_queued == 0
     machine.note_refused(other.address, 300.0)
     assert states(machine)["n1"] == "alive"
@@ -335,7 +335,7 @@ def test_a_stopped_process_draws_no_verdict() -> None:
     other.say(machine, other.alive)
     deadline = machine.next_deadline()
     assert deadline is not None
-    machine.on_timer(deadline, WALL_MS)
+    machine.on_timer(deadline)
     pings = []
     while (datagram := machine.poll_transmit()) is not None:
         pings.append(datagram)
@@ -343,7 +343,7 @@ def test_a_stopped_process_draws_no_verdict() -> None:
     for _ in range(3):
         at = machine.next_deadline()
         assert at is not None
-        machine.on_timer(at + LAN.stall_s + 30.0, WALL_MS)
+        machine.on_timer(at + LAN.stall_s + 30.0)
         deadline = at
     assert states(machine)["n1"] == "alive"
     assert machine.statistics().health > 0
@@ -355,9 +355,9 @@ def test_the_gone_are_reaped_in_the_end() -> None:
     other.say(machine, word(Down, other.raw))
     assert states(machine) == {"n0": "alive", "n1": "down", "n2": "left"}
     now = LAN.reap_left_s + 120
-    machine.on_timer(now, WALL_MS)
+    machine.on_timer(now)
     assert states(machine) == {"n0": "alive", "n1": "down"}
-    machine.on_timer(LAN.reap_down_s + 240, WALL_MS)
+    machine.on_timer(LAN.reap_down_s + 240)
     assert states(machine) == {"n0": "alive"}
 
 
@@ -425,7 +425,7 @@ def test_knocks_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch)
     machine = make_gossip(0)
     machine.join([address_of(1), address_of(2)], 0.0)
     for step in range(60):
-        machine.on_timer(float(step), WALL_MS)
+        machine.on_timer(float(step))
     sent = []
     while (datagram := machine.poll_transmit()) is not None:
         sent.append(datagram.address)
@@ -451,14 +451,14 @@ def test_the_last_look_waits_for_a_free_probe(monkeypatch: pytest.MonkeyPatch) -
         deadline = machine.next_deadline()
         assert deadline is not None
         at = deadline
-        machine.on_timer(at, WALL_MS)
+        machine.on_timer(at)
     assert at > 10
     assert states(machine)["n1"] == "suspect", "nobody is condemned unseen"
     monkeypatch.undo()
     for _ in range(20):
         deadline = machine.next_deadline()
         assert deadline is not None
-        machine.on_timer(deadline, WALL_MS)
+        machine.on_timer(deadline)
     assert states(machine)["n1"] == "down"
 
 
@@ -473,7 +473,7 @@ def test_an_answer_to_the_last_look_buys_time() -> None:
         deadline = machine.next_deadline()
         assert deadline is not None
         at = deadline
-        machine.on_timer(at, WALL_MS)
+        machine.on_timer(at)
         while (datagram := machine.poll_transmit()) is not None:
             for message in msgspec.msgpack.decode(opener.open(datagram.data).payload):
                 if message[0] == 1:

@@ -67,5 +67,5 @@ def test_a_rollback_is_no_news_and_what_is_forgotten_is_not_wanted() -> None:
 def test_loaded_records_name_what_they_named() -> None:
     catalog, again = make_catalog(), make_catalog()
     records = catalog.prepare_deploy("f", spec(ONE), wall_ms=WALL_MS)
-    assert again.load(saved_records(encoded_records(records)), wall_ms=WALL_MS).refused == ()
+    assert again.load(saved_records(encoded_records(records))).refused == ()
     assert again.modules.get(ONE) == Wanted((MANIFEST,), 3)

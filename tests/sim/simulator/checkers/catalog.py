@@ -63,13 +63,6 @@ class Ledger:
         self._disks.pop(disk, None)
         self._seen.pop(disk, None)
 
-    def forget_tombstones(self, before_hlc: int) -> None:
-        """Time has come to forget them: a node may not know any more that it had one. The ledger
-        goes on knowing what was signed."""
-        for seen in self._seen.values():
-            for key in [key for key, order in seen.items() if order.hlc < before_hlc]:
-                del seen[key]
-
     def only_on(self, disk: int) -> list[str]:
         """Keys whose greatest record no other disk has."""
         others = [kept for index, kept in self._disks.items() if index != disk]
