@@ -44,6 +44,8 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     accusers: int
     refusals: int
     """How many nodes were told that nobody listens there."""
+    stalls: int = 0
+    """How many found its host there and the process stopped."""
     direct_ms: int | None = None
     """This node's own ping went unanswered for so long; None: it has not probed."""
     helpers: int = 0
@@ -70,6 +72,8 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
             parts.append(f"stream {self.stream}")
         if self.refusals:
             parts.append(f"refused to {self.refusals}")
+        if self.stalls:
+            parts.append(f"seems stopped to {self.stalls}")
         if self.suspected_ms:
             parts.append(f"suspected for {self.suspected_ms} ms")
         return "; ".join(parts)

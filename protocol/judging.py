@@ -2,8 +2,8 @@
 
 Owned by Membership, which hears the words; this decides what they mean for a suspect and says what
 shall be sent. A node is never declared down by one silent observer alone before the longest
-suspicion has passed, and never without a last look; while that finds the process merely stopped,
-it is given time.
+suspicion has passed, and never without a last look; while that, or another observer's, finds the
+process merely stopped, it is given time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .broadcasts import Broadcasts
 from .codec import encode_message
 from .events import Event, MemberDown, MemberSuspect, Reason, StreamOutcome
 from .ids import NodeId
-from .messages import Alive, Down, Left, Suspect
+from .messages import Alive, Down, Finding, Left, Suspect
 from .presets import Knobs
 from .probing import Prober, Send
 from .streamprobes import StreamProbes
@@ -60,8 +60,8 @@ class Judge:
         self,
         peer: Peer,
         accuser: NodeId,
+        finding: Finding,
         *,
-        refused: bool,
         now: float,
         first_hand: bool = False,
         told_down: bool = False,
@@ -80,22 +80,35 @@ class Judge:
         if evidence is not None:
             suspicion.evidence = evidence
         suspicion.told_down |= told_down
-        news = suspicion.accuse(accuser, refused=refused)
+        news = suspicion.accuse(accuser, finding)
         if fresh:
             self._events.append(MemberSuspect(peer.view(), self.reason(peer, now)))
         if evidence is not None and suspicion.told_down and not suspicion.looking:
             self._timers.set(("suspect", peer.node_id), now)
         if not news:
             return
-        word = Suspect(peer.raw, peer.generation, peer.incarnation, bytes.fromhex(accuser), refused)
-        self._broadcasts.put(f"s/{peer.node_id}/{accuser}", encode_message(word))
+        self._pass_on(peer, suspicion, accuser, finding)
         if self._is_proven(suspicion):
-            self.declare_down(peer, self._own.raw, now)
+            self.declare_down(peer, self._own.raw, now, final=True)
             return
         if not suspicion.looking and not (suspicion.told_down and suspicion.evidence):
             self._timers.set(("suspect", peer.node_id), suspicion.deadline())
+        refused = finding is Finding.REFUSED
         if not own and (chosen or told_down or (refused and first_hand)):
             self._verify(peer, suspicion, refused=refused or told_down, now=now)
+
+    def _pass_on(self, peer: Peer, suspicion: Suspicion, accuser: NodeId, finding: Finding) -> None:
+        """In place of what the accuser said before; nobody is un-refused."""
+        if accuser in suspicion.refused:
+            finding = Finding.REFUSED
+        word = Suspect(peer.raw, peer.generation, peer.incarnation, bytes.fromhex(accuser), finding)
+        self._broadcasts.put(f"s/{peer.node_id}/{accuser}", encode_message(word))
+
+    def probe_failed(self, peer: Peer, evidence: Evidence, now: float) -> None:
+        """By all its paths; what the look over TCP has found until now is told with it."""
+        stalled = self._streams.outcome(peer.node_id) == "stalled"
+        finding = Finding.STALLED if stalled else Finding.SILENT
+        self.accuse(peer, self._own.node_id, finding, now=now, evidence=evidence)
 
     def _is_proven(self, suspicion: Suspicion) -> bool:
         """Two witnesses to whom its host refused (or all there are), or this node and a peer who
@@ -122,7 +135,7 @@ class Judge:
                 ping = self._prober.ping_message()
                 sends = [Send(peer.address, peer.node_id, (ping,))]
             if self._knobs.stream_probe:
-                self._streams.start(peer)
+                self._streams.start(peer, now)
         self._sends += sends
 
     def _is_verifier(self, peer: Peer) -> bool:
@@ -142,34 +155,64 @@ class Judge:
 
     # ------------------------------------------------------------ last look
     def on_deadline(self, node_id: NodeId, now: float) -> None:
-        """A last look before the verdict. A probe that is under way already is that look."""
+        """A last look before the verdict, by all paths; in the end only by those that no other
+        member could feign."""
         peer = self._suspects.get(node_id)
         if peer is None or peer.suspicion is None:
             return
         if not self._knobs.last_look:
-            self.declare_down(peer, self._own.raw, now)
+            self.declare_down(peer, self._own.raw, now, final=False)
             return
         peer.suspicion.looking = True
         self._prober.forget(node_id)
-        room = not self._knobs.stream_probe or self._streams.start(peer)
-        sends = self._prober.start(peer, now, last_look=True) if room else []
+        room = not self._knobs.stream_probe or self._streams.start(peer, now)
+        helped = now < self._patience_s(peer.suspicion)
+        sends = self._prober.start(peer, now, last_look=True, helped=helped) if room else []
         if not sends:  # too many looks are under way: again when some have ended
             self._timers.set(("suspect", node_id), now + self._knobs.probe_window_s)
         self._sends += sends
 
     def look_failed(self, peer: Peer, now: float) -> None:
-        """No ack. A process that is there and does not run is given until stall_patience_s."""
+        """No ack. A process that is there and does not run is given until stall_patience_s, and a
+        look over TCP until it found something."""
         suspicion = peer.suspicion
         if suspicion is None:
             return
-        patience_s = suspicion.started_at_s + self._knobs.stall_patience_s
-        if self._streams.outcome(peer.node_id) == "stalled" and now < patience_s:
-            suspicion.looking = False
+        again_at_s = self._patience_s(suspicion)
+        final = now >= again_at_s
+        if self._seems_stopped(peer, suspicion, now):
             self._counts.stalls_spared += 1
-            look_at = min(now + self._knobs.stall_look_s, patience_s)
-            self._timers.set(("suspect", peer.node_id), look_at)
+            again_at_s = min(now + self._knobs.stall_look_s, again_at_s)
+        elif not final and (blind_s := self._streams.blind_until_s(peer.node_id)) > now:
+            suspicion.undecided = True
+            again_at_s = min(blind_s, again_at_s)
+        else:
+            self.declare_down(peer, self._own.raw, now, final=final)
             return
-        self.declare_down(peer, self._own.raw, now)
+        suspicion.looking = False
+        self._timers.set(("suspect", peer.node_id), again_at_s)
+
+    def _patience_s(self, suspicion: Suspicion) -> float:
+        return suspicion.started_at_s + self._knobs.stall_patience_s
+
+    def _seems_stopped(self, peer: Peer, suspicion: Suspicion, now: float) -> bool:
+        """To this node or to another who said so, and not for too long."""
+        stalled = suspicion.stalled or self._streams.outcome(peer.node_id) == "stalled"
+        return bool(stalled) and now < self._patience_s(suspicion)
+
+    def looked(self, peer: Peer, outcome: StreamOutcome, now: float) -> None:
+        """Over TCP. That it is stalled others shall know, whose SYNs may be lost; a verdict may
+        have waited for silence."""
+        suspicion = peer.suspicion
+        if suspicion is None:
+            return
+        if outcome == "pong":
+            self.look_answered(peer, now)
+        elif outcome == "stalled" and self._own.node_id in suspicion.accusers:
+            self.accuse(peer, self._own.node_id, Finding.STALLED, now=now)
+        elif outcome == "silent" and suspicion.undecided:
+            suspicion.undecided = False
+            self._timers.set(("suspect", peer.node_id), now)
 
     def look_answered(self, peer: Peer, now: float) -> None:
         """It lives; it will refute, as each datagram tells it what is said of it."""
@@ -191,13 +234,23 @@ class Judge:
                     self._timers.set(("suspect", peer.node_id), again_at)
 
     # ------------------------------------------------------------ the end of it
-    def declare_down(self, peer: Peer, accuser: bytes, now: float) -> None:
+    def hear_down(self, peer: Peer, word: Down, now: float) -> None:
+        """Another's verdict, taken over unless this node knows better: that the process seems
+        merely stopped."""
+        suspicion = peer.suspicion
+        if word.final or suspicion is None or not self._seems_stopped(peer, suspicion, now):
+            self.declare_down(peer, word.accuser, now, final=word.final)
+            return
+        accuser = NodeId(word.accuser.hex())
+        self.accuse(peer, accuser, Finding.SILENT, told_down=True, now=now)
+
+    def declare_down(self, peer: Peer, accuser: bytes, now: float, *, final: bool) -> None:
         """`accuser`: who says so first, this node or the one whose Down was heard."""
         reason = self.reason(peer, now, accuser=NodeId(accuser.hex()))
         self.acquit(peer)
         self._set_state(peer, "down", now)
         self._counts.deaths += 1
-        self.announce(peer, Down(peer.raw, peer.generation, peer.incarnation, accuser))
+        self.announce(peer, Down(peer.raw, peer.generation, peer.incarnation, accuser, final))
         self._events.append(MemberDown(peer.view(), reason))
 
     def acquit(self, peer: Peer) -> None:
@@ -228,6 +281,7 @@ class Judge:
             accuser=self.name(first),
             accusers=len(suspicion.accusers),
             refusals=len(suspicion.refused),
+            stalls=len(suspicion.stalled),
             direct_ms=evidence.direct_ms if evidence else None,
             helpers=evidence.helpers if evidence else 0,
             nacks=evidence.nacks if evidence else 0,

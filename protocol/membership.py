@@ -30,6 +30,7 @@ from .messages import (
     Ack,
     Alive,
     Down,
+    Finding,
     Left,
     MemberRow,
     Message,
@@ -142,7 +143,7 @@ class Membership:
 
     def _note_refused(self, peer: Peer, now: float) -> None:
         if peer.reachable and not peer.is_self and not self.has_left:
-            self.judge.accuse(peer, self.own.node_id, refused=True, now=now)
+            self.judge.accuse(peer, self.own.node_id, Finding.REFUSED, now=now)
 
     def on_stream_probe(self, probe_id: int, outcome: StreamOutcome, now: float) -> None:
         node_id = self.streams.report(probe_id, outcome)
@@ -151,9 +152,10 @@ class Membership:
             return
         if outcome == "refused":
             self._note_refused(peer, now)
-        elif outcome == "pong":
+            return
+        if outcome == "pong":
             self.counts.acks_stream += self.prober.forget(peer.node_id)
-            self.judge.look_answered(peer, now)
+        self.judge.looked(peer, outcome, now)
 
     # ------------------------------------------------------------ timers
     def on_stall(self, lag_s: float, now: float) -> None:
@@ -237,7 +239,7 @@ class Membership:
             return
         if not failed:
             if self._knobs.stream_probe:
-                self.streams.start(peer)
+                self.streams.start(peer, now)
         elif probe.last_look:
             self.judge.look_failed(peer, now)
         else:
@@ -245,9 +247,7 @@ class Membership:
 
     def _probe_failed(self, probe: Probe, now: float) -> None:
         self.prober.blame(probe)
-        self.judge.accuse(
-            probe.target, self.own.node_id, refused=False, now=now, evidence=probe.evidence()
-        )
+        self.judge.probe_failed(probe.target, probe.evidence(), now)
 
     # ------------------------------------------------------------ words about members
     def on_word(self, word: Word, sender: NodeId, now: float) -> bool:
@@ -270,11 +270,10 @@ class Membership:
             return theirs > ours and peer.state != "left"
         if isinstance(word, Suspect):
             accuser = NodeId(word.accuser.hex())
-            self.judge.accuse(
-                peer, accuser, refused=word.refused, now=now, first_hand=accuser == sender
-            )
+            first_hand = accuser == sender
+            self.judge.accuse(peer, accuser, word.finding, now=now, first_hand=first_hand)
         else:
-            self.judge.declare_down(peer, word.accuser, now)
+            self.judge.hear_down(peer, word, now)
         return False
 
     def _on_alive(self, word: Alive, node_id: NodeId, peer: Peer | None, now: float) -> None:
@@ -380,11 +379,12 @@ class Membership:
             if not known.is_self:
                 self.on_word(word, peer_id, now)
             accuser = bytes.fromhex(peer_id)
-            suspect = Suspect(word.node, word.generation, word.incarnation, accuser, False)
+            at = (word.generation, word.incarnation)
+            suspect = Suspect(word.node, *at, accuser, Finding.SILENT)
             if known.order()[:3] == word_order(word.generation, word.incarnation, "down")[:3] and (
                 known.reachable and not known.is_self
             ):
-                self.judge.accuse(known, peer_id, refused=False, told_down=True, now=now)
+                self.judge.accuse(known, peer_id, Finding.SILENT, told_down=True, now=now)
             else:
                 self.on_word(suspect, peer_id, now)
 

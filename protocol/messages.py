@@ -7,6 +7,7 @@ what the types cannot say is checked by the machine concerned.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -74,14 +75,23 @@ class Alive(_Wire, frozen=True, tag=5):
     metadata: Metadata
 
 
+class Finding(IntEnum):
+    """What an accuser found where `node` should be: nothing; a kernel that takes connections for a
+    process that says nothing; or a host's word that nobody listens there."""
+
+    SILENT = 0
+    STALLED = 1
+    REFUSED = 2
+
+
 class Suspect(_Wire, frozen=True, tag=6):
-    """`accuser` got no answer from `node`; `refused`: its host said that nobody listens there."""
+    """`accuser` got no answer from `node`."""
 
     node: RawNodeId
     generation: U63
     incarnation: U32
     accuser: RawNodeId
-    refused: bool
+    finding: Finding
 
 
 class Down(_Wire, frozen=True, tag=7):
@@ -89,6 +99,8 @@ class Down(_Wire, frozen=True, tag=7):
     generation: U63
     incarnation: U32
     accuser: RawNodeId
+    final: bool
+    """Whatever others find: two were refused, or the longest patience is over."""
 
 
 class Left(_Wire, frozen=True, tag=8):

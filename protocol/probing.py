@@ -198,9 +198,11 @@ class Prober:
         """One that nobody waits for."""
         return Ping(self._next_seq())
 
-    def start(self, peer: Peer, now: float, *, last_look: bool = False) -> list[Send]:
-        """[] if the peer is being probed already or PROBES_MAX probes run. A last look is direct
-        only, and patient."""
+    def start(
+        self, peer: Peer, now: float, *, last_look: bool = False, helped: bool = False
+    ) -> list[Send]:
+        """[] if the peer is being probed already or PROBES_MAX probes run. A last look is patient,
+        and where it is `helped` takes all paths at once."""
         if peer.node_id in self._targets or len(self._probes) >= PROBES_MAX:
             return []
         knobs = self._knobs
@@ -212,13 +214,23 @@ class Prober:
         )
         window_s = direct_s if last_look else knobs.probe_window_s * scale
         ping = self.ping_message()
-        self._probes[ping.seq] = Probe(
+        probe = self._probes[ping.seq] = Probe(
             peer, now=now, direct_s=direct_s, deadline_s=now + window_s, last_look=last_look
         )
         self.counts.probes += 1
         self._targets[peer.node_id] = ping.seq
         self._timers.set(("probe", ping.seq), now + direct_s)
-        return [Send(peer.address, peer.node_id, (ping,))]
+        sends = [Send(peer.address, peer.node_id, (ping,))]
+        return sends + self._ask(probe, ping.seq) if helped else sends
+
+    def _ask(self, probe: Probe, seq: int) -> list[Send]:
+        target = probe.target
+        helpers = self._table.sample(
+            self._rng, self._knobs.indirect_probes, but=target.node_id, alive=True
+        )
+        probe.helpers = {peer.node_id: None for peer in helpers}
+        request = PingReq(seq, target.raw, target.address)
+        return [Send(peer.address, peer.node_id, (request,)) for peer in helpers]
 
     def on_deadline(self, seq: int) -> tuple[list[Send], Probe, bool]:
         """(indirect probes to send, the probe, whether it has failed); else its direct ping has,
@@ -231,13 +243,7 @@ class Prober:
         probe.asked = True
         self._doubt(probe.target.raw)
         self._timers.set(("probe", seq), probe.deadline_s)
-        helpers = self._table.sample(
-            self._rng, self._knobs.indirect_probes, but=probe.target.node_id, alive=True
-        )
-        probe.helpers = {peer.node_id: None for peer in helpers}
-        target = probe.target
-        request = PingReq(seq, target.raw, target.address)
-        return [Send(peer.address, peer.node_id, (request,)) for peer in helpers], probe, False
+        return self._ask(probe, seq), probe, False
 
     def _end(self, seq: int) -> None:
         probe = self._probes.pop(seq)

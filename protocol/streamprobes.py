@@ -14,13 +14,16 @@ from .table import Peer
 
 OPEN_MAX: Final = 64
 """As many as own probes; each may hold a descriptor for as long as a suspicion lasts."""
+LOOK_S: Final = 2.0
+"""The driver's time to connect, dialling again as SYNs get lost, and some more."""
 
 
 class _Look:
-    __slots__ = ("outcome", "probe_id")
+    __slots__ = ("blind_until_s", "outcome", "probe_id")
 
-    def __init__(self, probe_id: int) -> None:
+    def __init__(self, probe_id: int, *, blind_until_s: float) -> None:
         self.probe_id = probe_id
+        self.blind_until_s = blind_until_s
         self.outcome: StreamOutcome | None = None
 
     @property
@@ -40,7 +43,7 @@ class StreamProbes:
         """Open ones."""
         return len(self._targets)
 
-    def start(self, peer: Peer) -> bool:
+    def start(self, peer: Peer, now: float) -> bool:
         """An open look at `peer` goes on. False if OPEN_MAX others are open."""
         known = self._looks.get(peer.node_id)
         if known is not None and known.open:
@@ -48,7 +51,8 @@ class StreamProbes:
         if len(self._targets) >= OPEN_MAX:
             return False
         self._next_id += 1
-        self._looks[peer.node_id] = _Look(self._next_id)
+        until_s = now + LOOK_S if known is None else known.blind_until_s
+        self._looks[peer.node_id] = _Look(self._next_id, blind_until_s=until_s)
         self._targets[self._next_id] = peer.node_id
         self._events.append(StreamProbe(self._next_id, peer.view()))
         return True
@@ -58,6 +62,11 @@ class StreamProbes:
         look = self._looks.get(node_id)
         return look.outcome if look is not None else None
 
+    def blind_until_s(self, node_id: NodeId) -> float:
+        """Until then no look has had the time to find out whether its host is there."""
+        look = self._looks.get(node_id)
+        return look.blind_until_s if look is not None and look.outcome is None else 0.0
+
     def report(self, probe_id: int, outcome: StreamOutcome) -> NodeId | None:
         """Who was looked at; None if nobody waits for that any more."""
         node_id = self._targets.get(probe_id)
@@ -65,6 +74,7 @@ class StreamProbes:
             return None
         look = self._looks[node_id]
         look.outcome = outcome
+        look.blind_until_s = 0.0
         if not look.open:
             del self._targets[probe_id]
         return node_id

@@ -12,6 +12,7 @@ import msgspec
 from blake3 import blake3
 
 from .ids import NODE_ID_BYTES, NodeId
+from .messages import Finding
 from .presets import Knobs
 
 
@@ -60,8 +61,10 @@ class Suspicion:
         "evidence",
         "looking",
         "refused",
+        "stalled",
         "started_at_s",
         "told_down",
+        "undecided",
     )
 
     def __init__(self, knobs: Knobs, *, now: float, others: int, verifier: bool) -> None:
@@ -69,8 +72,12 @@ class Suspicion:
         self.started_at_s = now
         self.accusers: dict[NodeId, None] = {}
         self.refused: dict[NodeId, None] = {}
+        self.stalled: dict[NodeId, None] = {}
+        """Who says that its host is there; whoever is refused later says so no more."""
         self.looking = False
         """The last look is under way."""
+        self.undecided = False
+        """The last look is over but for the one over TCP."""
         self.told_down = False
         """A peer holds it down already, said a sync."""
         self.evidence: Evidence | None = None
@@ -80,16 +87,22 @@ class Suspicion:
         self._max_s = knobs.suspicion_min_s * knobs.suspicion_max_factor
         self._grace_s = 0.0 if verifier else knobs.verifier_grace_s
 
-    def accuse(self, accuser: NodeId, *, refused: bool) -> bool:
-        """Whether it is news worth passing on: the first K confirmations and refusals are."""
-        news = False
-        if refused and accuser not in self.refused and len(self.refused) <= self._expected:
-            self.refused[accuser] = None
-            news = True
-        if accuser not in self.accusers and len(self.accusers) <= self._expected:
-            self.accusers[accuser] = None
-            news = True
+    def accuse(self, accuser: NodeId, finding: Finding) -> bool:
+        """Whether it is news worth passing on: the first K + 1 accusers are, and so are the first
+        of those who were refused, and of those to whom it seems stopped."""
+        news = self._note(self.accusers, accuser)
+        if finding is Finding.REFUSED:
+            self.stalled.pop(accuser, None)
+            news |= self._note(self.refused, accuser)
+        elif finding is Finding.STALLED and accuser not in self.refused:
+            news |= self._note(self.stalled, accuser)
         return news
+
+    def _note(self, who: dict[NodeId, None], accuser: NodeId) -> bool:
+        if accuser in who or len(who) > self._expected:
+            return False
+        who[accuser] = None
+        return True
 
     def deadline(self) -> float:
         confirmations = max(0, len(self.accusers) - 1)

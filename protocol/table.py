@@ -16,7 +16,7 @@ from typing import Final
 
 from .ids import NodeId
 from .member import Address, Member, MemberState, Metadata
-from .messages import LOAD_FULL, Alive, Down, Suspect
+from .messages import LOAD_FULL, Alive, Down, Finding, Suspect
 from .rng import Rng
 from .roster import EMPTY, Roster, contribution_of
 from .suspicion import Suspicion
@@ -125,9 +125,9 @@ class Peer:
     def accusation(self, accuser: bytes) -> Suspect | Down | None:
         """What this node should hear of itself, to refute it; None if all is well."""
         if self.state == "suspect":
-            return Suspect(self.raw, self.generation, self.incarnation, accuser, False)
+            return Suspect(self.raw, self.generation, self.incarnation, accuser, Finding.SILENT)
         if self.state == "down":
-            return Down(self.raw, self.generation, self.incarnation, accuser)
+            return Down(self.raw, self.generation, self.incarnation, accuser, final=False)
         return None
 
 

@@ -8,6 +8,7 @@ bounds how many are open (protocol.streamprobes.OPEN_MAX).
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -23,7 +24,9 @@ from ..trust import Trust
 from .streams import shake
 
 CONNECT_TIMEOUT_S: Final = 1.5
-"""A SYN that is lost is sent again after 1 s (RFC 6298 §2.1)."""
+REDIAL_S: Final = 0.3
+"""A SYN that is lost is sent again after 1 s only (RFC 6298 §2.1): so another is sent beside it.
+Seven in all until the time is over: at 15 % loss each way one look in 8,000 finds nobody."""
 PATIENCE_S: Final = 0.1
 """From the connection to the handshake, which costs both ends 2.5 ms of CPU (FACTS §4): most
 probes have been answered by datagram until then."""
@@ -97,21 +100,41 @@ class StreamProber:
 
 
 async def _connect(address: Address | None) -> trio.SocketStream | StreamOutcome:
+    """The first of several attempts that is taken, or refused."""
     if address is None:
         return "silent"
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    found: list[trio.SocketStream | StreamOutcome] = []
     try:
         with trio.move_on_after(CONNECT_TIMEOUT_S):
-            await sock.connect(address)
-            return trio.SocketStream(sock)
+            async with trio.open_nursery() as nursery:
+                for _ in range(math.ceil(CONNECT_TIMEOUT_S / REDIAL_S)):
+                    nursery.start_soon(_attempt, address, found, nursery.cancel_scope)
+                    await trio.sleep(REDIAL_S)
+    except BaseException:
+        for one in found:
+            if isinstance(one, trio.SocketStream):
+                one.socket.close()
+        raise
+    return found[0] if found else "silent"
+
+
+async def _attempt(
+    address: Address, found: list[trio.SocketStream | StreamOutcome], others: trio.CancelScope
+) -> None:
+    """The first to find something ends the others."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    outcome: trio.SocketStream | StreamOutcome | None = None
+    try:
+        await sock.connect(address)
+        outcome = trio.SocketStream(sock)
     except ConnectionRefusedError:
-        sock.close()
-        return "refused"
+        outcome = "refused"
     except (OSError, ValueError, OverflowError):  # a peer told the address
         pass
-    except BaseException:
-        sock.close()
-        raise
-    sock.close()
-    return "silent"
+    finally:
+        if outcome is not None and not found:
+            found.append(outcome)
+            others.cancel()
+        if not found or found[0] is not outcome or outcome == "refused":
+            sock.close()

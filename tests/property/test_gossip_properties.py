@@ -48,6 +48,7 @@ from protocol.messages import (
     Ack,
     Alive,
     Down,
+    Finding,
     HoldingsUpdate,
     Left,
     MemberRow,
@@ -105,8 +106,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(PingReq, u32, raw_ids, addresses),
     st.builds(Nack, u32),
     alives,
-    st.builds(Suspect, raw_ids, u63, u32, raw_ids, st.booleans()),
-    st.builds(Down, raw_ids, u63, u32, raw_ids),
+    st.builds(Suspect, raw_ids, u63, u32, raw_ids, st.sampled_from(Finding)),
+    st.builds(Down, raw_ids, u63, u32, raw_ids, st.booleans()),
     st.builds(Left, raw_ids, u63, u32),
     st.builds(RecordUpdate, st.binary(min_size=1, max_size=300)),
     st.builds(RecordHint, st.text(min_size=3, max_size=40), u63),
@@ -429,9 +430,9 @@ def test_no_word_brings_back_an_older_generation(said: list[tuple[str, int, int]
         if state == "alive":
             word = Alive(subject, generation, incarnation, metadata)
         elif state == "suspect":
-            word = Suspect(subject, generation, incarnation, accuser, False)
+            word = Suspect(subject, generation, incarnation, accuser, Finding.SILENT)
         elif state == "down":
-            word = Down(subject, generation, incarnation, accuser)
+            word = Down(subject, generation, incarnation, accuser, False)
         else:
             word = Left(subject, generation, incarnation)
         payload = join_messages([encode_message(word)])

@@ -18,7 +18,7 @@ from protocol.codec import encode_message, join_messages
 from protocol.events import Accused, MemberDown, MemberSuspect, StreamOutcome
 from protocol.ids import NodeId
 from protocol.member import MemberState
-from protocol.messages import Alive, Down, Left, MemberRow, Suspect, Word
+from protocol.messages import Alive, Down, Finding, Left, MemberRow, Suspect, Word
 from protocol.presets import LAN
 from protocol.roster import contribution_of
 from protocol.seal import Keyring, Seal
@@ -108,21 +108,33 @@ class Membership(RuleBasedStateMachine):
         raw, by = bytes.fromhex(NODES[node]), bytes.fromhex(NODES[accuser])
         at = max(0, incarnation + newer)
         if kind == "suspect":
-            self.say(voice, Suspect(raw, generation, at, by, False))
+            self.say(voice, Suspect(raw, generation, at, by, Finding.SILENT))
         elif kind == "down":
-            self.say(voice, Down(raw, generation, at, by))
+            self.say(voice, Down(raw, generation, at, by, True))
         else:
             self.say(voice, Left(raw, generation, at))
 
-    @rule(voice=others, node=others, accuser=others)
-    def refused_word(self, voice: int, node: int, accuser: int) -> None:
+    @rule(voice=others, node=others, accuser=others, finding=st.sampled_from(Finding))
+    def finding_word(self, voice: int, node: int, accuser: int, finding: Finding) -> None:
         before = self.rows()
         _, generation, incarnation = self.model.get(NODES[node], ("alive", 1, 0))
-        word = Suspect(
-            bytes.fromhex(NODES[node]), generation, incarnation, bytes.fromhex(NODES[accuser]), True
-        )
-        self.send(voice, word)
+        raw, by = bytes.fromhex(NODES[node]), bytes.fromhex(NODES[accuser])
+        self.send(voice, Suspect(raw, generation, incarnation, by, finding))
         self.only_worse(before)
+
+    @rule(voice=others, node=others, accuser=others)
+    def hasty_down_word(self, voice: int, node: int, accuser: int) -> None:
+        """Believed but for those to whom the process seems merely stopped."""
+        before = self.rows()
+        _, generation, incarnation = self.model.get(NODES[node], ("alive", 1, 0))
+        raw, by = bytes.fromhex(NODES[node]), bytes.fromhex(NODES[accuser])
+        self.send(voice, Down(raw, generation, incarnation, by, False))
+        self.only_worse(before)
+        peer = self.machine._table.get(NODES[node])
+        if peer is not None and peer.reachable:
+            assert peer.suspicion is not None
+            open_look = self.machine._membership.streams.outcome(NODES[node]) == "stalled"
+            assert open_look or peer.suspicion.stalled
 
     @rule(voice=others, node=others, state=st.sampled_from(["down", "alive", "left"]))
     def row(self, voice: int, node: int, state: MemberState) -> None:

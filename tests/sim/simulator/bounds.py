@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from protocol.presets import Knobs
+from protocol.streamprobes import LOOK_S
 
 MISS = 1e-9
 STALL_EXTENSION_S = 12.0
@@ -34,7 +35,7 @@ def spread_s(knobs: Knobs, nodes: int, loss: float = 0.0) -> float:
 def verdict_s(knobs: Knobs) -> float:
     """From the first suspicion to the last declaration by whoever draws it himself."""
     longest_s = knobs.suspicion_min_s * knobs.suspicion_max_factor
-    look_s = 4 * knobs.direct_timeout_max_s + knobs.probe_window_s
+    look_s = 4 * knobs.direct_timeout_max_s + knobs.probe_window_s + LOOK_S
     return max(longest_s, STALL_EXTENSION_S) + knobs.verifier_grace_s + look_s
 
 

@@ -23,6 +23,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.ids import NodeId
 from protocol.messages import (
     Ack,
+    Finding,
     Nack,
     PingReq,
 )
@@ -122,15 +123,15 @@ def test_the_suspicion_formula() -> None:
 
 def test_suspicion_counts_each_accuser_once_up_to_k() -> None:
     suspicion = Suspicion(LAN, now=0.0, others=8, verifier=True)
-    assert suspicion.accuse(NODES[1], refused=False)
+    assert suspicion.accuse(NODES[1], Finding.SILENT)
     assert suspicion.deadline() == 10.0
-    assert not suspicion.accuse(NODES[1], refused=False)
-    assert suspicion.accuse(NODES[1], refused=True), "a refusal is a word of its own"
-    assert not suspicion.accuse(NODES[1], refused=True)
-    assert [suspicion.accuse(NODES[i], refused=False) for i in range(2, 6)] == [True] * 3 + [False]
+    assert not suspicion.accuse(NODES[1], Finding.SILENT)
+    assert suspicion.accuse(NODES[1], Finding.REFUSED), "a refusal is a word of its own"
+    assert not suspicion.accuse(NODES[1], Finding.REFUSED)
+    assert [suspicion.accuse(NODES[i], Finding.SILENT) for i in range(2, 6)] == [True] * 3 + [False]
     assert suspicion.deadline() == pytest.approx(2.0)
     bystander = Suspicion(LAN, now=0.0, others=0, verifier=False)
-    bystander.accuse(NODES[1], refused=False)
+    bystander.accuse(NODES[1], Finding.SILENT)
     assert bystander.deadline() == 3.0
 
 
@@ -426,8 +427,8 @@ def test_presets_keep_their_own_rules() -> None:
 def test_plain_swim_keeps_one_fixed_suspicion_and_nothing_else() -> None:
     plain = without_lifeguard(LAN)
     suspicion = Suspicion(plain, now=0.0, others=20, verifier=False)
-    assert suspicion.accuse(NODES[1], refused=False)
-    assert not suspicion.accuse(NODES[2], refused=False)
+    assert suspicion.accuse(NODES[1], Finding.SILENT)
+    assert not suspicion.accuse(NODES[2], Finding.SILENT)
     assert suspicion.deadline() == LAN.suspicion_min_s
     health = Health(plain.health_max)
     health.change(5)

@@ -8,6 +8,7 @@ from protocol_support import Wire, address_of, make_gossip
 from test_membership_wire import Insider, events, states, word
 
 from protocol import streamprobes as streamprobes_module
+from protocol.codec import decode_packet, join_messages
 from protocol.events import (
     Accused,
     MemberDown,
@@ -18,7 +19,7 @@ from protocol.events import (
     StreamProbeEnd,
 )
 from protocol.gossip import Gossip
-from protocol.messages import Down, MemberRow, Suspect
+from protocol.messages import Ack, Down, Finding, MemberRow, Message, Suspect
 from protocol.presets import LAN, without_lifeguard
 
 
@@ -46,7 +47,7 @@ def run(
 def down_at_s(outcome: StreamOutcome | None) -> float:
     machine, other, third = make_gossip(0), Insider(1), Insider(2)
     other.say(machine, other.alive, third.alive)
-    other.say(machine, Suspect(third.raw, 1, 0, other.raw, False))
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.SILENT))
     at_s = 0.0
     while states(machine)["n2"] != "down":
         at_s += 0.25
@@ -91,12 +92,12 @@ def test_a_look_stays_open_while_stalled_and_ends_with_the_suspicion() -> None:
 def test_a_stalled_process_that_is_then_killed_is_known_at_once() -> None:
     machine, other, third = make_gossip(0), Insider(1), Insider(2)
     other.say(machine, other.alive, third.alive)
-    other.say(machine, Suspect(third.raw, 1, 0, other.raw, False))
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.SILENT))
     seen = run(machine, 0.0, 3.0, "stalled")
     (probe,) = [e for e in seen if isinstance(e, StreamProbe) and e.member.name == "n2"]
     machine.on_stream_probe(probe.probe_id, "refused", 3.0)
     assert states(machine)["n2"] == "suspect"
-    other.say(machine, Suspect(third.raw, 1, 0, other.raw, True), now=3.1)
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.REFUSED), now=3.1)
     assert states(machine)["n2"] == "down"
     (down,) = [event for event in events(machine) if isinstance(event, MemberDown)]
     assert down.reason.refusals == 2
@@ -110,7 +111,7 @@ def test_open_looks_are_bounded_and_the_last_look_waits(monkeypatch: pytest.Monk
     others = [Insider(index) for index in range(1, 4)]
     others[0].say(machine, *(other.alive for other in others))
     for other in others[1:]:
-        others[0].say(machine, Suspect(other.raw, 1, 0, others[0].raw, False))
+        others[0].say(machine, Suspect(other.raw, 1, 0, others[0].raw, Finding.SILENT))
     run(machine, 0.0, 11.0, "stalled")
     assert machine.statistics().stream_probes_open == 1
     assert "down" not in states(machine).values(), "nobody is condemned unseen"
@@ -127,7 +128,7 @@ def test_who_hears_a_refusal_at_first_hand_looks_for_itself_at_once() -> None:
     victim = others[5]
     events(machine)
     discard(machine)
-    others[0].say(machine, Suspect(victim.raw, 1, 0, others[0].raw, True), now=1.0)
+    others[0].say(machine, Suspect(victim.raw, 1, 0, others[0].raw, Finding.REFUSED), now=1.0)
     assert any(isinstance(event, StreamProbe) for event in events(machine))
     pinged = []
     while (datagram := machine.poll_transmit()) is not None:
@@ -167,7 +168,7 @@ def test_a_death_taken_back_is_counted() -> None:
     machine, other, third = make_gossip(0), Insider(1), Insider(2)
     other.say(machine, other.alive, third.alive, word(Down, third.raw))
     third.say(machine, msgspec.structs.replace(third.alive, incarnation=1))
-    other.say(machine, Down(third.raw, 1, 1, other.raw))
+    other.say(machine, Down(third.raw, 1, 1, other.raw, False))
     Insider(2, generation=2).say(machine, msgspec.structs.replace(third.alive, generation=2))
     counts = machine.statistics().probing
     assert (counts.deaths, counts.false_deaths) == (2, 1)
@@ -176,7 +177,7 @@ def test_a_death_taken_back_is_counted() -> None:
 def test_a_process_that_was_stopped_looks_again_before_any_verdict() -> None:
     machine, other, third = make_gossip(0), Insider(1), Insider(2)
     other.say(machine, other.alive, third.alive)
-    other.say(machine, Suspect(third.raw, 1, 0, other.raw, False))
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.SILENT))
     run(machine, 0.0, 1.5)
     assert states(machine)["n2"] == "suspect"
     machine.on_timer(30.0)
@@ -191,7 +192,7 @@ def test_a_process_that_was_stopped_looks_again_before_any_verdict() -> None:
 def test_plain_swim_declares_without_a_last_look() -> None:
     machine, other, third = make_gossip(0, knobs=without_lifeguard(LAN)), Insider(1), Insider(2)
     other.say(machine, other.alive, third.alive)
-    other.say(machine, Suspect(third.raw, 1, 0, other.raw, False))
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.SILENT))
     seen = run(machine, 0.0, LAN.suspicion_min_s + 0.1, "stalled")
     assert states(machine)["n2"] == "down"
     assert not any(isinstance(event, StreamProbe) for event in seen)
@@ -203,7 +204,7 @@ def told_down(machine: Gossip, teller: Insider, victim: Insider, now: float) -> 
 
 
 def test_a_death_told_by_a_sync_needs_one_look_of_this_nodes_own() -> None:
-    for outcome, within_s in (("refused", 0.0), (None, 2.0), ("stalled", LAN.stall_patience_s)):
+    for outcome, within_s in (("refused", 0.0), (None, 2.5), ("stalled", LAN.stall_patience_s)):
         machine, other, third = make_gossip(0), Insider(1), Insider(2)
         other.say(machine, other.alive, third.alive)
         told_down(machine, other, third, 0.0)
@@ -213,3 +214,127 @@ def test_a_death_told_by_a_sync_needs_one_look_of_this_nodes_own() -> None:
         run(machine, 0.0, within_s, outcome)  # type: ignore[arg-type]
         wanted = "suspect" if outcome == "stalled" else "down"
         assert states(machine)["n2"] == wanted, outcome
+
+
+def accused(finding: Finding) -> tuple[Gossip, Insider, Insider]:
+    """n1 tells n0 that n2 is suspect."""
+    machine, other, third = make_gossip(0), Insider(1), Insider(2)
+    other.say(machine, other.alive, third.alive)
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, finding))
+    return machine, other, third
+
+
+def listening(machine: Gossip) -> list[Message]:
+    """Where all that it goes on to spread is found."""
+    said: list[Message] = []
+    put = machine._broadcasts.put
+
+    def note(key: str, data: bytes) -> None:
+        said.extend(decode_packet(join_messages([data])))
+        put(key, data)
+
+    machine._broadcasts.put = note  # type: ignore[method-assign]
+    return said
+
+
+def test_a_hasty_down_does_not_outweigh_what_this_node_sees() -> None:
+    machine, other, third = accused(Finding.SILENT)
+    run(machine, 0.0, 1.0, "stalled")
+    other.say(machine, Down(third.raw, 1, 0, other.raw, False), now=1.0)
+    run(machine, 1.0, 11.0, "stalled")
+    assert states(machine)["n2"] == "suspect"
+    third.say(machine, msgspec.structs.replace(third.alive, incarnation=1), now=11.0)
+    assert states(machine)["n2"] == "alive"
+    assert machine.statistics().probing.deaths == 0
+
+
+def test_a_final_down_does() -> None:
+    machine, other, third = accused(Finding.SILENT)
+    run(machine, 0.0, 1.0, "stalled")
+    said = listening(machine)
+    other.say(machine, Down(third.raw, 1, 0, other.raw, True), now=1.0)
+    assert states(machine)["n2"] == "down"
+    assert said == [Down(third.raw, 1, 0, other.raw, True)], "passed on as it is"
+
+
+def test_another_who_sees_it_stopped_buys_it_time_but_not_for_ever() -> None:
+    machine, _, third = accused(Finding.STALLED)
+    run(machine, 0.0, LAN.stall_patience_s, "silent")
+    assert states(machine)["n2"] == "suspect"
+    said = listening(machine)
+    seen = run(machine, LAN.stall_patience_s, LAN.stall_patience_s + 2.0, "silent")
+    downs = [event for event in seen if isinstance(event, MemberDown)]
+    (down,) = [event for event in downs if event.member.name == "n2"]
+    assert (down.reason.stalls, down.reason.stream) == (1, "silent")
+    assert "seems stopped to 1" in down.reason.text
+    assert Down(third.raw, 1, 0, bytes.fromhex(machine.node_id), True) in said
+    assert states(machine)["n2"] == "down"
+
+
+def test_whoever_saw_it_stopped_and_is_refused_then_holds_up_nothing() -> None:
+    machine, other, third = accused(Finding.STALLED)
+    run(machine, 0.0, 1.0, "silent")
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.REFUSED), now=1.0)
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.STALLED), now=1.0)
+    run(machine, 1.0, LAN.stall_patience_s - 0.5, "silent")
+    assert states(machine)["n2"] == "down"
+
+
+def test_what_a_look_finds_is_told_to_others() -> None:
+    machine, _, third = accused(Finding.SILENT)
+    own, said = bytes.fromhex(machine.node_id), listening(machine)
+    probes = [e for e in run(machine, 0.0, 1.0) if isinstance(e, StreamProbe)]
+    (look,) = [probe.probe_id for probe in probes if probe.member.name == "n2"]
+    assert Suspect(third.raw, 1, 0, own, Finding.SILENT) in said
+    said.clear()
+    machine.on_stream_probe(look, "stalled", 1.0)
+    machine.on_stream_probe(look, "stalled", 1.1)
+    assert said == [Suspect(third.raw, 1, 0, own, Finding.STALLED)], "once"
+    machine.on_stream_probe(look, "refused", 1.2)
+    assert said[1:] == [Suspect(third.raw, 1, 0, own, Finding.REFUSED)]
+
+
+def test_a_verdict_waits_for_the_first_look_over_tcp_and_no_longer() -> None:
+    """Told of a death, the node pings and dials at once."""
+    for reported_s in (1.0, None):
+        machine, other, third = make_gossip(0), Insider(1), Insider(2)
+        other.say(machine, other.alive, third.alive)
+        told_down(machine, other, third, 0.0)
+        looks = [e.probe_id for e in run(machine, 0.0, 1.0) if isinstance(e, StreamProbe)]
+        assert states(machine)["n2"] == "suspect"
+        if reported_s is not None:
+            machine.on_stream_probe(looks[0], "silent", reported_s)
+        known_s = reported_s or streamprobes_module.LOOK_S
+        run(machine, 1.0, known_s)
+        assert states(machine)["n2"] == "suspect"
+        run(machine, known_s, known_s + 4 * LAN.direct_timeout_max_s)
+        assert states(machine)["n2"] == "down"
+
+
+def last_looks(machine: Gossip, until_s: float) -> list[tuple[float, int, int]]:
+    """(time, its seq, helpers) of each last look at n2 in silence; n1 goes on answering."""
+    found: list[tuple[float, int, int]] = []
+    prober, now = machine._membership.prober, 0.0
+    while (deadline := machine.next_deadline()) is not None and deadline < until_s:
+        now = max(now, deadline)
+        machine.on_timer(now)
+        discard(machine)
+        for seq, probe in list(prober._probes.items()):
+            if probe.target.metadata.name == "n1":
+                machine._membership.on_ack(Ack(seq, 0, 0), probe.target.node_id, now)
+            elif probe.last_look and seq not in [known for _, known, _ in found]:
+                found.append((now, seq, len(probe.helpers)))
+    return found
+
+
+def test_the_last_look_takes_all_paths_until_patience_ends() -> None:
+    machine, _, _ = accused(Finding.STALLED)
+    looks = last_looks(machine, LAN.stall_patience_s + 1.0)
+    assert [helpers for _, _, helpers in looks] == [1] * (len(looks) - 1) + [0]
+    assert looks[-1][0] >= LAN.stall_patience_s, "nobody else can hold it up any more"
+    assert states(machine) == {"n0": "alive", "n1": "alive", "n2": "down"}
+    again, other, _ = accused(Finding.SILENT)
+    ((asked_s, seq, _),) = last_looks(again, LAN.suspicion_min_s + 0.1)
+    again._membership.on_ack(Ack(seq, 0, 0), other.node, asked_s)
+    run(again, asked_s, asked_s + LAN.suspicion_min_s - 0.1)
+    assert states(again)["n2"] == "suspect", "a helper heard it"

@@ -32,6 +32,7 @@ from protocol.messages import (
     Ack,
     Alive,
     Down,
+    Finding,
     Left,
     MemberRow,
     Message,
@@ -87,9 +88,9 @@ def events(machine: Gossip) -> list[object]:
 def word(kind: type, insider_raw: bytes, *, generation: int = 1, incarnation: int = 0) -> Message:
     accuser = bytes.fromhex(node_id("n7"))
     if kind is Suspect:
-        return Suspect(insider_raw, generation, incarnation, accuser, False)
+        return Suspect(insider_raw, generation, incarnation, accuser, Finding.SILENT)
     if kind is Down:
-        return Down(insider_raw, generation, incarnation, accuser)
+        return Down(insider_raw, generation, incarnation, accuser, False)
     return Left(insider_raw, generation, incarnation)
 
 

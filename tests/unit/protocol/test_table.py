@@ -145,6 +145,6 @@ def test_a_machine_that_starts_from_a_roster_knows_all_without_events() -> None:
     assert len(one.members()) == 10
     assert one.poll_event() is None
     told = Insider(1)
-    told.say(one, Down(bytes.fromhex(NODES[5]), 1, 0, told.raw))
+    told.say(one, Down(bytes.fromhex(NODES[5]), 1, 0, told.raw, False))
     assert one.statistics().members == {"alive": 9, "down": 1}
     assert other.statistics().members == {"alive": 10}

@@ -31,6 +31,7 @@ from protocol.messages import (
     Ack,
     Alive,
     Down,
+    Finding,
     Left,
     Message,
     Pad,
@@ -74,7 +75,7 @@ def test_the_longest_messages_are_as_long_as_said() -> None:
     top32, top63 = (1 << 32) - 1, (1 << 63) - 1
     assert len(encode_message(Alive(RAW[0], top63, top32, metadata))) <= ALIVE_BYTES_MAX
     assert len(encode_message(Ack(top32, top32, 255))) == ACK_BYTES_MAX
-    accusation = Suspect(RAW[0], top63, top32, RAW[1], True)
+    accusation = Suspect(RAW[0], top63, top32, RAW[1], Finding.REFUSED)
     assert len(encode_message(accusation)) == ACCUSATION_BYTES_MAX
     assert len(encode_message(Ping(top32))) == 7
 
@@ -180,7 +181,7 @@ def test_a_knock_may_say_nothing_but_that() -> None:
         Alive(RAW[1], 1, 0, metadata_of("n1", address_of(1))),
         stranger,
         Left(RAW[0], own.generation, 0),
-        Down(RAW[2], 1, 0, RAW[1]),
+        Down(RAW[2], 1, 0, RAW[1], False),
         Ack(1, 0, 0),
     ]
     for receiver in (b"", RAW[0]):
@@ -189,10 +190,10 @@ def test_a_knock_may_say_nothing_but_that() -> None:
     assert machine.statistics().refused == {"unbound": 2 * len(said)}
     assert knows(machine) == {"n0"}
     assert machine.poll_transmit() is None
-    accused = seal.seal(packed(Down(RAW[0], own.generation, 0, RAW[1])), RAW[0])
+    accused = seal.seal(packed(Down(RAW[0], own.generation, 0, RAW[1], False)), RAW[0])
     machine.receive_datagram(accused, address_of(1), 0.0, WALL_MS)
     assert machine.members()[0].incarnation == 1, "refuted"
-    again = seal.seal(packed(Down(RAW[0], own.generation, 0, RAW[1])), RAW[0])
+    again = seal.seal(packed(Down(RAW[0], own.generation, 0, RAW[1], False)), RAW[0])
     machine.receive_datagram(again, address_of(1), 0.0, WALL_MS)
     assert machine.members()[0].incarnation == 1, "once"
 

@@ -11,8 +11,7 @@ from ..bounds import explains_s
 from ..faultlog import FaultLog, Regime
 
 PAUSE_TOLERATED_S = 8.0
-"""A stop of this length kills nobody where the network is whole: a connection shows that the host
-lives. Where it is not, a stop may last as long as the shortest suspicion."""
+"""A stop of this length kills nobody: a connection from anybody shows that its host lives."""
 LOSS_TOLERATED = 0.25
 """Loss, corruption included, at which nobody may be declared down."""
 
@@ -44,7 +43,6 @@ class Accuracy:
         self._log = log
         self._running = running
         self._window_s = explains_s(knobs)
-        self._shortest_s = knobs.suspicion_min_s
         self.pause_tolerated_s = pause_tolerated_s
         self.deaths: list[Death] = []
 
@@ -72,10 +70,8 @@ class Accuracy:
     def _excuse(self, observer: int, victim: int, now: float) -> str:
         from_s = now - self._window_s
         regimes = self._log.regimes_within(from_s, now)
-        whole = not any(one.cuts.any or one.conditions.loss for one in regimes)
-        tolerated_s = self.pause_tolerated_s if whole else self._shortest_s
         for pause in self._log.pauses.get(victim, ()):
-            if pause.within(from_s, now) > tolerated_s:
+            if pause.within(from_s, now) > self.pause_tolerated_s:
                 return "paused"
         for regime in regimes:
             conditions = regime.conditions
