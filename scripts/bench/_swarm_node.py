@@ -1,18 +1,22 @@
 """One node of the swarm benchmark: run in its namespace, told by lines of JSON on stdin.
 
 `{"do": "seed", "path": …}` and `{"do": "get", "what": …, "path": …}`, each answered by one line.
-What `seed` answers is what `get` is given. Kinds: edged, libtorrent, libtorrent-tuned, http.
+What `seed` answers is what `get` is given. Kinds: edged, libtorrent, libtorrent-tuned, aria2, http.
 """
 
 from __future__ import annotations
 
 import http.server
 import json
+import os
 import shutil
+import socket
+import subprocess
 import sys
 import threading
 import time
 import urllib.request
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,11 +135,7 @@ def libtorrent(options: dict[str, Any], *, tuned: bool) -> None:
             say(**counters(), cpu_s=time.process_time())
         elif order["do"] == "seed":
             path = Path(order["path"])
-            files = lt.file_storage()
-            lt.add_files(files, str(path))
-            torrent = lt.create_torrent(files, 64 * 1024 if tuned else 0)
-            lt.set_piece_hashes(torrent, str(path.parent))
-            encoded = lt.bencode(torrent.generate())
+            encoded = make_torrent(lt, path, 64 * 1024 if tuned else 0)
             add(lt, session, encoded, path.parent, seed=True)
             say(what=encoded.hex())
         else:
@@ -152,6 +152,16 @@ def libtorrent(options: dict[str, Any], *, tuned: bool) -> None:
             say(done=time.monotonic() if handle.status().is_seeding else None)
 
 
+def make_torrent(lt: Any, path: Path, piece_bytes: int, tracker: str = "") -> bytes:
+    files = lt.file_storage()
+    lt.add_files(files, str(path))
+    torrent = lt.create_torrent(files, piece_bytes)
+    if tracker:
+        torrent.add_tracker(tracker)
+    lt.set_piece_hashes(torrent, str(path.parent))
+    return bytes(lt.bencode(torrent.generate()))
+
+
 def add(lt: Any, session: Any, encoded: bytes, place: Path, *, seed: bool) -> Any:
     parameters = lt.add_torrent_params()
     parameters.ti = lt.torrent_info(lt.bdecode(encoded))
@@ -160,6 +170,101 @@ def add(lt: Any, session: Any, encoded: bytes, place: Path, *, seed: bool) -> An
         parameters.flags |= lt.torrent_flags.seed_mode
     parameters.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
     return session.add_torrent(parameters)
+
+
+# ------------------------------------------------------------ aria2
+class Tracker(http.server.BaseHTTPRequestHandler):
+    """Names all nodes to whoever asks (BEP 3, BEP 23)."""
+
+    peers = b""
+
+    def do_GET(self) -> None:
+        body = b"d8:intervali5e5:peers%d:%be" % (len(self.peers), self.peers)
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Aria:
+    """One aria2c at a time."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._spent_s = 0.0
+
+    def start(self, torrent: Path, place: Path, *extra: str) -> None:
+        self.end()
+        command = [
+            "aria2c", "-q", "--no-conf", "--enable-dht=false", "--enable-dht6=false",
+            "--bt-enable-lpd=false", "--enable-peer-exchange=true", "--seed-ratio=0.0",
+            "--file-allocation=none", "--bt-tracker-interval=1", "--bt-max-peers=0",
+            "--follow-torrent=mem", f"--listen-port={self._port}", f"--dir={place}",
+            *extra, str(torrent),
+        ]  # fmt: skip
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def cpu_s(self) -> float:
+        running = 0.0
+        if self._process is not None:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+            fields = stat.rpartition(")")[2].split()
+            running = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return self._spent_s + running
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._spent_s = self.cpu_s()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def aria2(options: dict[str, Any]) -> None:
+    sys.path.insert(0, options["packages"])
+    import libtorrent as lt
+
+    own, port = options["nodes"][options["name"]], options["port"]
+    Tracker.peers = b"".join(
+        socket.inet_aton(address) + port.to_bytes(2) for address in options["nodes"].values()
+    )
+    aria = Aria(port)
+    tracker: http.server.ThreadingHTTPServer | None = None
+    torrent = Path(options["root"]) / f"{options['name']}.torrent"
+    say(ready=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["do"] == "count":
+            say(**counters(), cpu_s=time.process_time() + aria.cpu_s())
+        elif order["do"] == "seed":
+            path = Path(order["path"])
+            if tracker is None:
+                tracker = http.server.ThreadingHTTPServer((own, 0), Tracker)
+                threading.Thread(target=tracker.serve_forever, daemon=True).start()
+            url = f"http://{own}:{tracker.server_address[1]}/announce"
+            encoded = make_torrent(lt, path, 0, url)
+            torrent.write_bytes(encoded)
+            aria.start(torrent, path.parent, "--bt-seed-unverified=true")
+            time.sleep(1.0)  # it listens by then
+            say(what=encoded.hex())
+        else:
+            path = Path(order["path"])
+            shutil.rmtree(path.parent, ignore_errors=True)
+            path.parent.mkdir(parents=True)
+            torrent.write_bytes(bytes.fromhex(order["what"]))
+            hook, done = path.parent / "hook", path.parent / "done"
+            hook.write_text(f"#!/bin/sh\ntouch '{done}'\n")
+            hook.chmod(0o755)
+            aria.start(torrent, path.parent, f"--on-bt-download-complete={hook}")
+            patience = time.monotonic() + PATIENCE_S
+            while not done.exists() and time.monotonic() < patience:
+                time.sleep(0.01)
+            say(done=time.monotonic() if done.exists() else None)
+    aria.end()
 
 
 # ------------------------------------------------------------ http
@@ -191,11 +296,14 @@ def from_origin(options: dict[str, Any]) -> None:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
+    warnings.simplefilter("ignore", DeprecationWarning)  # libtorrent's way to make a torrent
     kind = options["kind"]
     if kind == "edged":
         edged(options)
     elif kind == "http":
         from_origin(options)
+    elif kind == "aria2":
+        aria2(options)
     else:
         libtorrent(options, tuned=kind.endswith("tuned"))
 
