@@ -182,8 +182,7 @@ class Storm:
             self._sim.die_deploying(node, self._name())
 
     def _wipe(self, node: Node) -> None:
-        """Only what others have too: a deploy is safe while fewer disks are lost than hold it."""
-        if self._spare() and not self._sim.ledger.only_on(node.index):
+        if self._spare():
             self._sim.kill(node)
             self._sim.wipe(node)
 

@@ -63,16 +63,6 @@ class Ledger:
         self._disks.pop(disk, None)
         self._seen.pop(disk, None)
 
-    def only_on(self, disk: int) -> list[str]:
-        """Keys whose greatest record no other disk has."""
-        others = [kept for index, kept in self._disks.items() if index != disk]
-        best = self.kept()
-        return [
-            key
-            for key, order in self._disks.get(disk, {}).items()
-            if order == best[key] and all(kept.get(key) != order for kept in others)
-        ]
-
     def kept(self) -> dict[str, Order]:
         """Per key the greatest record on any disk."""
         best: dict[str, Order] = {}
