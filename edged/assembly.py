@@ -323,6 +323,8 @@ class Parts:
                 wall_ms=wall_ms,
                 persisting=self._persisting,
                 save_records=self._save_records,
+                drop_records=self._store.drop_records,
+                discard_future=self._discard_future,
             ),
             mounts=frozenset(config.mounts),
             state=state,
@@ -401,6 +403,11 @@ class Parts:
         self.gossip_service.notify()
         for key, _ in encoded_records(records):
             self.events.add("record-published", function_of(key), key)
+
+    def _discard_future(self, wall_ms: int) -> None:
+        gone = self.gossip.discard_future(trio.current_time(), wall_ms)
+        self.gossip_service.notify()
+        self._log.warning("records of the future discarded", keys=gone[:8], count=len(gone))
 
     def _lookup(self, name: str) -> FunctionView:
         current = self.gossip.catalog.lookup(name)

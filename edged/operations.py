@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from protocol.catalog import Catalog, Current, VersionRow
+from protocol.entries import Entry
 from protocol.errors import RemoteProtocolError
 from protocol.function import (
     MODULE_BYTES_MAX,
@@ -46,6 +47,7 @@ from .interfaces import (
     ExplainView,
     FunctionDetail,
     FunctionSummary,
+    FutureRecord,
     HolderView,
     LogLine,
     MemberView,
@@ -81,6 +83,8 @@ class ClusterAccess:
         wall_ms: Callable[[], int],
         persisting: trio.Lock,
         save_records: Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]],
+        drop_records: Callable[[Sequence[str]], Awaitable[None]],
+        discard_future: Callable[[int], object],
     ) -> None:
         self.catalog = catalog
         self.publish = publish
@@ -93,6 +97,8 @@ class ClusterAccess:
         self.wall_ms = wall_ms
         self.persisting = persisting
         self.save_records = save_records
+        self.drop_records = drop_records
+        self.discard_future = discard_future
 
 
 class Operations:
@@ -272,6 +278,21 @@ class Operations:
         previous = current.version if current is not None else None
         return Deployed(name=function, version=None, previous=previous, created=False)
 
+    def future_records(self) -> tuple[FutureRecord, ...]:
+        catalog = self._cluster.catalog
+        return tuple(map(_future, catalog.future(self._cluster.wall_ms())))
+
+    async def discard_future(self) -> tuple[FutureRecord, ...]:
+        """Off the disk first: a node that dies in between has them still, and is asked again."""
+        self._check_state()
+        async with self._writing:
+            wall_ms = self._cluster.wall_ms()
+            entries = self._cluster.catalog.future(wall_ms)
+            with trio.CancelScope(shield=True):
+                await self._cluster.drop_records([entry.key for entry in entries])
+                self._cluster.discard_future(wall_ms)
+        return tuple(map(_future, entries))
+
     def _check_state(self) -> None:
         if self._state() == "draining":
             raise Draining("this node is shutting down; use another")
@@ -447,9 +468,22 @@ def _refused(error: RemoteProtocolError) -> EdgedError:
         return Conflict(f"the catalog is full: {error.detail}")
     if error.code == "record-future":
         return Conflict(
-            f"this node's clock is, or was, ahead: {error.detail}; deploy through another node"
+            f"this node's clock is, or was, ahead: {error.detail}; wait until then, deploy through"
+            " another node, or undo here what was signed ahead: edged catalog discard-future"
         )
     return BadRequest(error.detail)
+
+
+def _future(entry: Entry) -> FutureRecord:
+    record = entry.record()
+    return FutureRecord(
+        name=entry.name,
+        kind=record.kind,
+        version=record.version,
+        removal=record.tombstone,
+        signed_at_s=record.wall_ms / 1000,
+        signed_by=record.credential.name,
+    )
 
 
 def _parse_name(name: str) -> FunctionName:

@@ -344,11 +344,11 @@ class Catalog:
                 gone.append(key)
         return gone
 
-    def future(self, wall_ms: int) -> list[str]:
-        """Keys of records that no peer with a right clock takes: a clock was ahead when they were
+    def future(self, wall_ms: int) -> list[Entry]:
+        """Those that no peer with a right clock takes: a clock was ahead when they were
         signed. While they are here this node cannot sign either."""
         limit = hlc_of(wall_ms + SKEW_MS_MAX + 1)
-        return [key for key, entry in self._entries.items() if entry.hlc >= limit]
+        return [entry for entry in self._entries.values() if entry.hlc >= limit]
 
     def rewind(self) -> None:
         """The clock goes back to the latest record that is here."""

@@ -229,7 +229,7 @@ class Gossip:
         """Drops the records that nobody takes, and with them what keeps this node from signing:
         a clock was far ahead once. Their keys; RecordsPurged names them too. What was deployed
         then is undone here, and is nowhere else."""
-        gone = self.catalog.forget(self.catalog.future(wall_ms))
+        gone = self.catalog.forget([entry.key for entry in self.catalog.future(wall_ms)])
         self.catalog.rewind()
         if gone:
             self._events.append(RecordsPurged(tuple(gone)))

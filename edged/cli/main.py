@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "events": "edged.cli.events:events",
     "join": "edged.cli.change:join",
     "explain": "edged.cli.show:explain",
+    "catalog": "edged.cli.catalog:catalog",
     "cluster": "edged.cli.cluster:cluster",
 }
 

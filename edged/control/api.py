@@ -77,6 +77,8 @@ class Api:
             ("POST", "/v1/keys", self.add_key),
             ("POST", "/v1/keys/{id}/use", self.use_key, "force"),
             ("DELETE", "/v1/keys/{id}", self.remove_key, "force"),
+            ("GET", "/v1/records/future", self.future_records),
+            ("DELETE", "/v1/records/future", self.discard_future),
             ("PUT", "/v1/modules", self.put_module),
             ("GET", "/v1/functions", self.functions),
             ("PUT", "/v1/functions/{name}", self.deploy),
@@ -142,6 +144,12 @@ class Api:
     async def remove_key(self, request: Request) -> Response:
         change = await self._keys.remove(_key_id(request), force=_flag(request, "force"))
         return json_response(change)
+
+    async def future_records(self, _request: Request) -> Response:
+        return json_response({"records": self._operator.future_records()})
+
+    async def discard_future(self, _request: Request) -> Response:
+        return json_response({"records": await self._operator.discard_future()})
 
     async def put_module(self, request: Request) -> Response:
         expected = expected_digest(request)

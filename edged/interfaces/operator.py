@@ -98,6 +98,19 @@ class Deployed(msgspec.Struct, frozen=True):
     """False: this exact version was current already."""
 
 
+class FutureRecord(msgspec.Struct, frozen=True):
+    """A record that this node signed when its clock was ahead: no other node takes it yet."""
+
+    name: FunctionName
+    kind: Literal["alias", "version"]
+    version: str
+    """"" of an alias."""
+    removal: bool
+    signed_at_s: float
+    """Unix time, in the future."""
+    signed_by: str
+
+
 class FormView(msgspec.Struct, frozen=True):
     """One form of a function's code on this node."""
 
@@ -241,6 +254,14 @@ class Operator(Protocol):
         ...
 
     async def remove(self, name: str) -> Deployed: ...
+
+    def future_records(self) -> tuple[FutureRecord, ...]:
+        """What a clock that was ahead left here: others refuse it, and this node cannot sign."""
+        ...
+
+    async def discard_future(self) -> tuple[FutureRecord, ...]:
+        """Drops those records, durably; what they were. What was changed by them is undone."""
+        ...
 
     def logs(self, name: str, *, tail: int) -> list[LogLine]: ...
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
+from edged import assembly
 from edged.errors import ConfigError, DataDirLocked
 from edged.node import Node
 from edged.telemetry import make_log
@@ -69,6 +71,32 @@ async def test_restarted_node_compiles_nothing_and_remembers_everything(tmp_path
         assert (answer.content, answer.headers["x-edged-start"]) == (b"two", "loaded")
         assert await a.metric("edged_compiles_total") == 0
         assert len((await a.ask("GET", "/v1/functions/hello/versions"))["versions"]) == 2
+
+
+async def test_a_node_whose_clock_was_ahead_finds_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lab(tmp_path) as cluster:
+        with monkeypatch.context() as patch:
+            patch.setattr(assembly, "wall_ms", lambda: time.time_ns() // 1_000_000 + 3600_000)
+            a = await cluster.start("a")
+            await a.deploy("early", says("from tomorrow"))
+            await cluster.stop("a")
+        a = await cluster.start("a")
+        module = (await a.ask("GET", "/v1/functions/early"))["summary"]["module"]
+        wanted = {"module": module}
+        refused = await a.control("PUT", "/v1/functions/late", json=wanted)
+        assert refused.status_code == 409
+        assert "edged catalog discard-future" in refused.json()["detail"]
+        listed = await a.ask("GET", "/v1/records/future")
+        assert [row["kind"] for row in listed["records"]] == ["version", "alias"]
+        assert await a.ask("DELETE", "/v1/records/future") == listed
+        assert (await a.ask("GET", "/v1/functions"))["functions"] == []
+        assert (await a.control("PUT", "/v1/functions/late", json=wanted)).status_code == 201
+        await cluster.stop("a")
+        a = await cluster.start("a")
+        functions = (await a.ask("GET", "/v1/functions"))["functions"]
+        assert [one["name"] for one in functions] == ["late"]
 
 
 async def test_rollback_and_remove_reach_every_node(tmp_path: Path) -> None:

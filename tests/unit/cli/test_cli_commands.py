@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from edged.interfaces import FutureRecord
 from edged.trust import load_trust
-from protocol.ids import digest_of
+from protocol.ids import FunctionName, digest_of
 from tests.unit.cli.node_thread import TOKEN, NodeThread
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -341,6 +342,27 @@ def test_remove_asks(cli: Any, module_file: Path) -> None:
     refused = cli("remove", "hello", input="n\n")
     assert (refused.exit_code, cli("describe", "hello").exit_code) == (1, 0)
     assert cli("remove", "hello", input="y\n").exit_code == 0
+
+
+def test_records_of_the_future_are_shown_and_discarded(
+    cli: Any, as_json: Any, node: NodeThread
+) -> None:
+    assert "nothing" in cli("catalog", "future").stdout
+    assert cli("catalog", "discard-future").stdout == "0 records discarded\n"
+    at_s = time.time() + 7200
+    alias = FutureRecord(FunctionName("f"), "alias", "", False, at_s, "n1")
+    version = FutureRecord(FunctionName("f"), "version", "ab" * 32, True, at_s, "n1")
+    node.operator.future = (alias, version)
+    shown = cli("catalog", "future").stdout
+    assert "f: change of current version, " in shown
+    assert "f: removal of version abababababab, " in shown
+    assert [row["name"] for row in as_json("catalog", "future")["records"]] == ["f", "f"]
+    silent = cli("catalog", "discard-future", "--json")
+    assert (silent.exit_code, "--yes" in silent.stderr) == (2, True)
+    assert cli("catalog", "discard-future", input="n\n").exit_code == 1
+    assert len(node.operator.future) == 2
+    assert cli("catalog", "discard-future", input="y\n").stdout == "2 records discarded\n"
+    assert as_json("catalog", "discard-future", "--yes") == {"records": []}
 
 
 # ---------------------------------------------------------------- logs

@@ -23,6 +23,7 @@ from edged.interfaces import (
     FormView,
     FunctionDetail,
     FunctionSummary,
+    FutureRecord,
     GossipView,
     HolderView,
     LogLine,
@@ -65,6 +66,7 @@ class MemoryOperator:
         self.others: tuple[MemberView, ...] = ()
         self.following = 0
         self.joined: list[tuple[str, ...]] = []
+        self.future: tuple[FutureRecord, ...] = ()
         self.bug: Exception | None = None
 
     # ------------------------------------------------------------ modules and functions
@@ -189,6 +191,14 @@ class MemoryOperator:
         for reader in list(function.readers):
             reader.close()
         return Deployed(name, None, previous, created=True)
+
+    def future_records(self) -> tuple[FutureRecord, ...]:
+        return self.future
+
+    async def discard_future(self) -> tuple[FutureRecord, ...]:
+        await trio.lowlevel.checkpoint()
+        gone, self.future = self.future, ()
+        return gone
 
     # ------------------------------------------------------------ logs
     def say(self, name: str, text: str) -> None:

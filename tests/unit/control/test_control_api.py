@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from edged.control import bodies, make_control_app
 from edged.errors import ConfigError, Overloaded
 from edged.eventlog import EventLog
+from edged.interfaces import FutureRecord
 from edged.telemetry import Metrics, make_log
-from protocol.ids import digest_of
+from protocol.ids import FunctionName, digest_of
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.harness import TOKEN, WASM, Node, check_problem
 from tests.unit.control.memory_keys import MemoryKeys
@@ -32,6 +33,8 @@ EVERYTHING = [
     ("POST", "/v1/keys"),
     ("POST", "/v1/keys/00000000/use"),
     ("DELETE", "/v1/keys/00000000"),
+    ("GET", "/v1/records/future"),
+    ("DELETE", "/v1/records/future"),
     ("PUT", "/v1/modules"),
     ("GET", "/v1/functions"),
     ("PUT", "/v1/functions/a"),
@@ -142,6 +145,16 @@ async def test_join(node: Node) -> None:
         answer = await node.client.request("POST", "/v1/join", body=body)
         check_problem(answer, 400, "bad-request")
     assert len(node.operator.joined) == 1
+
+
+async def test_records_of_the_future(node: Node) -> None:
+    one = FutureRecord(FunctionName("f"), "alias", "", False, 5e9, "n1")
+    node.operator.future = (one,)
+    told = {"records": [msgspec.to_builtins(one)]}
+    for method in ("GET", "DELETE"):
+        answer = await node.client.request(method, "/v1/records/future")
+        assert (answer.status, msgspec.json.decode(answer.body)) == (200, told)
+    assert node.operator.future == ()
 
 
 @pytest.mark.parametrize(
