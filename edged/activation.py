@@ -101,6 +101,11 @@ class Activation:
     def is_mapped(self, digest: Digest) -> bool:
         return digest in self._mapped
 
+    def is_busy(self, digest: Digest) -> bool:
+        """It is being made ready, or an invocation runs in it."""
+        found = self._mapped.get(digest)
+        return digest in self._flights or (found is not None and found.users > 0)
+
     def tier(self, digest: Digest) -> Tier | None:
         """Of the code that is in memory now."""
         found = self._mapped.get(digest)

@@ -41,6 +41,7 @@ from .expiry import Expiry
 from .forms import held_form
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
+from .housekeeping import Housekeeping
 from .http import bind_tcp
 from .interfaces import FunctionView, NodeState, Peer
 from .journal import Journal
@@ -264,7 +265,7 @@ class Parts:
             self.artifacts,
             store=self._store,
             fetcher=self.exchange,
-            on_held=self._announce,
+            on_held=self._on_held,
             loaded_bytes_max=config.runtime.loaded_bytes_max,
             loaded_max=config.runtime.loaded_max,
             metrics=self._metrics,
@@ -298,6 +299,22 @@ class Parts:
             trust_expires_s=self._trust.expires_s,
         )
         self.expiry = Expiry(self._trust, note=self.events.add, log=self._log)
+        self.housekeeping = Housekeeping(
+            config.store,
+            node=config.node.name,
+            store=self._store,
+            catalog=self.gossip.catalog,
+            activation=self.activation,
+            exchange=self.exchange,
+            streams=self.streams,
+            keys=self._runtime.keys.values(),
+            views=self.views,
+            announce=self._announce,
+            events=self.events,
+            state=state,
+            metrics=self._metrics,
+            log=self._log,
+        )
         self.keys = KeyService(
             self._trust.keyring_keys,
             path=config.path(config.trust.directory) / "keyring",
@@ -317,7 +334,8 @@ class Parts:
                 members=self.views.members,
                 join=self.gossip_service.join_named,
                 holders=self.views.holders,
-                on_held=self._announce,
+                on_held=self._on_held,
+                keeping=self.housekeeping.collector.keeping,
                 status=self.views.status,
                 metrics=self.views.render_metrics,
                 wall_ms=wall_ms,
@@ -380,6 +398,10 @@ class Parts:
             for row in catalog.versions(name)
         )
         return [one for one in found if one != module and store.info(one) is not None]
+
+    def _on_held(self, module: Digest) -> None:
+        self.housekeeping.collector.touch(module)
+        self._announce(module)
 
     def _announce(self, module: Digest) -> None:
         """What has changed of it here; what others know already costs nothing."""

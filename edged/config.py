@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .validation import explain
 
 MEBIBYTE = 1024 * 1024
+DAY_S = 86_400
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 Preset = Literal["local", "lan", "wan"]
 
@@ -117,6 +118,15 @@ class StoreSection(Section, frozen=True):
     zstd_level: Annotated[int, Meta(ge=1, le=19)] = 9
     min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MEBIBYTE
     """Writes that would leave less are refused as disk-full."""
+    gc_interval_s: Annotated[float, Meta(ge=0, le=30 * DAY_S)] = 600.0
+    """How often blobs that no function needs are looked for; 0: only when an operator asks."""
+    gc_grace_s: Annotated[float, Meta(ge=0, le=365 * DAY_S)] = 3600.0
+    """How long nothing must have needed a blob before it is removed: a module may be uploaded well
+    before the deploy that names it."""
+    verify_interval_days: Annotated[float, Meta(ge=0, le=3650)] = 7.0
+    """How often every byte of the store is hashed again; 0: only when an operator asks."""
+    verify_bytes_per_s: Annotated[int, Meta(ge=MEBIBYTE // 16)] = 8 * MEBIBYTE
+    """The most that takes of the disk in the background; an operator's check is not slowed."""
 
 
 class Config(Section, frozen=True):

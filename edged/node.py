@@ -121,6 +121,7 @@ class Node:
             parts.operations,
             events=parts.events,
             keys=parts.keys,
+            upkeep=parts.housekeeping.upkeep,
             token=token,
             log=log,
             metrics=self._metrics,
@@ -139,6 +140,7 @@ class Node:
             await nursery.start(parts.streams.run, sockets.gossip.listeners)
             await nursery.start(parts.gossip_service.run)
             await nursery.start(parts.acquaintances.run)
+            await nursery.start(parts.housekeeping.run)
             parts.gossip_service.join(config.gossip.seeds, parts.acquaintances.recall())
             control: HttpServer = await nursery.start(
                 listen, control_app, [sockets.control], CONTROL_LIMITS

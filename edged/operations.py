@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import trio
@@ -78,6 +79,7 @@ class ClusterAccess:
         join: Callable[[Sequence[str]], Awaitable[None]],
         holders: Callable[[Digest], tuple[HolderView, ...]],
         on_held: Callable[[Digest], None],
+        keeping: Callable[[Digest], AbstractAsyncContextManager[None]],
         status: Callable[[], StatusView],
         metrics: Callable[[], bytes],
         wall_ms: Callable[[], int],
@@ -92,6 +94,7 @@ class ClusterAccess:
         self.join = join
         self.holders = holders
         self.on_held = on_held
+        self.keeping = keeping
         self.status = status
         self.metrics = metrics
         self.wall_ms = wall_ms
@@ -174,6 +177,10 @@ class Operations:
     async def deploy(self, name: str, request: DeployRequest) -> Deployed:
         self._check_state()
         function = _parse_name(name)
+        async with self._cluster.keeping(request.module):  # else it might be collected meanwhile
+            return await self._deploy(function, request)
+
+    async def _deploy(self, function: FunctionName, request: DeployRequest) -> Deployed:
         spec = await self._make_spec(request)
         encoded = encode_spec(spec)
         catalog = self._cluster.catalog

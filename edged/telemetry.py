@@ -129,6 +129,16 @@ class Metrics:
             "edged_trust_expires_seconds", "Unix time at which the node's certificate ends"
         ).labels()
         self.members = self._gauge("edged_members", "Members by state", "state")
+        self.collected = self._counter("edged_gc_collected", "Blobs removed as unneeded", "kind")
+        self.collected_bytes = self._counter(
+            "edged_gc_collected_bytes", "Bytes of blobs removed as unneeded"
+        ).labels()
+        self.verified_bytes = self._counter(
+            "edged_verified_bytes", "Bytes of the store that were hashed again"
+        ).labels()
+        self.damaged = self._counter(
+            "edged_blobs_damaged", "Blobs and wire forms found damaged", "repaired"
+        )
         self.blobs = self._gauge("edged_blobs", "Blobs held", "kind")
         self.blob_bytes = self._gauge("edged_blob_bytes", "Bytes of blobs held", "kind")
 

@@ -164,6 +164,13 @@ class Views:
         ]
         return [_peer_of(member) for member in sorted(found, key=_wait_s)]
 
+    def member_name(self, node_id: NodeId) -> str:
+        """Or the begin of its id, if it is unknown by now."""
+        for member in self._gossip.members():
+            if member.node_id == node_id:
+                return member.name
+        return node_id[:12]
+
     def peer(self, node_id: NodeId) -> Peer | None:
         """A reachable peer; None for any other member, for this node, and for strangers."""
         for member in self._gossip.members():

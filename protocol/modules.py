@@ -53,6 +53,11 @@ class Modules:
         manifests = dict.fromkeys(Digest(one.manifest.hex()) for one in namings)
         return Wanted(tuple(manifests), max(one.replicas for one in namings))
 
+    def named(self) -> Iterator[tuple[str, Digest]]:
+        """Key of each live version record, with the module it names."""
+        for key, one in self._named.items():
+            yield key, one.module
+
     def named_by(self, module: Digest) -> str:
         """Key of a version record that names it, for people; "" if none does. Looks at all."""
         return next((key for key, one in self._named.items() if one.module == module), "")

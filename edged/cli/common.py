@@ -112,6 +112,7 @@ def hint_for(problem_type: str) -> str:
         "unauthorized": "give the node's control token: --token-file FILE, EDGED_TOKEN"
         " or EDGED_TOKEN_FILE",
         "function-not-found": "edged functions lists what is deployed",
+        "blob-not-found": "edged blobs lists what is on a node",
         "disk-full": "free some disk on the node, or lower store.min_free_bytes",
         "draining": "the node is shutting down; choose another with --node",
         "overloaded": "try again in a moment, or choose another node with --node",

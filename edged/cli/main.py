@@ -23,6 +23,12 @@ COMMANDS: Final = {
     "join": "edged.cli.change:join",
     "explain": "edged.cli.show:explain",
     "catalog": "edged.cli.catalog:catalog",
+    "blobs": "edged.cli.blobs:blobs",
+    "transfers": "edged.cli.transfers:transfers",
+    "gc": "edged.cli.blobs:gc",
+    "verify": "edged.cli.blobs:verify",
+    "pin": "edged.cli.blobs:pin",
+    "unpin": "edged.cli.blobs:unpin",
     "cluster": "edged.cli.cluster:cluster",
 }
 

@@ -33,7 +33,9 @@ def size(count: int | None) -> str:
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
-            return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
+            if unit == "B":
+                return f"{count} B"
+            return f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"
         value /= 1024
     raise AssertionError("unreachable")
 

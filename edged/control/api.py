@@ -17,14 +17,17 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from edged.errors import BadRequest, Draining, FunctionNotFound, KeyNotFound, Overloaded
-from edged.interfaces import DeployRequest, EventSource, JoinRequest, KeyOperator, Operator
+from edged.interfaces import DeployRequest, EventSource, JoinRequest, KeyOperator, Operator, Upkeep
 from protocol.errors import RemoteProtocolError
 from protocol.function import MODULE_BYTES_MAX
 from protocol.ids import parse_function_name
 
 from .bodies import UploadBudget, digest_field, expected_digest, read_body, read_json
+from .download import Download
+from .queries import check_query, flag, number
 from .responses import COMMON, json_response
 from .stream import NDJSON, LogStream, ndjson, unless_disconnected
+from .upkeep import UpkeepApi
 
 HEALTH_PATH: Final = "/v1/health"
 TAIL_DEFAULT: Final = 100
@@ -41,7 +44,7 @@ VERSION_PREFIX: Final = re.compile(r"[0-9a-f]{4,64}\Z")
 KEY: Final = re.compile(r"[0-9a-f]{64}\Z")
 KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
 
-Endpoint = Callable[[Request], Awaitable[Response | LogStream]]
+Endpoint = Callable[[Request], Awaitable[Response | LogStream | Download]]
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,13 +62,17 @@ class AddKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Api:
     """One method per endpoint; each parses its input and hands it to the operator."""
 
-    def __init__(self, operator: Operator, events: EventSource, keys: KeyOperator) -> None:
+    def __init__(
+        self, operator: Operator, events: EventSource, keys: KeyOperator, upkeep: Upkeep
+    ) -> None:
         self._operator = operator
         self._events = events
         self._keys = keys
+        self._upkeep = UpkeepApi(upkeep)
         self._uploads = UploadBudget()
 
     def routes(self) -> list[Route]:
+        upkeep = self._upkeep
         table: list[tuple[str, str, Endpoint, *tuple[str, ...]]] = [
             ("GET", HEALTH_PATH, self.health),
             ("GET", "/v1/status", self.status),
@@ -79,6 +86,15 @@ class Api:
             ("DELETE", "/v1/keys/{id}", self.remove_key, "force"),
             ("GET", "/v1/records/future", self.future_records),
             ("DELETE", "/v1/records/future", self.discard_future),
+            ("GET", "/v1/blobs", upkeep.blobs, "after", "limit"),
+            ("GET", "/v1/blobs/{digest}", upkeep.blob),
+            ("GET", "/v1/transfers", upkeep.transfers),
+            ("POST", "/v1/gc", upkeep.collect, "dry_run", "grace_s"),
+            ("GET", "/v1/verify", upkeep.verification),
+            ("POST", "/v1/verify", upkeep.verify),
+            ("GET", "/v1/pins", upkeep.pins),
+            ("PUT", "/v1/pins/{target:path}", upkeep.pin),
+            ("DELETE", "/v1/pins/{target:path}", upkeep.unpin),
             ("PUT", "/v1/modules", self.put_module),
             ("GET", "/v1/functions", self.functions),
             ("PUT", "/v1/functions/{name}", self.deploy),
@@ -118,9 +134,9 @@ class Api:
         return Response(self._operator.metrics(), media_type=PROMETHEUS)
 
     async def events(self, request: Request) -> Response:
-        after = _number(request, "after", EVENT_SEQ_MAX)
-        limit = _number(request, "limit", EVENTS_LIMIT_MAX)
-        wait_s = _number(request, "wait_s", EVENTS_WAIT_S_MAX) or 0
+        after = number(request, "after", EVENT_SEQ_MAX)
+        limit = number(request, "limit", EVENTS_LIMIT_MAX)
+        wait_s = number(request, "wait_s", EVENTS_WAIT_S_MAX) or 0
         read = self._events.read(
             after=after, limit=EVENTS_LIMIT if limit is None else limit, wait_s=wait_s
         )
@@ -138,11 +154,11 @@ class Api:
         return json_response(change, status=201 if change.changed else 200)
 
     async def use_key(self, request: Request) -> Response:
-        change = await self._keys.use(_key_id(request), force=_flag(request, "force"))
+        change = await self._keys.use(_key_id(request), force=flag(request, "force"))
         return json_response(change)
 
     async def remove_key(self, request: Request) -> Response:
-        change = await self._keys.remove(_key_id(request), force=_flag(request, "force"))
+        change = await self._keys.remove(_key_id(request), force=flag(request, "force"))
         return json_response(change)
 
     async def future_records(self, _request: Request) -> Response:
@@ -192,9 +208,9 @@ class Api:
 
     async def logs(self, request: Request) -> Response | LogStream:
         name = _known_name(request)
-        tail = _number(request, "tail", TAIL_MAX)
+        tail = number(request, "tail", TAIL_MAX)
         tail = TAIL_DEFAULT if tail is None else tail
-        follow = _flag(request, "follow")
+        follow = flag(request, "follow")
         lines = self._operator.logs(name, tail=0 if follow else tail)
         if follow:  # the call above has raised FunctionNotFound where there is none
             return LogStream(self._operator.follow(name, tail=tail))
@@ -221,20 +237,9 @@ class _Dispatch:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         known = self._endpoints[method]
         request = Request(scope, receive, send)
-        _check_query(request, known.query)
+        check_query(request, known.query)
         answer = await known.endpoint(request)
         await answer(scope, receive, send)
-
-
-def _check_query(request: Request, known: tuple[str, ...]) -> None:
-    """A misspelt key must not be taken for its default. Raises BadRequest."""
-    given = [key for key, _ in request.query_params.multi_items()]
-    for key in given:
-        if key not in known:
-            takes = f"this takes {', '.join(known)}" if known else "this takes none"
-            raise BadRequest(f"query key {key[:80]!r} is unknown: {takes}", known=known)
-        if given.count(key) > 1:
-            raise BadRequest(f"query key {key!r} is given twice")
 
 
 def _known_name(request: Request) -> str:
@@ -245,27 +250,9 @@ def _known_name(request: Request) -> str:
         raise FunctionNotFound(f"no function {error.detail}") from error
 
 
-def _flag(request: Request, name: str) -> bool:
-    """Raises BadRequest."""
-    text = request.query_params.get(name, "0")
-    if text not in ("0", "1"):
-        raise BadRequest(f"{name} = {text[:80]!r}: 0 or 1")
-    return text == "1"
-
-
 def _key_id(request: Request) -> str:
     """Raises KeyNotFound for ids that no key can have."""
     text: str = request.path_params["id"]
     if not KEY_ID.match(text):
         raise KeyNotFound(f"no key {text[:80]!r}: a key id has 8 lower-case hex digits")
     return text
-
-
-def _number(request: Request, name: str, largest: int) -> int | None:
-    """Of a query parameter; None where it is missing. Raises BadRequest."""
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= largest):
-        raise BadRequest(f"{name} = {text[:80]!r}: a whole number, 0 to {largest}")
-    return int(text)

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edged.errors import ConfigError, EdgedError, MethodNotAllowed, Unauthorized, info_of
-from edged.interfaces import EventSource, KeyOperator, Operator
+from edged.interfaces import EventSource, KeyOperator, Operator, Upkeep
 from edged.telemetry import Log, Metrics
 
 from .api import HEALTH_PATH, Api
@@ -29,6 +29,7 @@ def make_control_app(
     *,
     events: EventSource,
     keys: KeyOperator,
+    upkeep: Upkeep,
     token: str,
     log: Log,
     metrics: Metrics,
@@ -38,7 +39,7 @@ def make_control_app(
         raise ConfigError("the control token is empty; remove its file and start again")
     errors = _Errors(log, metrics)
     app = Starlette(
-        routes=Api(operator, events, keys).routes(),
+        routes=Api(operator, events, keys, upkeep).routes(),
         exception_handlers={
             HTTPException: errors.of_http,
             EdgedError: errors.expected,

@@ -22,6 +22,9 @@ EventKind = Literal[
     "key-removed",
     "identity-clash",
     "trust-expiring",
+    "blobs-collected",
+    "blob-damaged",
+    "store-verified",
     "node-ready",
     "node-draining",
 ]

@@ -27,6 +27,19 @@ class BlobInfo(msgspec.Struct, frozen=True):
     """Unix time."""
 
 
+CheckResult = Literal["whole", "corrupt", "missing", "wire-lost"]
+"""corrupt: quarantined; missing: its file was gone; wire-lost: only its wire form was not right."""
+
+
+class BlobCheck(msgspec.Struct, frozen=True):
+    """What re-hashing one blob found."""
+
+    info: BlobInfo
+    """As it was before."""
+    result: CheckResult
+    bytes_checked: int
+
+
 class ArtifactRow(msgspec.Struct, frozen=True):
     """Native code of a module for one artifact key, with its builder's signed word."""
 

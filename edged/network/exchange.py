@@ -27,6 +27,7 @@ from ..interfaces import BlobInfo, PartialBlob, Peer
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .deltas import DeltaFetch
+from .pace import Moving, Pace
 from .slots import TransferSlot, TransferSlots
 from .streams import Connection, dial
 from .transfer import FindHolders, FindPeer, Transfer
@@ -71,9 +72,11 @@ class _Flight:
     landed: trio.Event = field(default_factory=trio.Event)
     outcome: BlobInfo | EdgedError | None = None
     progress: tuple[int, int] | None = None
+    pace: Pace = field(default_factory=Pace)
 
     def report(self, done: int, total: int) -> None:
         self.progress = (done, total)
+        self.pace.reach(done)
         for waiter in self.waiters:
             waiter(done, total)
 
@@ -261,6 +264,26 @@ class ExchangeService:
         for flight in running:
             if flight.transfer is not None:
                 flight.transfer.give_way(on=waited_for and not flight.slot.urgent)
+
+    # ------------------------------------------------------------ for whoever watches
+    def is_fetching(self, digest: Digest) -> bool:
+        return digest in self._flights
+
+    def moving(self) -> list[Moving]:
+        return [
+            Moving(
+                direction="fetch",
+                digest=flight.digest,
+                state="running" if flight.slot.granted.is_set() else "queued",
+                urgent=flight.slot.urgent,
+                done_bytes=flight.pace.done_bytes,
+                total_bytes=flight.progress[1] if flight.progress else None,
+                rate_bytes_s=flight.pace.rate_bytes_s(),
+                peers=flight.transfer.sources() if flight.transfer else (),
+                started_at_s=flight.pace.started_at_s,
+            )
+            for flight in self._flights.values()
+        ]
 
     # ------------------------------------------------------------ for the stream server
     def sharing(self, blob: Digest) -> Sharing | None:

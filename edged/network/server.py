@@ -21,7 +21,7 @@ from typing import Final, Protocol
 import trio
 
 from protocol.errors import RemoteProtocolError
-from protocol.ids import NodeId
+from protocol.ids import Digest, NodeId
 from protocol.rng import Rng
 from protocol.streams import (
     ERROR_TEXT_MAX,
@@ -46,6 +46,7 @@ from ..interfaces import BlobSource, DeltaSource
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .bridge import bridge
+from .pace import Moving
 from .streams import Connection, GatewayCaller, accept
 from .uploads import Fetching, Session, Uploads
 
@@ -161,6 +162,13 @@ class StreamServer:
                     scope.cancel()
         finally:
             self._ended.set()
+
+    def is_serving(self, blob: Digest) -> bool:
+        return self._uploads.is_serving(blob)
+
+    def moving(self) -> list[Moving]:
+        """Uploads under way."""
+        return self._uploads.moving()
 
     def stop(self) -> None:
         """Accept nothing more, finish the replies under way, then `run` returns."""

@@ -112,6 +112,10 @@ class Transfer:
         """What is there so far, once the manifest is."""
         return self._partial
 
+    def sources(self) -> tuple[NodeId, ...]:
+        """Those connected now."""
+        return tuple(peer for peer, link in self._links.items() if link.connection is not None)
+
     def wanted_by(self, peer: Peer, bitmap: bytes) -> None:
         """A peer that fetches the blob asked this node for it."""
         self._peers.setdefault(peer.node_id, peer)

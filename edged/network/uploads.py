@@ -40,6 +40,7 @@ from protocol.streams import (
 from ..errors import BlobNotFound, EdgedError, info_of
 from ..interfaces import BlobSource, PartialBlob
 from ..telemetry import Metrics
+from .pace import Moving, Pace
 from .slots import UploadBudget
 
 UPLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -80,6 +81,14 @@ class _Held:
 
 
 @dataclass(eq=False, slots=True)
+class Sending:
+    """One blob on one connection."""
+
+    total_bytes: int
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(eq=False, slots=True)
 class Session:
     """One connection's requests."""
 
@@ -91,6 +100,7 @@ class Session:
     batch_bytes: int = 0
     """Beyond one segment."""
     wanted: dict[Digest, None] = field(default_factory=dict)
+    sending: dict[Digest, Sending] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
     complete: dict[Digest, Manifest] = field(default_factory=dict)
 
@@ -125,11 +135,36 @@ class Uploads:
         self._metrics = metrics
         self._seeding = Seeding(rng)
         self._budget = UploadBudget(UPLOAD_BYTES_MAX, PEER_BYTES_MAX)
+        self._sessions: dict[Session, None] = {}
 
     def begin(self, peer: NodeId) -> Session:
-        return Session(peer, self._fetching, self._seeding)
+        session = Session(peer, self._fetching, self._seeding)
+        self._sessions[session] = None
+        return session
+
+    def is_serving(self, blob: Digest) -> bool:
+        """Some peer was given some of it on a connection that stands."""
+        return any(blob in session.sending for session in self._sessions)
+
+    def moving(self) -> list[Moving]:
+        return [
+            Moving(
+                direction="upload",
+                digest=blob,
+                state="running",
+                urgent=False,
+                done_bytes=sending.pace.done_bytes,
+                total_bytes=sending.total_bytes,
+                rate_bytes_s=sending.pace.rate_bytes_s(),
+                peers=(session.peer,),
+                started_at_s=sending.pace.started_at_s,
+            )
+            for session in self._sessions
+            for blob, sending in session.sending.items()
+        ]
 
     def end(self, session: Session) -> None:
+        del self._sessions[session]
         for blob in session.wanted:
             self._seeding.leave(blob, session.peer)
 
@@ -207,13 +242,24 @@ class Uploads:
         except BaseException:
             self._budget.give_back(session.peer, size)
             raise
-        self._metrics.served_bytes.inc(sum(map(len, frames)))
+        self._served(session, first.blob, held.manifest, sum(map(len, frames)))
         parts: list[bytes] = []
         waiting = iter(frames)
         for reply in replies:
             body = next(waiting) if isinstance(reply, SegmentReply) else b""
             parts += (frame_head(reply, len(body)), body)
         return size, parts
+
+    def _served(self, session: Session, blob: Digest, manifest: Manifest, count: int) -> None:
+        self._metrics.served_bytes.inc(count)
+        if not count:
+            return
+        sending = session.sending.get(blob)
+        if sending is None:
+            sending = session.sending[blob] = Sending(manifest.wire_bytes)
+            while len(session.sending) > BLOBS_PER_CONNECTION_MAX:
+                del session.sending[next(iter(session.sending))]
+        sending.pace.add(count)
 
     def sent(self, session: Session, size: int, spent_s: float) -> None:
         """A batch has left, or was cut."""

@@ -8,6 +8,7 @@ Lock order: blob lock → manifest lock → `_writing`.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import secrets
@@ -280,9 +281,34 @@ class Core:
                 matches = self.hash_file(held.path) == digest
             except FileNotFoundError as error:
                 raise self._gone(held) from error
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                matches = False  # a sector that cannot be read is damage like any other
         if not matches:
             self._take_out(held)
         return matches
+
+    def open_verified(self, digest: Digest) -> tuple[int, int]:
+        """(descriptor, size) of a blob whose bytes were right just now, through that descriptor.
+
+        Raises BlobNotFound, BlobCorrupt (quarantined), StoreError."""
+        held = self.require(digest)
+        with translated("opening a blob"):
+            try:
+                fd = os.open(held.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError as error:
+                raise self._gone(held) from error
+            try:
+                found, size = hash_fd(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        if found != digest:
+            os.close(fd)
+            self._take_out(held)
+            raise BlobCorrupt(f"blob {digest} was damaged on disk; it is quarantined")
+        return fd, size
 
     def _gone(self, held: Held) -> BlobNotFound:
         """Somebody removed the file behind our back."""

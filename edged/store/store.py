@@ -8,7 +8,7 @@ half-way: once it runs, cancellation waits for it, and what it did is durable.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeVar
@@ -16,8 +16,16 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from edged.errors import BlobNotFound
-from edged.interfaces import ArtifactRow, BlobInfo, BlobKind, PartialBlob, RepairReport
+from edged.errors import BlobCorrupt, BlobNotFound
+from edged.interfaces import (
+    ArtifactRow,
+    BlobCheck,
+    BlobInfo,
+    BlobKind,
+    CheckResult,
+    PartialBlob,
+    RepairReport,
+)
 from edged.telemetry import Log
 from protocol.ids import ArtifactKey, Digest
 from protocol.manifest import Manifest
@@ -27,12 +35,16 @@ from .disk import Step, no_step
 from .journal import SaveRecord, SetMeta
 from .opening import Opened, open_core
 from .partial import Fetch
+from .reader import BlobReader
 from .wireforms import WireForms
 
 IO_THREADS: Final = 8
 """Waits for the disk overlap; SQLite and the journal are serial anyway."""
 COMPRESS_THREADS: Final = 1
 """zstd releases the GIL but burns a core, and a node has a few of them."""
+
+SEGMENTS_AT_ONCE: Final = 16
+"""Of a wire form that is checked, in one thread hop; a few MiB."""
 
 T = TypeVar("T")
 
@@ -41,11 +53,16 @@ class ScrubReport(msgspec.Struct, frozen=True):
     """What a full check of every byte found."""
 
     blobs: int
+    """Whole ones."""
     bytes_checked: int
     corrupt: tuple[Digest, ...]
     """Blobs, now in quarantine/."""
     wire_lost: tuple[Digest, ...]
     """Blobs whose wire form was damaged; make_manifest makes it anew."""
+
+
+async def _nothing_to_do(_check: BlobCheck) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 class Partial:
@@ -127,6 +144,11 @@ class BlobStore:
 
     async def verify(self, digest: Digest) -> bool:
         return await self._run(lambda: self._core.verify(digest))
+
+    async def open_verified(self, digest: Digest) -> BlobReader:
+        """For reading in pieces; close it. Raises BlobNotFound, BlobCorrupt (quarantined)."""
+        fd, size = await self._run(lambda: self._core.open_verified(digest))
+        return BlobReader(fd, size, self.io_limiter)
 
     def info(self, digest: Digest) -> BlobInfo | None:
         held = self._core.get(digest)
@@ -211,30 +233,46 @@ class BlobStore:
         return self._core.meta(key)
 
     # upkeep
-    async def scrub(self) -> ScrubReport:
-        """Re-hashes every blob and every wire segment (`edged verify`); cancellable between."""
-        corrupt: list[Digest] = []
-        wire_lost: list[Digest] = []
-        size_bytes = blobs = 0
-        for info in self.blobs():
-            try:
-                if not await self.verify(info.digest):
-                    corrupt.append(info.digest)
-                    continue
-            except BlobNotFound:
+    async def scrub(
+        self, on_checked: Callable[[BlobCheck], Awaitable[None]] = _nothing_to_do
+    ) -> ScrubReport:
+        """Re-hashes every blob and every wire segment (`edged verify`), manifests first;
+        `on_checked` is awaited after each blob, to repair it and to take time. Cancellable."""
+        found: dict[CheckResult, list[Digest]] = {}
+        size_bytes = 0
+        for info in sorted(self.blobs(), key=lambda blob: blob.kind != "manifest"):
+            result = await self._check(info)
+            if result is None:
                 continue
-            blobs += 1
-            size_bytes += info.size_bytes + (info.wire_bytes or 0)
-            if info.manifest is not None and not await self._wire_intact(info.digest):
-                wire_lost.append(info.digest)
-        return ScrubReport(blobs, size_bytes, tuple(corrupt), tuple(wire_lost))
+            found.setdefault(result, []).append(info.digest)
+            checked = info.size_bytes + (info.wire_bytes or 0)
+            if result not in ("corrupt", "missing"):
+                size_bytes += checked
+            await on_checked(BlobCheck(info, result, checked))
+        corrupt, lost = found.get("corrupt", ()), found.get("wire-lost", ())
+        whole = len(found.get("whole", ())) + len(lost)
+        return ScrubReport(whole, size_bytes, tuple(corrupt), tuple(lost))
+
+    async def _check(self, info: BlobInfo) -> CheckResult | None:
+        """None: it was deleted meanwhile."""
+        if self.info(info.digest) is None:
+            return None
+        try:
+            if not await self.verify(info.digest):
+                return "corrupt"
+        except BlobNotFound:
+            return "missing"
+        if info.manifest is not None and not await self._wire_intact(info.digest):
+            return "wire-lost" if self.info(info.digest) is not None else None
+        return "whole"
 
     async def _wire_intact(self, digest: Digest) -> bool:
         try:
             manifest = await self.manifest(digest)
-            for index in range(manifest.segments):
-                await self.wire_segment(digest, index)
-        except BlobNotFound:
+            for first in range(0, manifest.segments, SEGMENTS_AT_ONCE):
+                last = min(first + SEGMENTS_AT_ONCE, manifest.segments)
+                await self.wire_segments(digest, range(first, last))
+        except (BlobNotFound, BlobCorrupt):
             return False
         return True
 

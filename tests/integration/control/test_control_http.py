@@ -19,6 +19,7 @@ from edged.telemetry import Metrics, make_log
 from protocol.ids import digest_of
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MAGIC, MemoryOperator
+from tests.unit.control.memory_upkeep import MemoryUpkeep
 
 TOKEN = "integration-token"
 AUTH = f"Host: h\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
@@ -64,6 +65,7 @@ async def served() -> AsyncIterator[Served]:
         operator,
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
+        upkeep=MemoryUpkeep(),
         token=TOKEN,
         log=logger,
         metrics=Metrics(),

@@ -21,6 +21,7 @@ from edged.telemetry import Metrics, make_log
 from protocol.ids import Digest
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MemoryOperator
+from tests.unit.control.memory_upkeep import MemoryUpkeep
 
 TOKEN = "a-token-of-the-test"
 
@@ -82,6 +83,7 @@ class NodeThread:
     def __init__(self) -> None:
         self.operator = ExportingOperator()
         self.keys = MemoryKeys()
+        self.upkeep = MemoryUpkeep()
         self.events = EventLog(node="n1", generation=1)
         self.log = io.StringIO()
         self._started: queue.Queue[Any] = queue.Queue()
@@ -110,6 +112,7 @@ class NodeThread:
             self.operator,
             events=self.events,
             keys=self.keys.service,
+            upkeep=self.upkeep,
             token=TOKEN,
             log=log,
             metrics=Metrics(),

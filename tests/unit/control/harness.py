@@ -11,6 +11,7 @@ from edged.telemetry import Metrics, make_log
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MAGIC, MemoryOperator
+from tests.unit.control.memory_upkeep import MemoryUpkeep
 
 TOKEN = "correct-horse"
 WASM = MAGIC + b"one"
@@ -21,12 +22,14 @@ class Node:
         self.operator = MemoryOperator()
         self.events = EventLog(node="n1", generation=1)
         self.keys = MemoryKeys()
+        self.upkeep = MemoryUpkeep()
         self.metrics = Metrics()
         self.log = io.StringIO()
         self.app = make_control_app(
             self.operator,
             events=self.events,
             keys=self.keys.service,
+            upkeep=self.upkeep,
             token=TOKEN,
             log=make_log("n1", level="debug", stream=self.log),
             metrics=self.metrics,

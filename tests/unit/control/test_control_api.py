@@ -21,6 +21,7 @@ from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.harness import TOKEN, WASM, Node, check_problem
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MemoryOperator
+from tests.unit.control.memory_upkeep import MemoryUpkeep
 
 # ---------------------------------------------------------------- authentication
 EVERYTHING = [
@@ -103,6 +104,7 @@ def test_an_empty_token_is_refused() -> None:
             MemoryOperator(),
             events=EventLog(node="n1", generation=1),
             keys=MemoryKeys().service,
+            upkeep=MemoryUpkeep(),
             token="",
             log=make_log("n"),
             metrics=Metrics(),
@@ -289,6 +291,7 @@ async def test_uploads_together_are_bounded(node: Node, monkeypatch: pytest.Monk
         MemoryOperator(),
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
+        upkeep=MemoryUpkeep(),
         token=TOKEN,
         log=make_log("n", stream=io.StringIO()),
         metrics=Metrics(),

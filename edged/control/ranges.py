@@ -1,0 +1,53 @@
+"""Range requests of one representation (RFC 9110 §13, §14): what of it is to be sent."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+
+_RANGE: Final = re.compile(r"bytes\s*=\s*([0-9]*)\s*-\s*([0-9]*)\s*\Z", re.IGNORECASE)
+DIGITS_MAX: Final = 19
+"""More is beyond any file; Python would take its time with very many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    status: int
+    """200 (all), 206 (a part), 304 (the client has it) or 416 (no such part)."""
+    first: int
+    length: int
+
+
+def choose(headers: Headers, *, etag: str, size_bytes: int) -> Part:
+    """Preconditions before ranges (§13.2.2). A Range that is malformed, of another unit or of
+    several parts is ignored, as §14.2 lets a server: then all is sent."""
+    if _matches(headers.getlist("if-none-match"), etag):
+        return Part(304, 0, 0)
+    whole = Part(200, 0, size_bytes)
+    ranges = headers.getlist("range")
+    condition = headers.get("if-range")
+    if len(ranges) != 1 or (condition is not None and condition.strip() != etag):
+        return whole
+    found = _RANGE.match(ranges[0].strip())
+    if found is None:
+        return whole
+    first, last = found.groups()
+    if not (first or last) or max(len(first), len(last)) > DIGITS_MAX:
+        return whole
+    if not first:
+        length = min(int(last), size_bytes)
+        return Part(206, size_bytes - length, length) if length else Part(416, 0, 0)
+    begin = int(first)
+    end = min(int(last), size_bytes - 1) if last else size_bytes - 1
+    if last and int(last) < begin:
+        return whole  # invalid, §14.1.1
+    return Part(206, begin, end - begin + 1) if begin < size_bytes else Part(416, 0, 0)
+
+
+def _matches(values: list[str], etag: str) -> bool:
+    """Weak comparison (§8.8.3.2)."""
+    tags = [tag.strip() for value in values for tag in value.split(",")]
+    return any(tag == "*" or tag.removeprefix("W/") == etag for tag in tags)

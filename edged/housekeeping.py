@@ -1,0 +1,166 @@
+"""The parts that keep a node's disk in order, wired together: pins, collector, scrubber, and what
+an operator is told of them. `assembly` makes it; the node runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import trio
+
+from protocol.catalog import Catalog
+from protocol.ids import ArtifactKey, Digest
+
+from .activation import Activation
+from .collector import Collector
+from .config import StoreSection
+from .eventlog import EventLog
+from .interfaces import NodeState
+from .network import ExchangeService, StreamServer
+from .pins import Pins
+from .scrubber import Scrubber
+from .store import BlobStore
+from .telemetry import Log, Metrics
+from .upkeep import UpkeepService
+from .views import Views
+
+
+class BlobNeeds:
+    """Implements collector.Needs and scrubber.Repairs from the node's parts."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        pins: Pins,
+        activation: Activation,
+        exchange: ExchangeService,
+        streams: StreamServer,
+        keys: Iterable[ArtifactKey],
+        members: Callable[[], dict[str, int]],
+        announce: Callable[[Digest], None],
+    ) -> None:
+        """`members`: count by state, this node among the alive."""
+        self._catalog = catalog
+        self._pins = pins
+        self._activation = activation
+        self._exchange = exchange
+        self._streams = streams
+        self._keys = frozenset(keys)
+        self._members = members
+        self.announce = announce
+
+    def is_wanted(self, module: Digest) -> bool:
+        return self._catalog.modules.get(module) is not None
+
+    def manifest(self, module: Digest) -> Digest | None:
+        wanted = self._catalog.modules.get(module)
+        return None if wanted is None else wanted.manifests[0]
+
+    def manifests(self) -> frozenset[Digest]:
+        modules = self._catalog.modules
+        named = (modules.get(module) for module in modules)
+        return frozenset(one for wanted in named if wanted for one in wanted.manifests)
+
+    def pinned(self) -> frozenset[Digest]:
+        return self._pins.covered()
+
+    def runs_here(self, key: ArtifactKey) -> bool:
+        return key in self._keys
+
+    def in_use(self, digest: Digest) -> bool:
+        return (
+            self._activation.is_busy(digest)
+            or self._exchange.is_fetching(digest)
+            or self._streams.is_serving(digest)
+        )
+
+    def release(self, module: Digest) -> None:
+        self._activation.unmap(module)
+
+    def unmap(self, module: Digest) -> None:
+        self._activation.unmap(module)
+
+    def alone(self) -> bool:
+        counts = self._members()
+        known = sum(counts.values()) - counts["left"]
+        return known > 1 and counts["alive"] <= 1
+
+
+class Housekeeping:
+    def __init__(
+        self,
+        config: StoreSection,
+        *,
+        node: str,
+        store: BlobStore,
+        catalog: Catalog,
+        activation: Activation,
+        exchange: ExchangeService,
+        streams: StreamServer,
+        keys: Iterable[ArtifactKey],
+        views: Views,
+        announce: Callable[[Digest], None],
+        events: EventLog,
+        state: Callable[[], NodeState],
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        """`keys`: of the code this node's engines load; `announce` tells the members what has
+        changed of a module here."""
+        self.pins = Pins(
+            store, modules=lambda name: (r.spec.module for r in catalog.versions(name)), log=log
+        )
+        needs = BlobNeeds(
+            catalog=catalog,
+            pins=self.pins,
+            activation=activation,
+            exchange=exchange,
+            streams=streams,
+            keys=keys,
+            members=views.member_counts,
+            announce=announce,
+        )
+        self.collector = Collector(
+            store,
+            needs,
+            node=node,
+            grace_s=config.gc_grace_s,
+            interval_s=config.gc_interval_s,
+            on_gone=announce,
+            note=events.add,
+            metrics=metrics,
+            log=log,
+        )
+        self.scrubber = Scrubber(
+            store,
+            exchange,
+            needs,
+            node=node,
+            interval_days=config.verify_interval_days,
+            bytes_per_s=config.verify_bytes_per_s,
+            note=events.add,
+            metrics=metrics,
+            log=log,
+        )
+        self.upkeep = UpkeepService(
+            node=node,
+            store=store,
+            catalog=catalog,
+            activation=activation,
+            collector=self.collector,
+            scrubber=self.scrubber,
+            pins=self.pins,
+            exchange=exchange,
+            streams=streams,
+            holders=views.holders,
+            member_name=views.member_name,
+            state=state,
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.collector.run)
+            await nursery.start(self.scrubber.run)
+            task_status.started()

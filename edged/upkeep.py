@@ -1,0 +1,231 @@
+"""What an operator sees of this node's disk and transfers, and may do about them: implements
+interfaces.Upkeep over the store, the collector, the scrubber and the pins. Owns nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Final
+
+import trio
+
+from protocol.catalog import Catalog
+from protocol.errors import RemoteProtocolError
+from protocol.ids import Digest, FunctionName, NodeId, parse_function_name
+
+from .activation import Activation
+from .collector import Collector
+from .errors import BadRequest, BlobNotFound, Draining
+from .interfaces import (
+    ArtifactRow,
+    BlobContent,
+    BlobInfo,
+    BlobKind,
+    BlobsView,
+    BlobView,
+    GcView,
+    HolderView,
+    NodeState,
+    PinChange,
+    PinsView,
+    TransfersView,
+    TransferView,
+    VerifyView,
+)
+from .network import ExchangeService, StreamServer
+from .pins import Kind, Pins
+from .scrubber import Scrubber
+from .store import BlobStore
+
+NAMES_SHOWN_MAX: Final = 8
+DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+PREFIX: Final = re.compile(r"[0-9a-f]{8,64}\Z")
+
+
+class UpkeepService:
+    """Implements interfaces.Upkeep."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        store: BlobStore,
+        catalog: Catalog,
+        activation: Activation,
+        collector: Collector,
+        scrubber: Scrubber,
+        pins: Pins,
+        exchange: ExchangeService,
+        streams: StreamServer,
+        holders: Callable[[Digest], tuple[HolderView, ...]],
+        member_name: Callable[[NodeId], str],
+        state: Callable[[], NodeState],
+    ) -> None:
+        self._node = node
+        self._store = store
+        self._catalog = catalog
+        self._activation = activation
+        self._collector = collector
+        self._scrubber = scrubber
+        self._pins = pins
+        self._exchange = exchange
+        self._streams = streams
+        self._holders = holders
+        self._member_name = member_name
+        self._state = state
+
+    # ------------------------------------------------------------ blobs
+    def blobs(self, *, after: str, limit: int) -> BlobsView:
+        held = sorted(self._store.blobs(), key=lambda blob: blob.digest)
+        chosen = [blob for blob in held if blob.digest > after]
+        functions = self._functions()
+        rows = {row.digest: row for row in self._store.artifacts()}
+        described = {blob.manifest: blob.digest for blob in held if blob.manifest is not None}
+        covered = self._pins.covered()
+        return BlobsView(
+            node=self._node,
+            blobs=tuple(
+                self._blob(
+                    blob,
+                    rows.get(blob.digest),
+                    described.get(blob.digest),
+                    functions=functions,
+                    covered=covered,
+                )
+                for blob in chosen[:limit]
+            ),
+            next_after=chosen[limit - 1].digest if len(chosen) > limit else None,
+        )
+
+    def _blob(
+        self,
+        blob: BlobInfo,
+        row: ArtifactRow | None,
+        described: Digest | None,
+        *,
+        functions: dict[Digest, list[str]],
+        covered: frozenset[Digest],
+    ) -> BlobView:
+        module = row.module if row is not None else described
+        subject = blob.digest if module is None else module
+        names = functions.get(subject, [])
+        is_module = blob.kind == "module"
+        return BlobView(
+            digest=blob.digest,
+            kind=blob.kind,
+            size_bytes=blob.size_bytes,
+            wire_bytes=blob.wire_bytes,
+            created_at_s=blob.created_at_s,
+            functions=tuple(names[:NAMES_SHOWN_MAX]),
+            functions_more=max(0, len(names) - NAMES_SHOWN_MAX),
+            module=module,
+            artifact_key=None if row is None else row.key,
+            holders=len(self._holders(blob.digest)) if is_module else None,
+            pinned=blob.digest in covered or subject in covered,
+            mapped=blob.kind != "manifest" and self._activation.is_mapped(subject),
+        )
+
+    def _functions(self) -> dict[Digest, list[str]]:
+        """ "name@version" by module."""
+        found: dict[Digest, list[str]] = {}
+        for key, module in self._catalog.modules.named():
+            _, name, version = key.split("/")
+            found.setdefault(module, []).append(f"{name}@{version[:12]}")
+        return {module: sorted(names) for module, names in found.items()}
+
+    async def open_blob(
+        self, digest: Digest
+    ) -> tuple[BlobKind, AbstractContextManager[BlobContent]]:
+        info = self._store.info(digest)
+        if info is None:
+            raise BlobNotFound(f"blob {digest} is not on this node", digest=digest)
+        return info.kind, await self._store.open_verified(digest)
+
+    def transfers(self) -> TransfersView:
+        functions = self._functions()
+        moving = [*self._exchange.moving(), *self._streams.moving()]
+        return TransfersView(
+            self._node,
+            tuple(
+                TransferView(
+                    direction=one.direction,
+                    digest=one.digest,
+                    functions=tuple(functions.get(one.digest, [])[:NAMES_SHOWN_MAX]),
+                    state=one.state,
+                    urgent=one.urgent,
+                    done_bytes=one.done_bytes,
+                    total_bytes=one.total_bytes,
+                    rate_bytes_s=round(one.rate_bytes_s, 1),
+                    eta_s=one.eta_s,
+                    peers=tuple(sorted(self._member_name(peer) for peer in one.peers)),
+                    started_at_s=one.started_at_s,
+                )
+                for one in moving
+            ),
+        )
+
+    # ------------------------------------------------------------ doing
+    async def collect(self, *, dry_run: bool, grace_s: float | None) -> GcView:
+        self._check_state()
+        return await self._collector.collect(dry_run=dry_run, grace_s=grace_s)
+
+    def verification(self) -> VerifyView:
+        return self._scrubber.view()
+
+    def verify(self) -> VerifyView:
+        self._check_state()
+        return self._scrubber.start()
+
+    def _check_state(self) -> None:
+        if self._state() == "draining":
+            raise Draining("this node is shutting down")
+
+    def pins(self) -> PinsView:
+        return PinsView(self._node, self._pins.functions(), self._pins.digests())
+
+    async def pin(self, target: str) -> PinChange:
+        kind, found = self._target(target)
+        if kind == "digest" and self._store.info(Digest(found)) is None:
+            raise BlobNotFound(f"blob {found} is not on this node", digest=found)
+        return await self._pins.pin(kind, found)
+
+    async def unpin(self, target: str) -> PinChange:
+        await trio.lowlevel.checkpoint()
+        if target in self._pins.functions():
+            return await self._pins.unpin("function", target)
+        fits = [digest for digest in self._pins.digests() if digest.startswith(target)]
+        if PREFIX.match(target) and fits:
+            return await self._pins.unpin("digest", _only(fits, target))
+        return await self._pins.unpin(*self._target(target))
+
+    def _target(self, target: str) -> tuple[Kind, str]:
+        """A function that there is goes before a digest that begins like its name.
+
+        Raises BlobNotFound, BadRequest."""
+        if _is_function_name(target) and self._catalog.lookup(FunctionName(target)) is not None:
+            return "function", target
+        if DIGEST.match(target):
+            return "digest", target
+        fits = [blob.digest for blob in self._store.blobs() if blob.digest.startswith(target)]
+        if not PREFIX.match(target) or not fits:
+            raise BlobNotFound(
+                f"{target[:80]!r} is neither a function nor a blob on this node; of a digest write"
+                " 8 digits or more"
+            )
+        return "digest", _only(fits, target)
+
+
+def _is_function_name(text: str) -> bool:
+    try:
+        parse_function_name(text)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def _only(fits: list[Digest], prefix: str) -> Digest:
+    if len(fits) > 1:
+        raise BadRequest(f"{prefix} is the start of {len(fits)} digests; write more digits")
+    return fits[0]

@@ -1,0 +1,140 @@
+"""A node's disk in a cluster: what is collected and what never, repair from peers, downloads."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from edged import collector
+
+from .cluster import Running, lab, says
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "RECENT_S", 0.0)
+
+
+async def kinds(node: Running) -> dict[str, str]:
+    rows = (await node.ask("GET", "/v1/blobs"))["blobs"]
+    return {row["digest"]: row["kind"] for row in rows}
+
+
+async def collect(node: Running) -> dict[str, Any]:
+    return await node.ask("POST", "/v1/gc?grace_s=0")
+
+
+async def verified(node: Running) -> dict[str, Any]:
+    await node.ask("POST", "/v1/verify")
+    while (view := await node.ask("GET", "/v1/verify"))["state"] == "running":
+        await trio.sleep(0.02)
+    return view
+
+
+def flip(path: Path) -> None:
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a", runtime={"tiers": "optimised"})
+        first = await a.deploy("hello", says("one"))
+        await cluster.knows(a, "/hello")
+        second = await a.deploy("hello", says("two"))
+        await cluster.knows(a, "/hello")
+        await a.deploy("other", says("three"))
+        await cluster.knows(a, "/other")
+        before = await kinds(a)
+        assert (await collect(a))["collected"] == []
+        back = await a.ask("POST", "/v1/functions/hello/rollback")
+        assert back["version"] == first["version"]
+        assert (await a.get("/hello")).text == "one"
+        assert await kinds(a) == before
+
+        await a.ask("PUT", f"/v1/pins/{second['module'][:12]}")
+        await a.ask("DELETE", "/v1/functions/hello")
+        collected = await collect(a)
+        left = await kinds(a)
+        assert first["module"] not in left
+        assert second["module"] in left  # pinned, and its code with it
+        assert collected["kept"]["pinned"] == 2
+        assert sorted(left.values()) == ["artifact"] * 2 + ["manifest"] * 2 + ["module"] * 2
+        assert (await a.get("/other")).text == "three"
+        await a.ask("DELETE", f"/v1/pins/{second['module']}")
+        await collect(a)
+        assert second["module"] not in await kinds(a)
+        await a.deploy("hello", says("one"))
+        assert (await cluster.knows(a, "/hello")).text == "one"
+        rows = (await a.ask("GET", "/v1/events?after=0"))["events"]
+        assert [row["name"] for row in rows if row["kind"] == "blobs-collected"] == ["a", "a"]
+
+
+async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        deployed = await a.deploy("hello", says("one"))
+        await cluster.knows(b, "/hello")
+        module = deployed["module"]
+        await a.ask("DELETE", "/v1/functions/hello")
+        await cluster.agree()
+        await collect(b)
+        assert module not in await kinds(b)
+
+        async def holders() -> list[str]:
+            rows = (await a.ask("GET", "/v1/blobs"))["blobs"]
+            return [row["holders"] for row in rows if row["digest"] == module]
+
+        while await holders() != [1]:
+            await trio.sleep(0.05)
+        body = msgspec.json.encode({"module": module})  # without another upload
+        await a.ask("PUT", "/v1/functions/again", content=body)
+        assert (await cluster.knows(b, "/again")).text == "one"
+        flip(next((tmp_path / "b/data/blobs").glob("*/*.module")))
+        flip(next((tmp_path / "b/data/wire").glob("*/*")))
+        view = await verified(b)
+        outcomes = {row["digest"]: row["outcome"] for row in view["findings"]}
+        assert outcomes == {module: "fetched from peers"}
+        assert (await b.get("/again")).text == "one"
+        assert (await verified(b))["findings"] == []
+        assert (await b.ask("GET", "/v1/transfers"))["transfers"] == []
+
+
+async def test_ordinary_tools_fetch_and_resume(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        text = says("x" * 50_000).decode()
+        module = (await a.ask("PUT", "/v1/modules", content=text.encode()))["module"]
+        file = next((tmp_path / "a/data/blobs").glob("*/*.module"))
+        data = file.read_bytes()
+        url = f"{a.addresses.control_url}/v1/blobs/{module}"
+        out = tmp_path / "out.wasm"
+        out.write_bytes(data[:20_000])
+        argv = [
+            *("curl", "--silent", "--show-error", "--fail", "--continue-at", "-"),
+            *("--header", f"Authorization: Bearer {a.token}", "--output", str(out), url),
+        ]
+        done = await trio.run_process(argv, check=False, capture_stderr=True)
+        assert done.returncode == 0, done.stderr
+        assert out.read_bytes() == data
+        part = await a.control("GET", f"/v1/blobs/{module}", headers={"range": "bytes=-10"})
+        assert (part.status_code, part.content) == (206, data[-10:])
+        head = await a.control("HEAD", f"/v1/blobs/{module}")
+        assert head.headers["content-length"] == str(len(data))
+        flip(file)
+        refused = await a.control("GET", f"/v1/blobs/{module}")
+        assert refused.status_code == 500
+        assert refused.json()["type"] == "urn:edged:error:blob-corrupt"
+        out.unlink()
+        done = await trio.run_process(argv, check=False, stderr=subprocess.DEVNULL)
+        assert done.returncode != 0
+        assert not out.exists() or not out.read_bytes()

@@ -1,0 +1,221 @@
+"""Every byte is looked at again, and what is damaged is repaired, over a real store."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from edged.errors import Draining, NoHolder
+from edged.eventlog import EventLog
+from edged.interfaces import ArtifactRow, BlobInfo, VerifyView
+from edged.scrubber import DAY_S, LOOK_S, Scrubber
+from edged.store import BlobStore, open_store
+from edged.telemetry import Metrics, make_log
+from protocol.ids import ArtifactKey, Digest
+from protocol.manifest import manifest_digest
+
+KEY = ArtifactKey("aa" * 32)
+
+
+class Bench:
+    """A scrubber with peers that hold whatever `lend` was told."""
+
+    def __init__(self, store: BlobStore, root: Path) -> None:
+        self.store = store
+        self.root = root
+        self.wanted: dict[Digest, Digest] = {}
+        self.lent: dict[Digest, bytes] = {}
+        self.announced: list[Digest] = []
+        self.unmapped: list[Digest] = []
+        self.events = EventLog(node="n1", generation=1)
+        self.skew_s = 0.0
+        self.scrubber = self.make()
+
+    def make(self, *, interval_days: float = 7.0, bytes_per_s: int = 10_000_000) -> Scrubber:
+        return Scrubber(
+            self.store,
+            self,
+            self,
+            node="n1",
+            interval_days=interval_days,
+            bytes_per_s=bytes_per_s,
+            note=self.events.add,
+            metrics=Metrics(),
+            log=make_log("n1", stream=io.StringIO()),
+            wall_s=lambda: time.time() + self.skew_s,
+        )
+
+    # ------------------------------------------------------------ Repairs and Fetcher
+    def manifest(self, module: Digest) -> Digest | None:
+        return self.wanted.get(module)
+
+    def announce(self, module: Digest) -> None:
+        self.announced.append(module)
+
+    def unmap(self, module: Digest) -> None:
+        self.unmapped.append(module)
+
+    async def fetch(
+        self,
+        digest: Digest,
+        manifest_digest: Digest,
+        *,
+        progress: Callable[[int, int], None],
+        urgent: bool = True,
+    ) -> BlobInfo:
+        assert not urgent
+        if digest not in self.lent:
+            raise NoHolder(f"no reachable peer holds blob {digest}")
+        return await self.store.put(self.lent[digest], kind="module", expected=digest)
+
+    # ------------------------------------------------------------ for tests
+    async def module(self, data: bytes, *, wanted: bool = True) -> Digest:
+        info = await self.store.put(data, kind="module")
+        manifest = await self.store.make_manifest(info.digest)
+        if wanted:
+            self.wanted[info.digest] = manifest_digest(manifest)
+        return info.digest
+
+    def damage(self, path: Path) -> None:
+        path.chmod(0o600)
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 0xFF]))
+
+    def wire(self, digest: Digest) -> Path:
+        return next((self.root / "wire").glob(f"*/{digest}.*"))
+
+    async def check(self) -> VerifyView:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.scrubber.run)
+            self.scrubber.start()
+            while self.scrubber.view().state == "running":
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        return self.scrubber.view()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    log = make_log("n1", stream=io.StringIO())
+    root = tmp_path / "data"
+    store = await open_store(root, zstd_level=1, min_free_bytes=0, log=log)
+    yield Bench(store, root)
+    await store.close()
+
+
+async def test_a_whole_store(bench: Bench) -> None:
+    assert bench.scrubber.view().state == "never"
+    await bench.module(os.urandom(200_000))
+    view = await bench.check()
+    assert (view.state, view.findings, view.blobs_checked, view.blobs) == ("done", (), 2, 2)
+    assert view.bytes_checked == view.bytes > 400_000
+    assert view.last_complete_at_s == pytest.approx(time.time(), abs=60)
+
+
+async def test_each_kind_of_damage(bench: Bench) -> None:
+    data = {name: os.urandom(100_000) for name in ("blob", "wire", "both", "lost", "unneeded")}
+    module = {name: await bench.module(text) for name, text in data.items()}
+    del bench.wanted[module["unneeded"]]
+    store = bench.store
+    info = await store.put(b"\x7fELF" + bytes(5000), kind="artifact")
+    await store.put_artifact(ArtifactRow(module["wire"], KEY, info.digest, 5004, 0.1, b"word"))
+    bench.damage(store.path(module["blob"]))
+    bench.damage(bench.wire(module["wire"]))
+    for name in ("both", "lost", "unneeded"):
+        bench.damage(store.path(module[name]))
+        bench.damage(bench.wire(module[name]))
+    bench.damage(store.path(info.digest))
+    bench.damage(store.path(bench.wanted[module["wire"]]))  # a manifest
+    bench.lent[module["both"]] = data["both"]
+    view = await bench.check()
+    found = {f.digest: (f.found, f.repaired, f.outcome) for f in view.findings}
+    assert found == {
+        module["blob"]: ("corrupt", True, "rebuilt from its wire form"),
+        module["wire"]: ("wire-lost", True, "its wire form was made again"),
+        module["both"]: ("corrupt", True, "fetched from peers"),
+        module["lost"]: ("corrupt", False, f"no reachable peer holds blob {module['lost']}"),
+        module["unneeded"]: ("corrupt", False, "nothing needs it"),
+        info.digest: ("corrupt", True, "dropped; it is made again when it is needed"),
+        bench.wanted[module["wire"]]: (
+            *("corrupt", True, "made again with the wire form it belongs to"),
+        ),
+    }
+    for name in ("blob", "wire", "both"):
+        assert await store.read(module[name]) == data[name]
+        assert module[name] in bench.announced
+    assert bench.unmapped == [module["wire"]]
+    assert store.artifacts() == []
+    kinds = [row.kind for row in (await bench.events.read(after=0, limit=99, wait_s=0)).events]
+    assert kinds == ["blob-damaged"] * 7 + ["store-verified"]
+    again = await bench.check()
+    assert again.findings == ()
+
+
+async def test_files_that_vanished(bench: Bench) -> None:
+    data = os.urandom(50_000)
+    module = await bench.module(data)
+    bench.store.path(module).unlink()
+    view = await bench.check()
+    assert [(f.found, f.repaired) for f in view.findings] == [("missing", True)]
+    assert await bench.store.read(module) == data
+    gone = await bench.module(os.urandom(50_000), wanted=False)
+    shutil.rmtree(bench.wire(gone).parent)
+    bench.store.path(gone).unlink()
+    assert (await bench.check()).findings == ()  # as if it had been removed meanwhile
+
+
+async def test_by_itself_when_it_is_due_and_slowly(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    for _ in range(4):
+        await bench.module(os.urandom(100_000))
+    size = sum(b.size_bytes + (b.wire_bytes or 0) for b in bench.store.blobs())
+    bench.scrubber = bench.make(bytes_per_s=1000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bench.scrubber.run)
+        await trio.sleep(LOOK_S - 1)
+        assert bench.scrubber.view().state == "never"
+        began = trio.current_time()
+        await trio.sleep(1)
+        while bench.scrubber.view().state != "done":
+            await trio.sleep(1)
+        assert trio.current_time() - began >= 0.99 * size / 1000
+        assert bench.scrubber.view().trigger == "schedule"
+        await trio.sleep(3 * LOOK_S)
+        first = bench.scrubber.view()
+        bench.skew_s = 6.9 * DAY_S
+        await trio.sleep(2 * LOOK_S)
+        assert bench.scrubber.view() == first
+        bench.skew_s = 7.1 * DAY_S
+        await trio.sleep(LOOK_S)
+        second = bench.scrubber.view()
+        assert (second.state, second.trigger) == ("running", "schedule")
+        bench.scrubber.start()  # an operator does not wait for a slow one
+        assert bench.scrubber.view().trigger == "operator"
+        while bench.scrubber.view().state == "running":
+            await trio.sleep(1)
+        third = bench.scrubber.view()
+        assert (third.state, third.trigger) == ("done", "operator")
+        nursery.cancel_scope.cancel()
+    with pytest.raises(Draining):
+        bench.scrubber.start()
+
+
+async def test_never_by_itself(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    bench.scrubber = bench.make(interval_days=0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bench.scrubber.run)
+        await trio.sleep(30 * DAY_S)
+        nursery.cancel_scope.cancel()
+    assert bench.scrubber.view().state == "never"
