@@ -30,6 +30,7 @@ from protocol.presets import PRESETS
 from protocol.records import Record, encoded_records
 from protocol.seal import Keyring
 
+from .acknowledging import Nodes
 from .acquaintances import Acquaintances
 from .activation import Activation
 from .artifacts import Artifacts
@@ -45,9 +46,17 @@ from .housekeeping import Housekeeping
 from .http import bind_tcp
 from .interfaces import FunctionView, NodeState, Peer
 from .journal import Journal
+from .keeping import Keeper
 from .keys import KeyService
 from .load import LoadMeter
-from .network import ExchangeService, GossipService, GossipSockets, StreamServer, bind_gossip
+from .network import (
+    ExchangeService,
+    GossipService,
+    GossipSockets,
+    Lines,
+    StreamServer,
+    bind_gossip,
+)
 from .operations import ClusterAccess, Operations
 from .runtime.runtime import WasmtimeRuntime
 from .saved import SavedRecords
@@ -244,6 +253,7 @@ class Parts:
             deltas=DeltaSource(store),
             fetching=self.exchange,
             sync=self.gossip_service,
+            replicas=Keeper(store, self.exchange, on_held=self._announce),
             metrics=metrics,
             log=log,
             generation=generation,
@@ -328,24 +338,35 @@ class Parts:
             artifacts=self.artifacts,
             activation=self.activation,
             journal=self.journal,
-            cluster=ClusterAccess(
-                catalog=self.gossip.catalog,
-                publish=self._publish,
-                members=self.views.members,
-                join=self.gossip_service.join_named,
-                holders=self.views.holders,
-                on_held=self._on_held,
-                keeping=self.housekeeping.collector.keeping,
-                status=self.views.status,
-                metrics=self.views.render_metrics,
-                wall_ms=wall_ms,
-                persisting=self._persisting,
-                save_records=self._save_records,
-                drop_records=self._store.drop_records,
-                discard_future=self._discard_future,
-            ),
+            cluster=self._cluster_access(),
             mounts=frozenset(config.mounts),
+            replicas=config.replication.replicas,
             state=state,
+        )
+
+    def _cluster_access(self) -> ClusterAccess:
+        return ClusterAccess(
+            catalog=self.gossip.catalog,
+            nodes=Nodes(
+                me=self.gossip.node_id,
+                sites=self.views.sites,
+                find_peer=self._peer,
+                name=self.views.member_name,
+                dial=Lines(self._trust),
+            ),
+            publish=self._publish,
+            members=self.views.members,
+            join=self.gossip_service.join_named,
+            holders=self.views.holders,
+            on_held=self._on_held,
+            keeping=self.housekeeping.collector.keeping,
+            status=self.views.status,
+            metrics=self.views.render_metrics,
+            wall_ms=wall_ms,
+            persisting=self._persisting,
+            save_records=self._save_records,
+            drop_records=self._store.drop_records,
+            discard_future=self._discard_future,
         )
 
     async def _on_event(self, event: Event) -> None:

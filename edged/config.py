@@ -17,6 +17,7 @@ from msgspec import Meta
 from protocol.errors import RemoteProtocolError
 from protocol.function import MOUNT_SOURCE
 from protocol.ids import parse_node_name
+from protocol.replicas import REPLICAS_DEFAULT, REPLICAS_MAX
 
 from .errors import ConfigError
 from .validation import explain
@@ -129,6 +130,12 @@ class StoreSection(Section, frozen=True):
     """The most that takes of the disk in the background; an operator's check is not slowed."""
 
 
+class ReplicationSection(Section, frozen=True):
+    replicas: Annotated[int, Meta(ge=1, le=REPLICAS_MAX)] = REPLICAS_DEFAULT
+    """Nodes that have a deploy through this node on disk before it is acknowledged, and that keep
+    it, where the deploy does not say."""
+
+
 class Config(Section, frozen=True):
     node: NodeSection
     gateway: GatewaySection = GatewaySection()
@@ -137,6 +144,7 @@ class Config(Section, frozen=True):
     trust: TrustSection = TrustSection()
     runtime: RuntimeSection = RuntimeSection()
     store: StoreSection = StoreSection()
+    replication: ReplicationSection = ReplicationSection()
     mounts: dict[str, str] = {}
     """Allow-list of read-only directories that policies may name: name = path."""
     base: str = "."

@@ -178,6 +178,11 @@ class NoHolder(EdgedError):
     """No reachable peer holds the blob; `extra["digest"]` names it."""
 
 
+class UnderReplicated(EdgedError):
+    """Too few nodes confirmed a change: nothing was acknowledged. `extra` says who has it
+    ("holders") and why others have not ("failed")."""
+
+
 class Unauthorized(EdgedError):
     """Missing or wrong bearer token."""
 
@@ -202,6 +207,14 @@ class Unreachable(EdgedError):
 # Peers
 class PeerError(EdgedError):
     """A peer is unreachable, broke the protocol, or answered with an error."""
+
+
+class PeerRefused(PeerError):
+    """A peer answered, with an error of this table; `code` says which."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
 
 
 class ErrorInfo(NamedTuple):
@@ -253,12 +266,14 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     Draining: ErrorInfo(503, "draining", True, "info", "Node shutting down"),
     NotReady: ErrorInfo(503, "not-ready", True, "info", "Function not ready yet"),
     NoHolder: ErrorInfo(503, "no-holder", True, "warning", "No holder reachable"),
+    UnderReplicated: ErrorInfo(503, "under-replicated", True, "warning", "Too few replicas"),
     Unauthorized: ErrorInfo(401, "unauthorized", False, "info", "Unauthorized"),
     Conflict: ErrorInfo(409, "conflict", False, "info", "Conflict"),
     ClusterNotFound: ErrorInfo(404, "cluster-not-found", False, "info", "Cluster not found"),
     ClusterFailed: ErrorInfo(500, "cluster-failed", False, "error", "Cluster operation failed"),
     Unreachable: ErrorInfo(503, "unreachable", True, "warning", "Node unreachable"),
     PeerError: ErrorInfo(502, "peer", True, "info", "Peer failed"),
+    PeerRefused: ErrorInfo(502, "peer-refused", True, "info", "Peer refused"),
 }
 
 

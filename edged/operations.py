@@ -1,7 +1,7 @@
 """What an operator can do to this node: implements interfaces.Operator for the control API.
 
-A change is acknowledged only after its blobs and its signed records are durable here; gossip
-spreads it afterwards. Runs in the node's event loop; owns nothing but a small cache of module
+A change is acknowledged once its blob and its signed records are durable on enough nodes
+(acknowledging.py). Runs in the node's event loop; owns nothing but a small cache of module
 information.
 """
 
@@ -24,10 +24,11 @@ from protocol.function import (
     encode_spec,
     version_of,
 )
-from protocol.ids import Digest, FunctionName, digest_of, parse_function_name
+from protocol.ids import Digest, FunctionName, VersionId, digest_of, parse_function_name
 from protocol.manifest import manifest_digest
 from protocol.records import Record, encoded_records
 
+from .acknowledging import Change, Nodes
 from .activation import Activation
 from .artifacts import Artifacts
 from .errors import (
@@ -74,6 +75,7 @@ class ClusterAccess:
         self,
         *,
         catalog: Catalog,
+        nodes: Nodes,
         publish: Callable[[Sequence[Record]], None],
         members: Callable[[], tuple[MemberView, ...]],
         join: Callable[[Sequence[str]], Awaitable[None]],
@@ -89,6 +91,7 @@ class ClusterAccess:
         discard_future: Callable[[int], object],
     ) -> None:
         self.catalog = catalog
+        self.nodes = nodes
         self.publish = publish
         self.members = members
         self.join = join
@@ -117,8 +120,10 @@ class Operations:
         journal: Journal,
         cluster: ClusterAccess,
         mounts: frozenset[str],
+        replicas: int,
         state: Callable[[], NodeState],
     ) -> None:
+        """`replicas`: of a deploy that does not say."""
         self._store = store
         self._runtime = runtime
         self._artifacts = artifacts
@@ -126,6 +131,7 @@ class Operations:
         self._journal = journal
         self._cluster = cluster
         self._mounts = mounts
+        self._replicas = replicas
         self._state = state
         self._infos: OrderedDict[Digest, ModuleInfo] = OrderedDict()
         # Two deploys of one name must not read the same "current" and both move it, and what peers
@@ -181,27 +187,45 @@ class Operations:
             return await self._deploy(function, request)
 
     async def _deploy(self, function: FunctionName, request: DeployRequest) -> Deployed:
-        spec = await self._make_spec(request)
+        spec, wire_bytes = await self._make_spec(request)
         encoded = encode_spec(spec)
         catalog = self._cluster.catalog
-        async with self._writing:
-            before = catalog.lookup(function)
-            wall_ms = self._cluster.wall_ms()
-            version = version_of(encoded)
-            try:
-                records = catalog.prepare_deploy(function, encoded, wall_ms=wall_ms)
-            except RemoteProtocolError as error:
-                raise _refused(error) from error
-            await self._commit(records)
-        self._activation.start(spec)
+        change = self._cluster.nodes.change(spec.module, spec.replicas, wire_bytes=wire_bytes)
+        async with change:
+            await change.spread(spec.manifest)
+            async with self._writing:
+                before = catalog.lookup(function)
+                wall_ms = self._cluster.wall_ms()
+                version = version_of(encoded)
+                try:
+                    records = catalog.prepare_deploy(function, encoded, wall_ms=wall_ms)
+                except RemoteProtocolError as error:
+                    raise _refused(error) from error
+                await self._commit(records)
+            self._activation.start(spec)
+            replicas = await self._store_elsewhere(change, function, version, records)
         return Deployed(
             name=function,
             version=version,
             previous=before.version if before is not None else None,
             created=bool(records),
+            replicas=replicas,
         )
 
-    async def _make_spec(self, request: DeployRequest) -> FunctionSpec:
+    async def _store_elsewhere(
+        self, change: Change, function: FunctionName, version: VersionId, records: Sequence[Record]
+    ) -> tuple[str, ...]:
+        """Without new records, those in force: whoever tries again may be told only then that it is
+        done."""
+        encoded = [row for _, row in encoded_records(records)]
+        if not encoded:
+            keys = (f"v/{function}/{version}", f"a/{function}")
+            rows = [self._cluster.catalog.encoded(key) for key in keys]
+            encoded = [row for row in rows if row is not None]
+        return await change.store(encoded)
+
+    async def _make_spec(self, request: DeployRequest) -> tuple[FunctionSpec, int]:
+        """With the wire bytes of its module."""
         if self._store.info(request.module) is None:
             raise BlobNotFound(
                 f"module {request.module} is not on this node; upload it first (PUT /v1/modules)",
@@ -224,12 +248,13 @@ class Operations:
             entrypoint=request.entrypoint,
             methods=request.methods,
             policy=request.policy,
+            replicas=self._replicas if request.replicas is None else request.replicas,
         )
         try:
             check_spec(spec)
         except RemoteProtocolError as error:
             raise BadRequest(error.detail) from error
-        return spec
+        return spec, manifest.wire_bytes
 
     async def rollback(self, name: str, version: str | None) -> Deployed:
         self._check_state()
@@ -245,11 +270,15 @@ class Operations:
                 raise _refused(error) from error
             await self._commit(records)
         self._activation.start(target.spec)
+        change = self._cluster.nodes.change(target.spec.module, target.spec.replicas)
+        async with change:
+            replicas = await self._store_elsewhere(change, function, target.version, records)
         return Deployed(
             name=function,
             version=target.version,
             previous=current.version,
             created=bool(records),
+            replicas=replicas,
         )
 
     def _rollback_target(self, name: FunctionName, version: str | None) -> VersionRow:
@@ -278,12 +307,24 @@ class Operations:
                 records = catalog.prepare_remove(function, wall_ms=self._cluster.wall_ms())
             except RemoteProtocolError as error:
                 raise _refused(error) from error
-            if not records:
-                raise FunctionNotFound(f"there is no function {name!r}")
             await self._commit(records)
         self._journal.forget(function)
+        rows = [row for _, row in encoded_records(records)]
+        removed = catalog.encoded(f"a/{function}")
+        if not rows and removed is not None:  # by a removal that may not have been acknowledged
+            rows = [removed]
+        replicas: tuple[str, ...] = ()
+        if rows:
+            async with self._cluster.nodes.change(
+                digest_of(name.encode()), self._replicas
+            ) as change:
+                replicas = await change.store(rows)
+        if not records:
+            raise FunctionNotFound(f"there is no function {name!r}")
         previous = current.version if current is not None else None
-        return Deployed(name=function, version=None, previous=previous, created=False)
+        return Deployed(
+            name=function, version=None, previous=previous, created=False, replicas=replicas
+        )
 
     def future_records(self) -> tuple[FutureRecord, ...]:
         catalog = self._cluster.catalog

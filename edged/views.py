@@ -14,6 +14,7 @@ from protocol.holdings import MODULE_FORMS, READY_FORMS
 from protocol.ids import Digest, NodeId
 from protocol.member import Member
 from protocol.messages import Form
+from protocol.replicas import Site
 
 from . import __version__
 from .functions import FunctionService
@@ -164,12 +165,18 @@ class Views:
         ]
         return [_peer_of(member) for member in sorted(found, key=_wait_s)]
 
+    def sites(self) -> list[Site]:
+        """Where copies may be: every reachable member, this node among them."""
+        return [
+            Site(member.node_id, member.metadata.region)
+            for member in self._gossip.members()
+            if member.reachable
+        ]
+
     def member_name(self, node_id: NodeId) -> str:
         """Or the begin of its id, if it is unknown by now."""
-        for member in self._gossip.members():
-            if member.node_id == node_id:
-                return member.name
-        return node_id[:12]
+        member = self._gossip.member(node_id)
+        return node_id[:12] if member is None else member.name
 
     def peer(self, node_id: NodeId) -> Peer | None:
         """A reachable peer; None for any other member, for this node, and for strangers."""

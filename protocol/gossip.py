@@ -434,6 +434,12 @@ class Gossip:
             self._spread(verified)
         return True
 
+    def take_record(self, encoded: bytes, now: float, wall_ms: int, *, proven: bool) -> bool:
+        """A record that a peer wants kept here; whether it was news. Raises as catalog.check."""
+        news = self._accept(encoded, wall_ms, spread=True, proven=proven)
+        self._settle(now)
+        return news
+
     def _spread(self, verified: Verified) -> None:
         """The record itself if a datagram can hold it, else word that it exists."""
         update = b""

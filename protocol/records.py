@@ -9,6 +9,7 @@ operator's credential expires.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -24,6 +25,11 @@ from .ids import FunctionName, NodeId, VersionId, parse_function_name, parse_ver
 RECORD_BYTES_MAX: Final = 20 * 1024
 """A spec is at most 16 KiB; credential, signature and names need under 1 KiB."""
 
+
+BUNDLE_BYTES_MAX: Final = 256 * 1024
+BUNDLE_RECORDS_MAX: Final = 256
+"""One change is a version of 20 KiB at most, an alias, and tombstones of 300 bytes: some 64, and a
+few more where nodes deployed one function at once."""
 
 RecordKind = Literal["version", "alias"]
 Hlc = Annotated[int, Meta(ge=0, le=HLC_MAX)]
@@ -89,6 +95,10 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 _version_decoder = msgspec.msgpack.Decoder(Version)
 _alias_decoder = msgspec.msgpack.Decoder(Alias)
+_Bundled = Annotated[bytes, Meta(min_length=1, max_length=RECORD_BYTES_MAX)]
+_bundle_decoder: msgspec.msgpack.Decoder[tuple[bytes, ...]] = msgspec.msgpack.Decoder(
+    Annotated[tuple[_Bundled, ...], Meta(min_length=1, max_length=BUNDLE_RECORDS_MAX)]
+)
 
 
 def record_key(record: Record) -> str:
@@ -141,6 +151,24 @@ def decode_record(data: bytes) -> Record:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RemoteProtocolError("record", str(error)) from error
+
+
+def encode_bundles(encoded: Iterable[bytes]) -> list[bytes]:
+    """Encoded records of one change, in its order: one bundle, but for the largest changes. SPEC
+    §11.3."""
+    rows = iter(encoded)
+    bundles: list[bytes] = []
+    while part := tuple(islice(rows, BUNDLE_RECORDS_MAX)):
+        bundles.append(_encoder.encode(part))
+    return bundles
+
+
+def decode_bundle(data: bytes) -> tuple[bytes, ...]:
+    """Raises RemoteProtocolError("record"): malformed, none, too many or too large."""
+    try:
+        return _bundle_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError("record", f"bundle: {error}") from error
 
 
 def decode_version(record: Record) -> Version:

@@ -26,6 +26,7 @@ from .manifest import (
     SEGMENTS_MAX,
     WIRE_OVERHEAD_MAX,
 )
+from .records import BUNDLE_BYTES_MAX
 
 ALPN: Final = "edged/1"
 HTTP_ALPN: Final = "edged-http/1"
@@ -35,7 +36,7 @@ HTTP_ALPN: Final = "edged-http/1"
 HEAD_BYTES_MAX: Final = 4096
 SEGMENT_WIRE_MAX: Final = SEGMENT_BYTES_MAX + SEGMENT_BYTES_MAX // 64 + WIRE_OVERHEAD_MAX
 SYNC_BYTES_MAX: Final = 1024 * 1024
-BODY_BYTES_MAX: Final = max(SEGMENT_WIRE_MAX, SYNC_BYTES_MAX, MANIFEST_BYTES_MAX)
+BODY_BYTES_MAX: Final = max(SEGMENT_WIRE_MAX, SYNC_BYTES_MAX, MANIFEST_BYTES_MAX, BUNDLE_BYTES_MAX)
 BITMAP_BYTES_MAX: Final = SEGMENTS_MAX // 8
 FETCHERS_MAX: Final = 64
 """Named in one offer: 34 bytes each of a head of 4,096."""
@@ -115,6 +116,30 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     id: _RequestId
 
 
+class Replicate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
+    """Have this blob on disk; answered when it is. The asker holds it."""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    blob: _Blob
+    manifest: _Blob
+
+
+class Records(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=11):
+    """Have these records on disk; answered when they are. Body: one of records.encode_bundles."""
+
+    body_max: ClassVar[int] = BUNDLE_BYTES_MAX
+    id: _RequestId
+
+
+class Confirm(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
+    """Is this blob on your disk, and will you keep it? (SPEC §11.5)"""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    blob: _Blob
+
+
 class GetDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
     """What makes the blob of one of these blobs, which the asker holds, best first; from byte
     `offset` on."""
@@ -185,6 +210,25 @@ class Nothing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     id: _RequestId
 
 
+class Replicated(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=73):
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+
+
+class RecordsStored(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=74
+):
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+
+
+class Confirmed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=75):
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    held: bool
+    """It is on disk and verifies, and this node promises to keep it for a while."""
+
+
 class DeltaPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=76):
     """Body: the next bytes of the delta from `base`, which has `size` of them in all."""
 
@@ -194,11 +238,34 @@ class DeltaPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     size: Annotated[int, Meta(ge=1, le=BLOB_BYTES_MAX)]
 
 
-Query = Ping | Sync | GetManifest | GetSegment | Want | GetAny | GetDelta
+Query = (
+    Ping
+    | Sync
+    | GetManifest
+    | GetSegment
+    | Want
+    | GetAny
+    | GetDelta
+    | Replicate
+    | Records
+    | Confirm
+)
 """Has one reply."""
 Notice = Have | Cancel
 Request = Query | Notice
-Reply = Pong | SyncReply | ManifestReply | SegmentReply | ErrorReply | Offer | Nothing | DeltaPart
+Reply = (
+    Pong
+    | SyncReply
+    | ManifestReply
+    | SegmentReply
+    | ErrorReply
+    | Offer
+    | Nothing
+    | Replicated
+    | RecordsStored
+    | Confirmed
+    | DeltaPart
+)
 Message = Request | Reply
 
 _encoder = msgspec.msgpack.Encoder()

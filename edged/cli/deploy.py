@@ -65,6 +65,7 @@ class Size(click.ParamType[int]):
 @click.option("--stdout-bytes", type=Size(), help="Largest answer.")
 @click.option("--stderr-bytes", type=Size(), help="Largest log of one invocation.")
 @click.option("--concurrency", type=int, help="Invocations at once on one node.")
+@click.option("--replicas", type=int, help="Nodes that are to have it on disk.")
 @target_options
 def deploy(
     file: str | None,
@@ -76,6 +77,7 @@ def deploy(
     methods: tuple[str, ...],
     env: tuple[str, ...],
     mounts: tuple[str, ...],
+    replicas: int | None,
     as_json: bool,
     node: str | None,
     cluster: str | None,
@@ -103,6 +105,7 @@ def deploy(
         "args": args,
         "entrypoint": entrypoint,
         "methods": methods,
+        "replicas": replicas,
     }
     plan = make_plan(
         source, base, file=file, changes=changes, policy=policy, env=env, mounts=mounts
@@ -112,7 +115,13 @@ def deploy(
     client = target.control()
     stored = _upload(client, plan.file.name, data)
     request = DeployRequest(
-        stored.module, plan.abi, plan.args, plan.entrypoint, plan.methods, plan.policy
+        stored.module,
+        plan.abi,
+        plan.args,
+        plan.entrypoint,
+        plan.methods,
+        plan.policy,
+        plan.replicas,
     )
     deployed = _deploy(client, plan.name, msgspec.json.encode(request))
     urls = [f"{target.gateway().url}/{path}" for path in _paths(plan, stored.exports)]
@@ -207,6 +216,8 @@ def _tell(stored: ModuleStored, deployed: Deployed, urls: list[str], node: str) 
     click.echo(f"{what} {deployed.name} version {(deployed.version or '')[:12]} on {node}")
     click.echo(f"  module   {stored.module}")
     click.echo(f"           {size(stored.size_bytes)}, {size(stored.wire_bytes)} on the wire")
+    if deployed.replicas:
+        click.echo(f"  on disk  {', '.join(deployed.replicas)}")
     if deployed.created and deployed.previous:
         click.echo(f"  before   {deployed.previous[:12]}  (edged rollback {deployed.name})")
     for url in urls[:URLS_SHOWN]:

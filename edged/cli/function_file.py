@@ -3,9 +3,9 @@
 name = "hello"
 module = "hello.wasm"        # relative to this file; .wasm or .wat
 abi = "cgi"                  # raw (default), cgi, export
-args = ["--fast"]
 entrypoint = ""              # exported function to call; "" is _start
-methods = ["GET", "POST"]    # [] is the ABI's default
+methods = ["GET", "POST"]    # [] is the ABI's default; args = ["--fast"]
+replicas = 3                 # else the node's configuration says
 
 [policy]                     # every key of protocol.function.Policy
 timeout_ms = 500
@@ -38,6 +38,7 @@ FLAGS: Final = {
     "args": "--arg",
     "entrypoint": "--entrypoint",
     "methods": "--method",
+    "replicas": "--replicas",
     "policy.timeout_ms": "--timeout-ms",
     "policy.memory_bytes": "--memory",
     "policy.table_elements": "--table-elements",
@@ -60,6 +61,7 @@ class FunctionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     args: tuple[str, ...] = ()
     entrypoint: str = ""
     methods: tuple[str, ...] = ()
+    replicas: int | None = None
     policy: Policy = Policy()
 
 
@@ -73,6 +75,8 @@ class Plan(msgspec.Struct, frozen=True):
     entrypoint: str
     methods: tuple[str, ...]
     policy: Policy
+    replicas: int | None
+    """None: as the node has it."""
 
 
 def load_function_file(path: Path) -> tuple[FunctionFile, Path]:
@@ -122,6 +126,7 @@ def _check(file: FunctionFile, policy: dict[str, Any], *, name: Callable[[str], 
         "entrypoint": file.entrypoint,
         "methods": [method.upper() for method in file.methods],
         "policy": policy,
+        **({} if file.replicas is None else {"replicas": file.replicas}),
     }
     try:
         spec = msgspec.convert(data, FunctionSpec)
@@ -131,7 +136,14 @@ def _check(file: FunctionFile, policy: dict[str, Any], *, name: Callable[[str], 
     except RemoteProtocolError as error:
         raise ConfigError(error.detail) from error
     return Plan(
-        FunctionName(""), Path(), spec.abi, spec.args, spec.entrypoint, spec.methods, spec.policy
+        FunctionName(""),
+        Path(),
+        spec.abi,
+        spec.args,
+        spec.entrypoint,
+        spec.methods,
+        spec.policy,
+        file.replicas,
     )
 
 
@@ -152,12 +164,13 @@ def make_plan(
     """Flags over file: `changes` and `policy` hold what was given; env is merged by name.
 
     Raises ConfigError naming the key."""
-    merged = msgspec.structs.replace(source, **{k: v for k, v in changes.items() if v})
+    given = {key: value for key, value in changes.items() if value not in ((), "", None)}
+    merged = msgspec.structs.replace(source, **given)
     policy_data = msgspec.to_builtins(merged.policy)
     policy_data |= {key: value for key, value in policy.items() if value is not None}
     policy_data["env"] |= dict(parse_pair(item, what="--env") for item in env)
-    given = [msgspec.to_builtins(parse_mount(item)) for item in mounts]
-    policy_data["mounts"] = [*policy_data["mounts"], *given]
+    more = [msgspec.to_builtins(parse_mount(item)) for item in mounts]
+    policy_data["mounts"] = [*policy_data["mounts"], *more]
     # What a file says has been checked under the file's own names: what is wrong now is a flag.
     checked = _check(merged, policy_data, name=_flag)
     if not file and not merged.module:

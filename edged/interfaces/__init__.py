@@ -26,7 +26,7 @@ from .operator import (
     StatusView,
     VersionView,
 )
-from .peers import BlobSource, DeltaSource, Fetcher, GatewayStream, Peer, PeerGateways
+from .peers import BlobSource, DeltaSource, Fetcher, GatewayStream, Peer, PeerGateways, PeerLine
 from .runtime import (
     CancelFlag,
     CompileReport,
@@ -115,6 +115,7 @@ __all__ = [
     "PartialBlob",
     "Peer",
     "PeerGateways",
+    "PeerLine",
     "Phases",
     "PinChange",
     "PinsView",

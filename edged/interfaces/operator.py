@@ -10,6 +10,7 @@ import msgspec
 from protocol.function import Abi, FunctionSpec, Policy
 from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, VersionId
 from protocol.messages import Form
+from protocol.replicas import REPLICAS_MAX
 
 from .gateway import NodeState
 from .runtime import Tier
@@ -35,6 +36,8 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entrypoint: str = ""
     methods: tuple[str, ...] = ()
     policy: Policy = Policy()
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=REPLICAS_MAX)] | None = None
+    """None: as many as the node's configuration says."""
 
 
 class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +99,8 @@ class Deployed(msgspec.Struct, frozen=True):
     previous: VersionId | None
     created: bool
     """False: this exact version was current already."""
+    replicas: tuple[str, ...] = ()
+    """Names of nodes that have it on disk."""
 
 
 class FutureRecord(msgspec.Struct, frozen=True):
@@ -235,9 +240,10 @@ class Operator(Protocol):
         ...
 
     async def deploy(self, name: str, request: DeployRequest) -> Deployed:
-        """Returns when durable here.
+        """Returns when durable on `replicas` nodes, or on all that can be reached.
 
-        Raises BadRequest, BlobNotFound (upload the module first), ModuleRejected, Conflict."""
+        Raises BadRequest, BlobNotFound (upload the module first), ModuleRejected, Conflict,
+        UnderReplicated."""
         ...
 
     def functions(self) -> tuple[FunctionSummary, ...]: ...

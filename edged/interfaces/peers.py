@@ -84,11 +84,31 @@ class Fetcher(Protocol):
         progress: Callable[[int, int], None],
         urgent: bool = True,
         bases: Sequence[Digest] | None = None,
+        holder: NodeId | None = None,
     ) -> BlobInfo:
         """Gets a blob from those that hold or fetch it, resuming what is on disk; `progress` gets
         (wire bytes done, of). One transfer per digest however many wait; one that is `urgent` for
         any of them goes before those that are for none. `bases`, held here and best first, may
-        make it cheaper; None: what the node knows to be like it.
+        make it cheaper; None: what the node knows to be like it. `holder` has it, whatever is
+        known.
 
         Raises NoHolder, DiskFull, PeerError."""
         ...
+
+
+class PeerLine(Protocol):
+    """Requests to one peer about replicas, one after the other. SPEC §11.
+
+    Each raises PeerError; PeerRefused if that was the peer's answer."""
+
+    async def replicate(self, blob: Digest, manifest: Digest) -> None:
+        """Returns when it is on the peer's disk; the peer fetches it, from this node too."""
+        ...
+
+    async def store_records(self, bundle: bytes) -> None:
+        """Returns when they are on the peer's disk."""
+        ...
+
+    async def confirm(self, blob: Digest) -> bool: ...
+
+    async def aclose(self) -> None: ...

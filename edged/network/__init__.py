@@ -3,6 +3,7 @@
 from .exchange import ExchangeService
 from .gateways import GatewayPool, GatewayPoolLimits
 from .gossip import GossipService
+from .lines import Lines
 from .server import StreamLimits, StreamServer
 from .sockets import GossipSockets, bind_gossip
 from .streams import Connection, dial
@@ -14,6 +15,7 @@ __all__ = [
     "GatewayPoolLimits",
     "GossipService",
     "GossipSockets",
+    "Lines",
     "StreamLimits",
     "StreamServer",
     "bind_gossip",

@@ -39,6 +39,8 @@ BACKGROUND_MAX: Final = 3
 WAITING_MAX: Final = 1024
 """Transfers begun or queued; more is Overloaded."""
 
+TOLD_MAX: Final = 16
+
 Progress = Callable[[int, int], None]
 FindBases = Callable[[Digest], Sequence[Digest]]
 """Blobs of this node that the one asked for may be like, best first."""
@@ -67,6 +69,8 @@ class _Flight:
     wireless: bool = False
     """The blob came as a delta, so its wire form is still to be made."""
     waiters: list[Progress] = field(default_factory=list)
+    told: dict[NodeId, None] = field(default_factory=dict)
+    """Holders by the word of who asked for the fetch, known to gossip or not yet."""
     transfer: Transfer | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     landed: trio.Event = field(default_factory=trio.Event)
@@ -142,6 +146,7 @@ class ExchangeService:
         progress: Progress,
         urgent: bool = True,
         bases: Sequence[Digest] | None = None,
+        holder: NodeId | None = None,
     ) -> BlobInfo:
         """As interfaces.Fetcher.fetch; also raises Overloaded, Draining, StoreError."""
         while True:
@@ -157,6 +162,8 @@ class ExchangeService:
                 flight.slot.urgent = True
                 self._slots.grant()
                 self._balance()
+            if holder is not None and len(flight.told) < TOLD_MAX:
+                flight.told[holder] = None
             await self._join(flight, progress)
             match flight.outcome:
                 case BlobInfo():
@@ -311,7 +318,7 @@ class ExchangeService:
             flight.digest,
             flight.manifest_digest,
             begin_partial=self._store.begin_partial,
-            holders=self._holders,
+            holders=lambda digest: self._all_holders(digest, flight),
             find_peer=self._find_peer,
             dial=self._dial,
             progress=flight.report,
@@ -320,6 +327,12 @@ class ExchangeService:
             config=self._config,
             rng=self._rng,
         )
+
+    def _all_holders(self, digest: Digest, flight: _Flight) -> Sequence[Peer]:
+        known = self._holders(digest)
+        names = {peer.node_id for peer in known}
+        told = [self._find_peer(node) for node in flight.told if node not in names]
+        return [*(peer for peer in told if peer is not None), *known]
 
     async def _dial(self, peer: Peer) -> Connection[Reply]:
         return await dial(peer.stream_address, self._trust, expected=peer.node_id)

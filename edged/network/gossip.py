@@ -34,7 +34,7 @@ from protocol.events import (
 from protocol.gossip import Gossip
 from protocol.ids import NodeId
 from protocol.member import Address, Member
-from protocol.records import prove_records
+from protocol.records import Record, decode_bundle, decode_record, prove_records, record_key
 from protocol.streams import ErrorReply, Reply, Sync, SyncReply
 
 from ..config import parse_address
@@ -389,7 +389,9 @@ class GossipService:
     async def _prove(self, payload: bytes, *, reply: bool) -> frozenset[bytes]:
         """Records of a payload whose signatures hold, checked beside the loop: 256 take 30 to 50
         ms."""
-        records = self._gossip.sync_unproven(payload, reply=reply)
+        return await self._prove_records(self._gossip.sync_unproven(payload, reply=reply))
+
+    async def _prove_records(self, records: list[tuple[bytes, Record]]) -> frozenset[bytes]:
         if not records:
             return frozenset()
         prove = partial(prove_records, self._trust.anchor.ca_public_key, records)
@@ -407,6 +409,28 @@ class GossipService:
             raise PeerError(f"sync refused: {error}") from error
         self.notify()
         return reply
+
+    async def store_records(self, body: bytes) -> None:
+        """A bundle that a peer wants on this disk: verified, in force, durable when it returns.
+        What is in force already, or outdone, is fine; one that is refused refuses the rest.
+
+        Raises PeerError, StoreError."""
+        try:
+            bundle = decode_bundle(body)
+            keys = [record_key(decode_record(encoded)) for encoded in bundle]
+            wall_ms = self._wall_ms()
+            proven = await self._prove_records(self._gossip.catalog.unproven(bundle))
+            for encoded in bundle:
+                self._gossip.take_record(
+                    encoded, trio.current_time(), wall_ms, proven=encoded in proven
+                )
+        except RemoteProtocolError as error:
+            raise PeerError(f"record refused: {error}") from error
+        finally:
+            self.notify()
+        async with self._persisting:
+            rows = [(key, self._gossip.catalog.encoded(key)) for key in keys]
+            await self._save_records([(key, row) for key, row in rows if row is not None])
 
 
 async def _exchange(connection: Connection[Reply], number: int, body: bytes) -> bytes:

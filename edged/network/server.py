@@ -25,6 +25,8 @@ from protocol.ids import Digest, NodeId
 from protocol.rng import Rng
 from protocol.streams import (
     ERROR_TEXT_MAX,
+    Confirm,
+    Confirmed,
     DeltaPart,
     ErrorReply,
     GetAny,
@@ -33,6 +35,10 @@ from protocol.streams import (
     GetSegment,
     Ping,
     Pong,
+    Records,
+    RecordsStored,
+    Replicate,
+    Replicated,
     Reply,
     Request,
     Sync,
@@ -50,7 +56,7 @@ from .pace import Moving
 from .streams import Connection, GatewayCaller, accept
 from .uploads import Fetching, Session, Uploads
 
-Other = Ping | Sync | GetManifest | Want | GetDelta
+Other = Ping | Sync | GetManifest | Want | GetDelta | Replicate | Records | Confirm
 
 BODIES_AHEAD_MAX: Final = 1024 * 1024
 """Bytes of requests taken from one connection before they are answered."""
@@ -60,6 +66,22 @@ REQUESTS_AHEAD_MAX: Final = 256
 class SyncResponder(Protocol):
     async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
         """The reply to one message of a sync. Raises PeerError."""
+        ...
+
+    async def store_records(self, body: bytes) -> None:
+        """Durable when it returns. Raises PeerError, StoreError."""
+        ...
+
+
+class ReplicaKeeper(Protocol):
+    """What peers may ask of this node's replicas. SPEC §11."""
+
+    async def replicate(self, peer: NodeId, blob: Digest, manifest: Digest) -> None:
+        """Durable when it returns. Raises EdgedError."""
+        ...
+
+    async def confirm(self, blob: Digest) -> bool:
+        """Whether it is on disk, and promised to stay for a while. Raises EdgedError."""
         ...
 
 
@@ -111,6 +133,7 @@ class StreamServer:
         fetching: Fetching | None = None,
         sync: SyncResponder,
         is_member: Callable[[NodeId], bool] = lambda _: True,
+        replicas: ReplicaKeeper | None = None,
         metrics: Metrics,
         log: Log,
         limits: StreamLimits | None = None,
@@ -118,13 +141,15 @@ class StreamServer:
         rng: Rng | None = None,
     ) -> None:
         """`fetching`: what this node fetches itself and shares meanwhile; `is_member`: who may use
-        the gateway; `generation`: of this process, told to whoever pings."""
+        the gateway; `generation`: of this process, told to whoever pings; without `replicas`
+        it keeps none for others."""
         self._trust = trust
         self._uploads = Uploads(source, fetching, metrics, rng or random.SystemRandom())
         self._deltas = deltas
         self._sync = sync
         self._is_member = is_member
         self._gateway: GatewayServer | None = None
+        self._replicas = replicas
         self._metrics = metrics
         self._log = log
         self._limits = limits or StreamLimits()
@@ -313,6 +338,11 @@ class StreamServer:
                     return SyncReply(request.id), await self._sync.answer_sync(session.peer, body)
                 case GetDelta():
                     return await self._delta(request)
+                case Records():
+                    await self._sync.store_records(body)
+                    return RecordsStored(request.id), b""
+                case Replicate() | Confirm():
+                    return await self._keep(session.peer, request), b""
                 case _:
                     return await self._uploads.answer(session, request, body)
         except EdgedError as error:
@@ -329,6 +359,14 @@ class StreamServer:
         base, size, data = await self._deltas.part(request.blob, request.bases, request.offset)
         self._metrics.served_bytes.inc(len(data))
         return DeltaPart(request.id, base, size), data
+
+    async def _keep(self, peer: NodeId, request: Replicate | Confirm) -> Reply:
+        if self._replicas is None:
+            raise PeerError("keeps no replicas for others")
+        if isinstance(request, Confirm):
+            return Confirmed(request.id, await self._replicas.confirm(request.blob))
+        await self._replicas.replicate(peer, request.blob, request.manifest)
+        return Replicated(request.id)
 
     def _refuse(self, reason: str, detail: str, peer: NodeId | None) -> None:
         self._metrics.streams_refused.labels(reason).inc()

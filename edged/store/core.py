@@ -425,6 +425,9 @@ class Core:
     def records(self) -> list[tuple[str, bytes]]:
         return list(self._state.records.items())
 
+    def record(self, key: str) -> bytes | None:
+        return self._state.records.get(key)
+
     def drop_records(self, keys: Iterable[str]) -> None:
         with self._writing:
             known = [key for key in dict.fromkeys(keys) if key in self._state.records]

@@ -215,7 +215,8 @@ class BlobStore:
         await self._run(lambda: self._core.delete_artifact(module, key))
 
     async def save_records(self, records: Sequence[tuple[str, bytes]]) -> None:
-        ops = [SaveRecord(key, value) for key, value in records]
+        """Those that are on disk as they are already cost nothing."""
+        ops = [SaveRecord(key, value) for key, value in records if self._core.record(key) != value]
         if ops:
             await self._run(lambda: self._core.commit(ops))
 

@@ -51,10 +51,18 @@ from protocol.identity import Credential  # noqa: E402
 from protocol.ids import ArtifactKey, Digest, NodeId, digest_of  # noqa: E402
 from protocol.manifest import decode_manifest, encode_manifest  # noqa: E402
 from protocol.messages import Alive  # noqa: E402
-from protocol.records import decode_record, encode_record, verify_record  # noqa: E402
+from protocol.records import (  # noqa: E402
+    decode_bundle,
+    decode_record,
+    encode_bundles,
+    encode_record,
+    verify_record,
+)
 from protocol.seal import Keyring, Seal  # noqa: E402
 from protocol.streams import (  # noqa: E402
     Cancel,
+    Confirm,
+    Confirmed,
     GetAny,
     GetDelta,
     GetManifest,
@@ -64,6 +72,10 @@ from protocol.streams import (  # noqa: E402
     Offer,
     Ping,
     Pong,
+    Records,
+    RecordsStored,
+    Replicate,
+    Replicated,
     SegmentReply,
     Want,
     encode_frame,
@@ -181,6 +193,10 @@ def record(data: bytes) -> None:
     verify_record(decoded, ANCHOR, wall_ms=WALL_MS)
 
 
+def bundle(data: bytes) -> None:
+    assert decode_bundle(encode_bundles(decode_bundle(data))[0]) == decode_bundle(data)
+
+
 def spec(data: bytes) -> None:
     decoded = decode_spec(data)
     assert decode_spec(encode_spec(decoded)) == decoded
@@ -244,10 +260,19 @@ HEADS = (
     GetDelta(5, DIGEST, (DIGEST,) * 4, 9),
     Have(DIGEST, (1, 2, 300)),
     Cancel(5),
+    Replicate(7, DIGEST, DIGEST),
+    Records(8),
+    Confirm(9, DIGEST),
 )
 BODIED = (ManifestReply(2), SegmentReply(3, 4), Offer(5, False, ()))
 REQUESTS = [*(encode_frame(head) for head in HEADS), encode_frame(Want(6, DIGEST), b"body")]
-REPLIES = [encode_frame(Pong(1)), *(encode_frame(head, b"body") for head in BODIED)]
+REPLIES = [
+    encode_frame(Pong(1)),
+    encode_frame(Replicated(7)),
+    encode_frame(RecordsStored(8)),
+    encode_frame(Confirmed(9, True)),
+    *(encode_frame(head, b"body") for head in BODIED),
+]
 
 
 def targets() -> list[Target]:
@@ -262,6 +287,7 @@ def targets() -> list[Target]:
         Target("sync-reply", sync_payloads, decode_sync_reply),
         Target("sync", sync_payloads, syncs()),
         Target("record", records, record),
+        Target("bundle", encode_bundles(records), bundle),
         Target("manifest", manifest_corpus(), manifest),
         Target("requests", REQUESTS, requests),
         Target("replies", REPLIES, replies),

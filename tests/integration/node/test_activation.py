@@ -200,9 +200,9 @@ async def test_sole_holder_rebuilds_a_flipped_module_and_says_meanwhile_that_it_
 async def test_a_lost_module_is_no_longer_announced(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
+        deployed = await a.deploy("f", says("gone"))
         b = await cluster.start("b")
         await cluster.agree()
-        deployed = await a.deploy("f", says("gone"))
         await holders_show(b, "ready")
         for path in a.config.data_dir.rglob(f"{deployed['module']}*"):
             path.unlink()
@@ -243,9 +243,9 @@ async def test_lost_artifact_is_announced_and_a_restart_tells_what_is_there(
 ) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
+        await a.deploy("f", says("here"))
         b = await cluster.start("b")
         await cluster.agree()
-        await a.deploy("f", says("here"))
         await holders_show(b, "ready")
         a = await restart(cluster, "a")
         await holders_show(b, "ready")

@@ -49,9 +49,9 @@ async def test_deploy_once_serve_everywhere(tmp_path: Path) -> None:
 async def test_cold_export_call_says_that_it_was_cold(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
+        await a.deploy("add", ADD.encode(), abi="export")
         b = await cluster.start("b")
         await cluster.agree()
-        await a.deploy("add", ADD.encode(), abi="export")
         answer = await cluster.knows(b, "/add/add_numbers?num1=5&num2=10")
         assert answer.text == "15\n"
         assert answer.headers["x-edged-start"] == "compiled"
@@ -139,11 +139,10 @@ async def test_blob_comes_from_whoever_holds_it_and_503_names_what_nobody_does(
 ) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
-        b = await cluster.start("b")
-        c = await cluster.start("c")
-        await cluster.agree()
         await a.deploy("spread", says("spread"))
         lonely = await a.deploy("lonely", says("only on a"))
+        b = await cluster.start("b")
+        c = await cluster.start("c")
         await cluster.agree()
         assert (await b.get("/spread")).content == b"spread"
         await cluster.stop("a")

@@ -6,6 +6,7 @@ import pytest
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.ids import NodeId, digest_of
+from protocol.records import BUNDLE_BYTES_MAX
 from protocol.streams import (
     BITMAP_BYTES_MAX,
     BODY_BYTES_MAX,
@@ -16,6 +17,8 @@ from protocol.streams import (
     SEGMENT_WIRE_MAX,
     SEGMENTS_MAX,
     Cancel,
+    Confirm,
+    Confirmed,
     DeltaPart,
     ErrorReply,
     GetAny,
@@ -28,6 +31,10 @@ from protocol.streams import (
     Offer,
     Ping,
     Pong,
+    Records,
+    RecordsStored,
+    Replicate,
+    Replicated,
     SegmentReply,
     Sync,
     SyncReply,
@@ -60,6 +67,9 @@ def test_golden_frames() -> None:
         (GetDelta(1, BLOB, (BLOB,) * 4, 5), b""),
         (Have(BLOB, tuple(range(7000, 7000 + HAVE_INDICES_MAX))), b""),
         (Cancel(9), b""),
+        (Replicate(1, BLOB, BLOB), b""),
+        (Records(2), b"r" * BUNDLE_BYTES_MAX),
+        (Confirm(3, BLOB), b""),
     ],
 )
 def test_requests_round_trip(message, body) -> None:  # type: ignore[no-untyped-def]
@@ -81,6 +91,9 @@ def test_requests_round_trip(message, body) -> None:  # type: ignore[no-untyped-
         (Offer(1, False, (NODE,) * FETCHERS_MAX), b"\x01" * BITMAP_BYTES_MAX),
         (Nothing(1), b""),
         (DeltaPart(1, BLOB, 7), b"delta"),
+        (Replicated(1), b""),
+        (RecordsStored(2), b""),
+        (Confirmed(3, True), b""),
         (ErrorReply(1, "blob-not-found", "t" * 200), b""),
     ],
 )
