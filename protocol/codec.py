@@ -49,11 +49,11 @@ def join_messages(parts: Sequence[bytes]) -> bytes:
     return payload
 
 
-def message_sizes(payload: bytes) -> list[int]:
-    """Encoded bytes of each message of a payload that decode_packet took."""
+def split_packet(payload: bytes) -> list[bytes]:
+    """The encoded messages of a payload that decode_packet took."""
     if payload[0] == 0x91:
-        return [len(payload) - 1]
-    return [len(memoryview(raw)) for raw in _raw_decoder.decode(payload)]
+        return [payload[1:]]
+    return [bytes(raw) for raw in _raw_decoder.decode(payload)]
 
 
 def decode_packet(payload: bytes) -> tuple[Message, ...]:

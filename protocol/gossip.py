@@ -343,7 +343,7 @@ class Gossip:
         """Raises RemoteProtocolError: "seal-…", "codec", "own-datagram" (a seed may be this node
         itself), "stale-generation" (a former self of the sender), "source-limit" and
         "sender-limit" (SPEC §4.8)."""
-        opened, messages, unproven = self._inbox.take(data, source, now)
+        opened, heard, unproven = self._inbox.take(data, source, now)
         if unproven:
             self._refused["unbound"] += unproven
         if self._membership.has_left:
@@ -351,14 +351,23 @@ class Gossip:
         # News first: probes are answered, and digests compared, in the light of it.
         probes: list[ProbeMessage] = []
         bytes_max = 0 if opened.bound else len(data)
-        for message in messages:
+        for message, encoded in heard:
             if isinstance(message, (Ping, Ack, PingReq, Nack)):
                 probes.append(message)
             elif not isinstance(message, Pad):
-                self._item(message, opened.sender, now, wall_ms)
+                self._hear(message, encoded, opened.sender, now, wall_ms)
         for probe in probes:
             self._probe(probe, opened, source, now, bytes_max)
         self._settle(now)
+
+    def _hear(
+        self, message: News, encoded: bytes, sender: NodeId, now: float, wall_ms: int
+    ) -> None:
+        """What is on its way from here already says nothing new, unless its sender is a witness."""
+        by = bytes.fromhex(sender)
+        if not self._broadcasts.heard(encoded, by) or isinstance(message, Suspect):
+            self._item(message, sender, now, wall_ms)
+            self._broadcasts.heard(encoded, by)
 
     def _item(self, message: News, sender: NodeId, now: float, wall_ms: int) -> None:
         try:

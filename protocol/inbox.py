@@ -6,7 +6,7 @@ Owned by Gossip. A datagram that is refused leaves no trace but in the budgets o
 
 from __future__ import annotations
 
-from .codec import decode_packet, message_sizes
+from .codec import decode_packet, split_packet
 from .errors import RemoteProtocolError
 from .member import Address
 from .messages import Down, Message, Pad, Ping, Suspect
@@ -26,8 +26,11 @@ class Inbox:
         self._traffic = traffic
         self.sources = Sources(lambda address: table.at_address(address) is not None, now)
 
-    def take(self, data: bytes, source: Address, now: float) -> tuple[Opened, list[Message], int]:
-        """The datagram, consumed; what of it counts; how many messages do not.
+    def take(
+        self, data: bytes, source: Address, now: float
+    ) -> tuple[Opened, list[tuple[Message, bytes]], int]:
+        """The datagram, consumed; what of it counts, as messages and as they were encoded; how many
+        messages do not.
 
         Raises RemoteProtocolError: as Gossip.receive_datagram."""
         self.sources.admit(source, now)
@@ -40,8 +43,13 @@ class Inbox:
         messages = decode_packet(opened.payload)
         self._check_sender(opened)
         self._seal.commit(opened)
-        self._traffic.note_received(len(data), messages, message_sizes(opened.payload))
-        used = [one for one in messages if opened.bound or self._proves_itself(one)]
+        parts = split_packet(opened.payload)
+        self._traffic.note_received(len(data), messages, parts)
+        used = [
+            (message, part)
+            for message, part in zip(messages, parts, strict=True)
+            if opened.bound or self._proves_itself(message)
+        ]
         return opened, used, len(messages) - len(used)
 
     def _check_sender(self, opened: Opened) -> None:

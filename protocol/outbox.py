@@ -137,7 +137,9 @@ class Outbox:
         room = DATAGRAM_BYTES_MAX - header - TAG_BYTES - FRAME_BYTES - sum(map(len, parts))
         limit = retransmit_limit(self._knobs.retransmit_factor, len(self._table))
         parts = [part for part in parts if SINCE.get(part[1], 1) <= wire]
-        parts += self._broadcasts.take(room, MESSAGES_MAX - len(parts), limit=limit, wire=wire)
+        parts += self._broadcasts.take(
+            room, MESSAGES_MAX - len(parts), limit=limit, wire=wire, receiver=peer.raw
+        )
         if not parts:
             return
         payload = join_messages(parts)

@@ -59,7 +59,8 @@ class Traffic:
         self.sent.note(datagram_bytes, ((part[1], len(part)) for part in parts))
 
     def note_received(
-        self, datagram_bytes: int, messages: Sequence[Message], sizes: Sequence[int]
+        self, datagram_bytes: int, messages: Sequence[Message], parts: Sequence[bytes]
     ) -> None:
-        tags = (TAGS[type(message)] for message in messages)
-        self.received.note(datagram_bytes, zip(tags, sizes, strict=True))
+        """`parts`: the messages as they were encoded, maybe by another implementation."""
+        pairs = zip(messages, parts, strict=True)
+        self.received.note(datagram_bytes, ((TAGS[type(one)], len(part)) for one, part in pairs))

@@ -3,10 +3,11 @@
 `run` owns the loop; other tasks may call the machine between its steps (trio switches only at
 await) and then `notify`. No event is ever dropped: when their receiver is late, the loop waits.
 
-A record from a peer is in force, and passed on, as soon as it verifies; it is saved right after,
-before `on_event` hears of it. If this node dies in between, its peers still have it. Whoever saves
-own records shares `persisting` and holds it from preparing them until they are published: the disk
-keeps one record per key and takes the last one written, so only what is in force may be written.
+A record from a peer is in force, and passed on, as soon as it verifies; it is saved a moment after,
+before `on_event` hears of it or of what came later. If this node dies in between, its peers still
+have it. Whoever saves own records shares `persisting` and holds it from preparing them until they
+are published: the disk keeps one record per key and takes the last one written, so only what is in
+force may be written.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ COUNT_S: Final = 0.5
 """How often the kernel is asked what it dropped; 5 µs each."""
 RETRIED_MAX: Final = 256
 """Records whose writing failed that are tried again per event."""
+SAVE_AFTER_S: Final = 0.1
+"""From a record's arrival to its writing, which costs as much as all else about it: first it is
+passed on, by this node and by others on the same machine, and a burst of them is one write."""
+SAVE_BYTES: Final = 1024 * 1024
+"""Of records that wait for each other at most, but for the last event's."""
 LEAVE_S: Final = 0.5
 """How long goodbyes keep going out, as Gossip.leave asks."""
 
@@ -282,20 +288,30 @@ class GossipService:
 
     async def _deliver(self, events: trio.MemoryReceiveChannel[Event]) -> None:
         async for event in events:
+            batch = [event]
+            if isinstance(event, RecordsAccepted):
+                await trio.sleep(SAVE_AFTER_S)
+                batch += _more(events, _record_bytes(event))
             if self._owed:
                 await self._write_owed()
-            if isinstance(event, RecordsAccepted):
-                await self._persist(event)
-            elif isinstance(event, RecordsPurged):
-                await self._forget(event)
-            if self._on_event is not None:
-                await self._on_event(event)
+            await self._persist(batch)
+            for each in batch:
+                if isinstance(each, RecordsPurged):
+                    await self._forget(each)
+                if self._on_event is not None:
+                    await self._on_event(each)
 
-    async def _persist(self, event: RecordsAccepted) -> None:
+    async def _persist(self, batch: Sequence[Event]) -> None:
+        """What the batch accepted."""
+        accepted = [
+            row for each in batch if isinstance(each, RecordsAccepted) for row in each.records
+        ]
+        if not accepted:
+            return
         async with self._persisting:
             # Whatever was superseded while this waited is, or will be, saved by whoever did it.
             encoded = self._gossip.catalog.encoded
-            records = [row for row in event.records if encoded(row[0]) == row[1]]
+            records = [row for row in dict.fromkeys(accepted) if encoded(row[0]) == row[1]]
             try:
                 if records:
                     await self._save_records(records)
@@ -431,6 +447,20 @@ class GossipService:
         async with self._persisting:
             rows = [(key, self._gossip.catalog.encoded(key)) for key in keys]
             await self._save_records([(key, row) for key, row in rows if row is not None])
+
+
+def _record_bytes(event: Event) -> int:
+    return sum(len(row[1]) for row in event.records) if isinstance(event, RecordsAccepted) else 0
+
+
+def _more(events: trio.MemoryReceiveChannel[Event], size_bytes: int) -> list[Event]:
+    """Events that are there already, up to SAVE_BYTES of records with the `size_bytes` before."""
+    found: list[Event] = []
+    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+        while size_bytes < SAVE_BYTES:
+            found.append(event := events.receive_nowait())
+            size_bytes += _record_bytes(event)
+    return found
 
 
 async def _exchange(connection: Connection[Reply], number: int, body: bytes) -> bytes:

@@ -43,7 +43,7 @@ from protocol.codec import (  # noqa: E402
     decode_sync_request,
     encode_message,
     join_messages,
-    message_sizes,
+    split_packet,
 )
 from protocol.errors import RemoteProtocolError  # noqa: E402
 from protocol.function import decode_spec, encode_spec  # noqa: E402
@@ -119,7 +119,7 @@ def opening() -> Callable[[bytes], object]:
 
 def packet(data: bytes) -> None:
     messages = decode_packet(data)
-    assert len(message_sizes(data)) == len(messages)
+    assert [decode_packet(join_messages([one]))[0] for one in split_packet(data)] == list(messages)
     assert decode_packet(join_messages([encode_message(each) for each in messages])) == messages
 
 

@@ -10,7 +10,7 @@ import pytest
 from protocol_support import address_of, metadata_of, node_id
 
 from protocol import probing
-from protocol.broadcasts import Broadcasts
+from protocol.broadcasts import KNOWING_MAX, Broadcasts
 from protocol.codec import (
     decode_packet,
     decode_sync_reply,
@@ -100,6 +100,34 @@ def test_broadcasts_are_bounded_and_the_most_sent_goes() -> None:
     assert queue.dropped == 1
     assert queue.take(9, 9, limit=9, wire=2) == [b"bb", b"cc"]
     assert queue.take(9, 1, limit=9, wire=2) == [b"bb"]
+
+
+def test_an_update_is_not_sent_to_those_it_came_from() -> None:
+    queue = Broadcasts()
+    assert not queue.heard(b"aaaa", b"x"), "not under way"
+    queue.put("a", b"aaaa")
+    queue.put("b", b"bb")
+    assert queue.heard(b"aaaa", b"x")
+    assert queue.heard(b"aaaa", b"y")
+    # What is left out needs no room, and counts as sent.
+    assert queue.take(2, 9, limit=2, wire=2, receiver=b"x") == [b"bb"]
+    assert queue.take(9, 9, limit=2, wire=2, receiver=b"y") == [b"bb"]
+    assert len(queue) == 0
+    assert not queue.heard(b"aaaa", b"x"), "its way has ended"
+    queue.put("a", b"aaaa")
+    queue.heard(b"aaaa", b"x")
+    queue.put("a", b"newer")
+    assert not queue.heard(b"aaaa", b"x")
+    assert queue.take(9, 9, limit=1, wire=2, receiver=b"x") == [b"newer"]
+
+
+def test_senders_of_an_update_are_remembered_up_to_a_bound() -> None:
+    queue = Broadcasts()
+    queue.put("a", b"aa")
+    for number in range(KNOWING_MAX + 1):
+        assert queue.heard(b"aa", bytes([number]))
+    assert queue.take(9, 9, limit=99, wire=2, receiver=bytes([KNOWING_MAX])) == [b"aa"]
+    assert queue.take(9, 9, limit=99, wire=2, receiver=bytes([KNOWING_MAX - 1])) == []
 
 
 def test_big_updates_do_not_make_the_search_long() -> None:
