@@ -379,6 +379,8 @@ class Parts:
             case MemberSuspect() | MemberDown():
                 kind = type(event).__name__.removeprefix("Member").lower()
                 member, why = event.member, event.reason.text
+                if isinstance(event, MemberDown):
+                    self.exchange.drop(member.node_id)
                 self._log.info(
                     f"member {kind}", member=member.name, member_id=member.node_id, why=why
                 )

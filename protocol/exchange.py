@@ -35,7 +35,7 @@ from .exchange_events import (
     SourceLost,
     Transmit,
 )
-from .exchange_sources import Ask, Kind, Source, State
+from .exchange_sources import PERMANENT_CODES, Ask, Kind, Source, State
 from .ids import Digest, NodeId, digest_of
 from .ledger import Ledger, News, notices
 from .manifest import Manifest, decode_manifest
@@ -58,8 +58,6 @@ SOURCES_MAX: Final = 256
 """Nodes one fetch considers; a blob everyone holds is not searched for on everyone."""
 TICK_S: Final = 0.1
 """How exactly timeouts are kept: one look at all sources instead of a timer for each."""
-PERMANENT_CODES: Final = frozenset({"blob-not-found", "blob-corrupt"})
-"""Error replies after which asking the same source again is no use."""
 
 
 class Fetch:
@@ -571,7 +569,7 @@ class Fetch:
         self._advance(now)
         self._ask_all(now)
 
-    def _drop(self, source: Source, reason: str) -> None:
+    def _drop(self, source: Source, reason: str, *, owed: int | None = None) -> None:
         """Closes, and puts back what the source still owed."""
         source.state = State.SPENT
         source.reason = reason
@@ -580,7 +578,7 @@ class Fetch:
         source.asked.clear()
         if self.manifest is not None:
             self._ledger.forget(source)
-        self._transmits.append(Close(source.peer))
+        self._transmits.append(Close(source.peer, owed))
 
     def _busy(self) -> int:
         return sum(s.state in (State.DIALING, State.ACTIVE) for s in self._sources.values())
@@ -592,9 +590,9 @@ class Fetch:
             self._finish(Completed())
 
     def _finish(self, event: Completed | Failed) -> None:
-        """Nothing follows this event; connections are closed."""
+        """Nothing follows this event; connections are closed, or kept by the driver."""
         self._finished = True
         for source in self._sources.values():
             if source.state in (State.DIALING, State.ACTIVE):
-                self._drop(source, source.reason)
+                self._drop(source, source.reason, owed=source.owed)
         self._events.append(event)

@@ -85,6 +85,8 @@ class Close:
     sent before still goes out."""
 
     peer: NodeId
+    owed: int | None = None
+    """Rather keep it: after so many more replies, none of them large, it is as good as new."""
 
 
 Transmit = Dial | Send | Close

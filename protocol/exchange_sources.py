@@ -12,6 +12,8 @@ from typing import Final
 from .exchange_events import FetchConfig
 from .ids import NodeId
 
+PERMANENT_CODES: Final = frozenset({"blob-not-found", "blob-corrupt"})
+"""Error replies after which asking the same source again is no use."""
 RATE_SAMPLE_S: Final = 0.05
 """Bytes are counted for so long, or an RTT, before they make a rate: replies come in bursts."""
 DENIALS_MAX: Final = 16
@@ -107,6 +109,13 @@ class Source:
     def hopeless(self) -> bool:
         """Connected to for nothing too often."""
         return self.attempts >= USELESS_MAX
+
+    @property
+    def owed(self) -> int | None:
+        """Replies still to come, if all of them are small; None: there is no connection, or it is
+        not worth waiting for."""
+        small = all(ask.cancelled or ask.kind is Kind.WANT for ask in self.asked.values())
+        return len(self.asked) if self.state is State.ACTIVE and small else None
 
     def deny(self) -> bool:
         """It had not what it said it had. Whether once too often."""

@@ -4,9 +4,9 @@ Rules. A frame is: u32 length of the rest, u16 length of the head (both big-endi
 msgpack message), the body (raw bytes). A message says how large its body may be; bulk travels as
 body, never inside msgpack. The dialling side sends only requests and notices, the other only
 replies. Each request has one reply, in the order of the requests and repeating their id, so
-requests may be pipelined; a notice (Have, Cancel) has none. A length out of bounds is refused as
-soon as it is known, before anything is buffered for it; after any error the stream has no frame
-boundary any more and must be closed.
+requests may be pipelined; a notice (Have, Cancel, Done) has none. A length out of bounds is
+refused as soon as it is known, before anything is buffered for it; after any error the stream has
+no frame boundary any more and must be closed.
 """
 
 from __future__ import annotations
@@ -151,6 +151,13 @@ class GetDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     offset: Annotated[int, Meta(ge=0, le=BLOB_BYTES_MAX)] = 0
 
 
+class Done(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=14):
+    """A notice: the asker does not fetch this blob any more, and may go on with another."""
+
+    body_max: ClassVar[int] = 0
+    blob: _Blob
+
+
 class Pong(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=65):
     body_max: ClassVar[int] = 0
     id: _RequestId
@@ -251,7 +258,7 @@ Query = (
     | Confirm
 )
 """Has one reply."""
-Notice = Have | Cancel
+Notice = Have | Cancel | Done
 Request = Query | Notice
 Reply = (
     Pong

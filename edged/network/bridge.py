@@ -57,6 +57,7 @@ async def _inward(stream: TlsStream, sock: socket.socket) -> None:
                 try:
                     data = data[sock.send(data) :]
                 except BlockingIOError:
+                    data = memoryview(bytes(data))  # the stream's buffer is everyone's
                     await trio.lowlevel.wait_writable(sock)
 
 

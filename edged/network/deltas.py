@@ -54,6 +54,8 @@ class DeltaFetch:
     bases: Sequence[Digest]
     """Held here, best first; at most streams.BASES_MAX."""
     dial: Callable[[Peer], Awaitable[Connection[Reply]]]
+    give: Callable[[Connection[Reply], int], None]
+    """Takes a connection that nothing is owed on."""
     progress: Callable[[int, int], None]
 
     async def run(self, holders: Sequence[Peer]) -> Delta | None:
@@ -71,16 +73,24 @@ class DeltaFetch:
         with trio.move_on_after(OFFER_TIMEOUT_S) as asking:
             connection = await self.dial(peer)
             try:
-                await connection.send(GetManifest(0, self.blob))
-                await connection.send(GetDelta(1, self.blob, tuple(self.bases)))
-                manifest = await self._manifest(connection)
-                first, data = await self._part(connection, 1)
-                if first.base not in self.bases or first.size > manifest.wire_bytes // 2:
-                    return None
-                return await self._rest(connection, asking, manifest, first, data)
-            finally:
+                delta = await self._converse(connection, asking)
+            except BaseException:
                 await connection.aclose()
+                raise
+            self.give(connection, 0)
+            return delta
         return None
+
+    async def _converse(
+        self, connection: Connection[Reply], asking: trio.CancelScope
+    ) -> Delta | None:
+        await connection.send(GetManifest(0, self.blob))
+        await connection.send(GetDelta(1, self.blob, tuple(self.bases)))
+        manifest = await self._manifest(connection)
+        first, data = await self._part(connection, 1)
+        if first.base not in self.bases or first.size > manifest.wire_bytes // 2:
+            return None
+        return await self._rest(connection, asking, manifest, first, data)
 
     async def _manifest(self, connection: Connection[Reply]) -> Manifest:
         reply, body = await _receive(connection)

@@ -23,13 +23,14 @@ from protocol.rng import Rng
 from protocol.streams import BASES_MAX, Reply
 
 from ..errors import BlobCorrupt, BlobNotFound, DigestMismatch, Draining, EdgedError, Overloaded
-from ..interfaces import BlobInfo, PartialBlob, Peer
+from ..interfaces import BlobInfo, PartialBlob
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .deltas import DeltaFetch
 from .pace import Moving, Pace
+from .pool import ConnectionPool
 from .slots import TransferSlot, TransferSlots
-from .streams import Connection, dial
+from .streams import Connection
 from .transfer import FindHolders, FindPeer, Transfer
 
 TRANSFERS_MAX: Final = 8
@@ -112,7 +113,7 @@ class ExchangeService:
         transfers_max: int = TRANSFERS_MAX,
         rng: Rng | None = None,
     ) -> None:
-        self._trust = trust
+        self._pool = ConnectionPool(trust)
         self._store = store
         self._holders = holders
         self._metrics = metrics
@@ -130,6 +131,7 @@ class ExchangeService:
         self._starts, starting = trio.open_memory_channel[_Flight](WAITING_MAX)
         try:
             async with trio.open_nursery() as nursery:
+                await nursery.start(self._pool.run)
                 task_status.started()
                 async for flight in starting:
                     nursery.start_soon(self._fly, flight)
@@ -224,7 +226,12 @@ class ExchangeService:
         if not flight.bases:
             return None
         fetching = DeltaFetch(
-            flight.digest, flight.manifest_digest, flight.bases, self._dial, flight.report
+            flight.digest,
+            flight.manifest_digest,
+            flight.bases,
+            self._pool.take,
+            self._give,
+            flight.report,
         )
         delta = await fetching.run(self._holders(flight.digest))
         if delta is None:
@@ -271,6 +278,10 @@ class ExchangeService:
         for flight in running:
             if flight.transfer is not None:
                 flight.transfer.give_way(on=waited_for and not flight.slot.urgent)
+
+    def drop(self, peer: NodeId) -> None:
+        """It is down or has left."""
+        self._pool.drop(peer)
 
     # ------------------------------------------------------------ for whoever watches
     def is_fetching(self, digest: Digest) -> bool:
@@ -320,7 +331,8 @@ class ExchangeService:
             begin_partial=self._store.begin_partial,
             holders=lambda digest: self._all_holders(digest, flight),
             find_peer=self._find_peer,
-            dial=self._dial,
+            dial=self._pool.take,
+            give=self._give,
             progress=flight.report,
             metrics=self._metrics,
             log=self._log,
@@ -334,5 +346,5 @@ class ExchangeService:
         told = [self._find_peer(node) for node in flight.told if node not in names]
         return [*(peer for peer in told if peer is not None), *known]
 
-    async def _dial(self, peer: Peer) -> Connection[Reply]:
-        return await dial(peer.stream_address, self._trust, expected=peer.node_id)
+    def _give(self, connection: Connection[Reply], owed: int) -> None:
+        self._pool.give(connection, owed=owed)

@@ -28,12 +28,10 @@ from protocol.streams import (
 
 from ..errors import PeerError
 from ..trust import Trust, peer_node_id
-from .tls import RECEIVE_BYTES, TlsStream
+from .tls import TlsStream
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """For the TLS close_notify; a peer that takes none is cut."""
-HTTP_RECEIVE_BYTES: Final = 32 * 1024
-"""A connection between gateways is one of hundreds, and idle most of the time."""
 UNSENT_BYTES_MAX: Final = 1024 * 1024
 """Of requests and notices, beyond what the kernel holds: 90 bytes each."""
 
@@ -53,6 +51,20 @@ class Connection(Generic[M]):
     @property
     def mid_frame(self) -> bool:
         return self._reader.mid_frame
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is under way, either way: neither part of a frame nor news, nor its end."""
+        try:
+            return not (self.mid_frame or self._stream.unsent_bytes or self.fill_now()) and (
+                self._stream.is_open
+            )
+        except PeerError:
+            return False
+
+    def abort(self) -> None:
+        """Closes without a goodbye."""
+        self._stream.abort()
 
     async def send(self, message: Message, body: bytes = b"") -> None:
         """Raises PeerError."""
@@ -186,7 +198,7 @@ async def dial_gateway(address: tuple[str, int], trust: Trust, *, expected: Node
     """To the gateway of node `expected`. The caller sets the timeout. Raises PeerError."""
     context = trust.gateway_ssl_context()
     transport = await _connect(address)
-    stream = TlsStream(transport, context, receive_bytes=HTTP_RECEIVE_BYTES)
+    stream = TlsStream(transport, context)
     await _handshake(stream, HTTP_ALPN, expected=expected)
     return stream
 
@@ -220,11 +232,10 @@ class GatewayCaller(NamedTuple):
 async def accept(transport: trio.SocketStream, trust: Trust) -> Connection[Request] | GatewayCaller:
     """The other end of dial and dial_gateway. The caller sets the timeout. Raises PeerError."""
     context = trust.server_ssl_context()
-    stream = TlsStream(transport, context, server_side=True, receive_bytes=HTTP_RECEIVE_BYTES)
+    stream = TlsStream(transport, context, server_side=True)
     peer = await _handshake(stream, ALPN, HTTP_ALPN)
     if stream.alpn() == HTTP_ALPN:
         return GatewayCaller(peer, stream)
-    stream.buffer(RECEIVE_BYTES)
     return Connection(stream, peer, request_reader())
 
 

@@ -26,6 +26,9 @@ SEND_BYTES: Final = 256 * 1024
 UNSENT_BYTES: Final = 64 * 1024
 """In the kernel before it says the socket is full: what is written later need not wait for more."""
 _RECORD_BYTES: Final = 16 * 1024
+_shared: Final = trio.lowlevel.RunVar[tuple[memoryview, memoryview]]("edged-tls-buffers")
+"""Ciphertext and plaintext of the stream that reads right now: nothing of either outlives a step of
+one task, and half a MiB for each connection would outgrow all else that a node keeps."""
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -36,7 +39,6 @@ class TlsStream:
         context: ssl.SSLContext,
         *,
         server_side: bool = False,
-        receive_bytes: int = RECEIVE_BYTES,
     ) -> None:
         """Takes the socket out of `transport`, which is closed from then on."""
         self._socket = _detached(transport)
@@ -45,15 +47,10 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._sending = trio.Lock()
         self._unsent = memoryview(b"")
-        self.buffer(receive_bytes)
+        self._received, self._plain = _buffers()
         self._ended = False
         self._cut = False
         self._closed = False
-
-    def buffer(self, receive_bytes: int) -> None:
-        """What one pass takes from now on: two buffers of that size, at least a TLS record."""
-        self._received = memoryview(bytearray(receive_bytes))
-        self._plain = memoryview(bytearray(receive_bytes))
 
     # ------------------------------------------------------------ reading what TLS knows
     def alpn(self) -> str | None:
@@ -104,21 +101,24 @@ class TlsStream:
         return self._push()
 
     @property
+    def is_open(self) -> bool:
+        """As far as is known without asking the kernel: neither side has closed."""
+        return not (self._closed or self._cut or self._ended)
+
+    @property
     def unsent_bytes(self) -> int:
         return self._outgoing.pending + len(self._unsent)
 
     async def receive(self) -> memoryview:
         """What has come, a bufferful at most, empty at the end of the stream. It is valid until
-        the next call. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
-        while True:
-            data = self.receive_now()
-            if data is not None:
-                await trio.lowlevel.checkpoint()
-                return data
+        the task waits for anything. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
+        await trio.lowlevel.checkpoint()
+        while (data := self.receive_now()) is None:
             await self._wait_readable()
+        return data
 
     def receive_now(self) -> memoryview | None:
-        """As receive; None if nothing has come."""
+        """As receive; None if nothing has come. Valid until the next call on any stream."""
         while not self._ended:
             size = self._decrypt()
             if self._outgoing.pending:
@@ -241,6 +241,16 @@ class TlsStream:
                 await self.flush()
         except _LOST:
             pass
+
+
+def _buffers() -> tuple[memoryview, memoryview]:
+    """This trio run's, RECEIVE_BYTES each."""
+    try:
+        return _shared.get()
+    except LookupError:
+        made = memoryview(bytearray(RECEIVE_BYTES)), memoryview(bytearray(RECEIVE_BYTES))
+        _shared.set(made)
+        return made
 
 
 def _detached(transport: trio.SocketStream) -> socket.socket:

@@ -35,7 +35,7 @@ from protocol.exchange_events import Event as FetchEvent
 from protocol.ids import Digest, NodeId
 from protocol.manifest import Manifest
 from protocol.rng import Rng
-from protocol.streams import Reply, encode_frame
+from protocol.streams import Done, Reply, encode_frame
 
 from ..errors import DigestMismatch, EdgedError, NoHolder, PeerError
 from ..interfaces import BlobInfo, PartialBlob, Peer
@@ -44,6 +44,8 @@ from .streams import Connection
 
 DialPeer = Callable[[Peer], Awaitable[Connection[Reply]]]
 """Raises PeerError."""
+GivePeer = Callable[[Connection[Reply], int], None]
+"""Takes a connection that is good for others, after so many more replies."""
 FindHolders = Callable[[Digest], Sequence[Peer]]
 """Nearest first, without this node."""
 FindPeer = Callable[[NodeId], Peer | None]
@@ -65,6 +67,8 @@ class _Link:
     connection: Connection[Reply] | None = None
     outgoing: bytearray = field(default_factory=bytearray)
     flushing: bool = False
+    owed: int | None = None
+    """Of one that is over: what Close says."""
 
 
 class Transfer:
@@ -79,6 +83,7 @@ class Transfer:
         holders: FindHolders,
         find_peer: FindPeer,
         dial: DialPeer,
+        give: GivePeer,
         progress: Callable[[int, int], None],
         metrics: Metrics,
         log: Log,
@@ -90,6 +95,7 @@ class Transfer:
         self._holders = holders
         self._find_peer = find_peer
         self._dial = dial
+        self._give = give
         self._progress = progress
         self._metrics = metrics
         self._log = log.bind(blob=blob)
@@ -229,10 +235,13 @@ class Transfer:
             case Dial(peer):
                 link = self._links[peer] = _Link(self._peers[peer])
                 tasks.start_soon(self._read, link)
-            case Close(peer):
+            case Close(peer, owed):
                 link = self._links.pop(peer)
-                if written.pop(peer, None) is not None:
+                if owed is not None:
+                    link.outgoing += encode_frame(Done(self._blob))
+                if written.pop(peer, None) is not None or owed is not None:
                     self._post(link, tasks)
+                link.owed = owed
                 link.scope.cancel()
 
     def _post(self, link: _Link, tasks: trio.Nursery) -> None:
@@ -276,7 +285,10 @@ class Transfer:
             lost = error
         finally:
             if connection is not None:
-                await connection.aclose()
+                if link.owed is None:
+                    await connection.aclose()
+                else:
+                    self._give(connection, link.owed)
         if not link.scope.cancel_called:
             self._failed(link, lost)
 

@@ -21,6 +21,7 @@ from protocol.seeding import Seeding
 from protocol.streams import (
     ERROR_TEXT_MAX,
     Cancel,
+    Done,
     ErrorReply,
     GetAny,
     GetManifest,
@@ -50,7 +51,7 @@ BATCH_BYTES_MAX: Final = 1024 * 1024
 PROMPT_S: Final = 0.005
 """A batch that left within that may be followed by one of twice its size."""
 BLOBS_PER_CONNECTION_MAX: Final = 64
-"""A fetch dials its own connections, so an honest peer wants one blob on each."""
+"""A fetch uses its connections alone, so an honest peer wants one blob at a time on each."""
 
 
 class Shared(Protocol):
@@ -116,6 +117,11 @@ class Session:
             case Cancel():
                 if any(waiting.id == request.id for waiting, _ in self.queue):
                     self.cancelled.add(request.id)
+            case Done():
+                if request.blob in self.wanted:
+                    del self.wanted[request.blob]
+                    self.seeding.leave(request.blob, self.peer)
+                    self.complete.pop(request.blob, None)
             case _:
                 self.queue.append((request, body))
                 self.body_bytes += len(body)

@@ -63,6 +63,8 @@ from protocol.streams import (  # noqa: E402
     Cancel,
     Confirm,
     Confirmed,
+    DeltaPart,
+    Done,
     GetAny,
     GetDelta,
     GetManifest,
@@ -263,8 +265,9 @@ HEADS = (
     Replicate(7, DIGEST, DIGEST),
     Records(8),
     Confirm(9, DIGEST),
+    Done(DIGEST),
 )
-BODIED = (ManifestReply(2), SegmentReply(3, 4), Offer(5, False, ()))
+BODIED = (ManifestReply(2), SegmentReply(3, 4), Offer(5, False, ()), DeltaPart(6, DIGEST, 4))
 REQUESTS = [*(encode_frame(head) for head in HEADS), encode_frame(Want(6, DIGEST), b"body")]
 REPLIES = [
     encode_frame(Pong(1)),

@@ -50,7 +50,7 @@ def test_a_whole_fetch_from_one_holder() -> None:
     rig.fetch.stored(ALL, rig.now)
     assert rig.events() == [Completed()]
     *news, close = rig.sent()
-    assert close == Close(A)
+    assert close == Close(A, owed=0)
     assert [item.message.indices for item in news if isinstance(item, Send)] == [tuple(ALL)]  # type: ignore[union-attr]
     assert rig.fetch.next_deadline() is None
     rig.fetch.on_timer(1e9)

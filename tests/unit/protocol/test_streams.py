@@ -20,6 +20,7 @@ from protocol.streams import (
     Confirm,
     Confirmed,
     DeltaPart,
+    Done,
     ErrorReply,
     GetAny,
     GetDelta,
@@ -70,6 +71,7 @@ def test_golden_frames() -> None:
         (Replicate(1, BLOB, BLOB), b""),
         (Records(2), b"r" * BUNDLE_BYTES_MAX),
         (Confirm(3, BLOB), b""),
+        (Done(BLOB), b""),
     ],
 )
 def test_requests_round_trip(message, body) -> None:  # type: ignore[no-untyped-def]
