@@ -23,7 +23,7 @@ from protocol.rng import Rng
 from protocol.streams import BASES_MAX, Reply
 
 from ..errors import BlobCorrupt, BlobNotFound, DigestMismatch, Draining, EdgedError, Overloaded
-from ..interfaces import BlobInfo, PartialBlob
+from ..interfaces import BlobInfo, PartialBlob, Peer
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .deltas import DeltaFetch
