@@ -388,8 +388,12 @@ class Parts:
                 self._forget_removed(event)
             case IdentityClash():
                 self._log.error(
-                    "another process runs under this node's identity; stop one of them",
-                    generation=event.generation,
+                    "peers know a later run of this node: another process runs under its identity"
+                    " (stop one of them), or its data directory was lost and its clock is behind"
+                    " (set the clock, and start it again)",
+                    generation=self.gossip.members()[0].generation,
+                    known=event.generation,
+                    ahead_s=(event.generation - wall_ms()) / 1000,
                 )
             case _:
                 pass  # views read it from the machine

@@ -99,7 +99,7 @@ class Node:
                 store=store,
                 runtime=runtime,
                 sockets=sockets,
-                generation=await next_generation(store),
+                generation=await next_generation(store, log),
                 state=self.state,
                 metrics=self._metrics,
                 log=log,
@@ -198,11 +198,16 @@ def gateway_limits(section: GatewaySection) -> HttpLimits:
     )
 
 
-async def next_generation(store: BlobStore) -> int:
+async def next_generation(store: BlobStore, log: Log) -> int:
     """A boot epoch above every one before, durable before it is used: nonces of the seal must
     never repeat. Unix milliseconds, so that a lost data directory does not turn it back."""
     before = int.from_bytes(store.get_meta(GENERATION) or b"")
-    generation = max(before + 1, time.time_ns() // 1_000_000)
+    now_ms = time.time_ns() // 1_000_000
+    if before >= now_ms:
+        log.warning(
+            "the clock was set back since the last start", behind_s=(before - now_ms) / 1000
+        )
+    generation = max(before + 1, now_ms)
     await store.set_meta(GENERATION, generation.to_bytes(8))
     return generation
 

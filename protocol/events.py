@@ -153,7 +153,8 @@ class StreamProbeEnd(msgspec.Struct, frozen=True):
 
 class IdentityClash(msgspec.Struct, frozen=True):
     """Peers know a newer generation of this very node id: another process runs under this
-    identity, or the persisted generation was lost. Restart gossip above `generation`."""
+    identity, or the persisted generation was lost and the clock that replaced it is behind. Restart
+    gossip above `generation`."""
 
     generation: int
 

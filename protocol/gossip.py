@@ -10,7 +10,7 @@ hold) is counted in `statistics().refused` and the rest is used, so one bad reco
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from copy import copy
 from typing import Final, assert_never
 
@@ -59,7 +59,7 @@ from .messages import (
 )
 from .outbox import ROUND_KEY, Outbox
 from .presets import LAN, Knobs
-from .records import Record, Verified
+from .records import NO_PROOFS, Proofs, Record, Verified
 from .refusals import Counting
 from .rng import Rng
 from .roster import EMPTY, Roster
@@ -433,9 +433,13 @@ class Gossip:
             if peer is not None and peer.reachable:
                 self.holdings.show(node_id, peer.generation)
 
-    def _accept(self, encoded: bytes, wall_ms: int, *, spread: bool, proven: bool = False) -> bool:
+    def _accept(
+        self, encoded: bytes, wall_ms: int, *, spread: bool, proofs: Proofs = NO_PROOFS
+    ) -> bool:
         """Whether it was news."""
-        verified = self.catalog.check(encoded, wall_ms=wall_ms, proven=proven)
+        if (error := proofs.refused.get(encoded)) is not None:
+            raise error
+        verified = self.catalog.check(encoded, wall_ms=wall_ms, proven=encoded in proofs.held)
         if verified is None or not self.catalog.merge(verified):
             return False
         self._accepted.append((verified.key, verified.encoded))
@@ -443,9 +447,9 @@ class Gossip:
             self._spread(verified)
         return True
 
-    def take_record(self, encoded: bytes, now: float, wall_ms: int, *, proven: bool) -> bool:
+    def take_record(self, encoded: bytes, now: float, wall_ms: int, proofs: Proofs) -> bool:
         """A record that a peer wants kept here; whether it was news. Raises as catalog.check."""
-        news = self._accept(encoded, wall_ms, spread=True, proven=proven)
+        news = self._accept(encoded, wall_ms, spread=True, proofs=proofs)
         self._settle(now)
         return news
 
@@ -466,14 +470,14 @@ class Gossip:
         return self._syncing.begin(peer)
 
     def sync_next(
-        self, reply: bytes, peer: NodeId, now: float, wall_ms: int, proven: Container[bytes] = ()
+        self, reply: bytes, peer: NodeId, now: float, wall_ms: int, proofs: Proofs = NO_PROOFS
     ) -> bytes | None:
         """Takes in the reply to the last request; the next one, or None: the sync is over.
-        `peer` is whom TLS authenticated; `proven`: see sync_unproven.
+        `peer` is whom TLS authenticated; `proofs`: see sync_unproven.
 
         Raises RemoteProtocolError: "sync", "sync-peer" (then sync_failed is due);
         LocalProtocolError: no sync with `peer` is under way."""
-        request = self._syncing.next(reply, peer, now, wall_ms, proven)
+        request = self._syncing.next(reply, peer, now, wall_ms, proofs)
         self._settle(now)
         return request
 
@@ -482,20 +486,20 @@ class Gossip:
         self._syncing.failed(peer)
 
     def sync_answer(
-        self, request: bytes, peer: NodeId, now: float, wall_ms: int, proven: Container[bytes] = ()
+        self, request: bytes, peer: NodeId, now: float, wall_ms: int, proofs: Proofs = NO_PROOFS
     ) -> bytes:
         """The reply to any request of `peer`, whom TLS authenticated.
 
         Raises RemoteProtocolError: "sync", "sync-peer"; the state is as before."""
         self._settle(now)
-        reply = self._syncing.answer(request, peer, now, wall_ms, proven)
+        reply = self._syncing.answer(request, peer, now, wall_ms, proofs)
         self._settle(now)
         return reply
 
     def sync_unproven(self, payload: bytes, *, reply: bool) -> list[tuple[bytes, Record]]:
         """Records in a sync payload that are news here. A driver may have their signatures checked
-        beside its loop (records.prove_records) and hand the outcome in with the payload: what is
-        not `proven` is checked when it is taken in, 0.1 to 0.19 ms each."""
+        beside its loop (records.prove_records) and hand the outcome in with the payload: the others
+        are checked when they are taken in, 0.1 to 0.19 ms each."""
         return self.catalog.unproven(self._syncing.records_in(payload, reply=reply))
 
     def _take_in(self, arrived: Arrived, now: float, wall_ms: int) -> int:
@@ -514,9 +518,7 @@ class Gossip:
         spread = len(records) <= BULK_ITEMS
         for record in records:
             with Counting(self._refused):
-                news += self._accept(
-                    record, wall_ms, spread=spread, proven=record in arrived.proven
-                )
+                news += self._accept(record, wall_ms, spread=spread, proofs=arrived.proofs)
         for held in arrived.holdings:
             with Counting(self._refused):
                 node_id = NodeId(held.node.hex())

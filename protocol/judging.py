@@ -226,7 +226,8 @@ class Judge:
         for peer in self._suspects.values():
             suspicion = peer.suspicion
             if suspicion is not None:
-                suspicion.started_at_s += lag_s
+                # One that began with what was read since is no older than now.
+                suspicion.started_at_s = min(now, suspicion.started_at_s + lag_s)
                 if suspicion.looking:
                     suspicion.looking = False
                     self._prober.forget(peer.node_id)

@@ -8,9 +8,10 @@ operator's credential expires.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Annotated, Final, Literal
+from types import MappingProxyType
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -202,17 +203,29 @@ def prove_record(record: Record, anchor: TrustAnchor) -> None:
     verify(record.credential.public_key, "record", payload, record.signature)
 
 
-def prove_records(ca_public_key: bytes, rows: Iterable[tuple[bytes, Record]]) -> frozenset[bytes]:
-    """Of (encoded, record): the encoded ones whose signatures hold. Pure: for a worker thread."""
+class Proofs(NamedTuple):
+    """Which encoded records hold, and why others do not; nothing is known of the rest."""
+
+    held: frozenset[bytes] = frozenset()
+    refused: Mapping[bytes, RemoteProtocolError] = MappingProxyType({})
+
+
+NO_PROOFS: Final = Proofs()
+
+
+def prove_records(ca_public_key: bytes, rows: Iterable[tuple[bytes, Record]]) -> Proofs:
+    """Of (encoded, record). Pure: for a worker thread."""
     anchor = TrustAnchor(ca_public_key)
-    proven: list[bytes] = []
+    held: list[bytes] = []
+    refused: dict[bytes, RemoteProtocolError] = {}
     for encoded, record in rows:
         try:
             prove_record(record, anchor)
-        except RemoteProtocolError:
-            continue  # the catalog refuses it, and says why
-        proven.append(encoded)
-    return frozenset(proven)
+        except RemoteProtocolError as error:
+            refused[encoded] = RemoteProtocolError(error.code, error.detail)
+        else:
+            held.append(encoded)
+    return Proofs(frozenset(held), refused)
 
 
 def verify_record(

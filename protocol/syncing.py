@@ -7,7 +7,7 @@ says what comes next; the driver carries bytes until it says None.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, assert_never
 
 import msgspec
@@ -17,6 +17,7 @@ from .codec import decode_sync_reply, decode_sync_request, encode_sync
 from .errors import LocalProtocolError, RemoteProtocolError
 from .ids import NodeId
 from .messages import Alive, MemberRow
+from .records import NO_PROOFS, Proofs
 from .sync import Sync
 from .syncmessages import (
     HoldingsSet,
@@ -41,8 +42,8 @@ class Arrived(NamedTuple):
     rows: Sequence[MemberRow] = ()
     records: Sequence[bytes] = ()
     holdings: Sequence[HoldingsSet] = ()
-    proven: Container[bytes] = ()
-    """Of `records`: those whose signatures are known to hold."""
+    proofs: Proofs = NO_PROOFS
+    """Of `records`."""
 
 
 class TakeIn(Protocol):
@@ -73,7 +74,7 @@ class Syncing:
         return encode_sync(asking.open())
 
     def next(
-        self, reply: bytes, peer: NodeId, now: float, wall_ms: int, proven: Container[bytes]
+        self, reply: bytes, peer: NodeId, now: float, wall_ms: int, proofs: Proofs
     ) -> bytes | None:
         """Raises RemoteProtocolError: "sync", "sync-peer"; LocalProtocolError: nothing begun."""
         asking = self._asking.get(peer)
@@ -87,7 +88,7 @@ class Syncing:
                 row = MemberRow("alive", message.sender)
                 asking.news += self._take_in(Arrived(peer, (row,)), now, wall_ms)
             case SyncDelivery():
-                arrived = Arrived(peer, message.members, message.records, message.holdings, proven)
+                arrived = Arrived(peer, message.members, message.records, message.holdings, proofs)
                 asking.check_delivery(message)
                 news = self._take_in(arrived, now, wall_ms)
                 asking.on_delivery(message, news=news)
@@ -110,7 +111,7 @@ class Syncing:
 
     # ------------------------------------------------------------ answering
     def answer(
-        self, request: bytes, peer: NodeId, now: float, wall_ms: int, proven: Container[bytes]
+        self, request: bytes, peer: NodeId, now: float, wall_ms: int, proofs: Proofs
     ) -> bytes:
         """Raises RemoteProtocolError: "sync", "sync-peer"; the state is as before."""
         message = decode_sync_request(request)
@@ -126,7 +127,7 @@ class Syncing:
                 reply = self._sync.list_places(message)
             case SyncExchange():
                 delivery = self._sync.deliver(message)
-                arrived = Arrived(peer, message.members, message.records, message.holdings, proven)
+                arrived = Arrived(peer, message.members, message.records, message.holdings, proofs)
                 taken = self._take_in(arrived, now, wall_ms)
                 reply = msgspec.structs.replace(delivery, taken=taken)
             case _:

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from edged.config import parse_config
 from edged.errors import ConfigError
+from edged.files import write_file
 from edged.trust import create_ca, issue_node
 
 from .spec import ClusterSpec
-from .state import ClusterState, Home, NodeState, write_file
+from .state import ClusterState, Home, NodeState
 
 SEEDS_MAX: Final = 5
 """Any one of them is enough to join; five survive four deaths."""
@@ -37,8 +38,8 @@ def write_cluster(home: Home, state: ClusterState, spec: ClusterSpec) -> None:
         own.mkdir(mode=0o700, parents=True)
         data = node_config(node, seeds, spec.config)
         parse_config(data, base=own)  # a mistake in [config] shows here, not in a node's log
-        write_file(own / "node.toml", dump_toml(data).encode(), mode=0o600)
-        write_file(own / "control.token", secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
+        write_file(own / "node.toml", dump_toml(data).encode(), secret=True)
+        write_file(own / "control.token", secrets.token_urlsafe(32).encode() + b"\n", secret=True)
         issue_node(directory / "ca", own / "trust", name=node.name)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from edged.errors import ClusterNotFound, ConfigError, Conflict
+from edged.files import write_file
 from protocol.errors import RemoteProtocolError
 from protocol.ids import parse_node_name
 
@@ -180,7 +180,7 @@ class Home:
 
     def save(self, state: ClusterState) -> None:
         path = self.directory(state.name) / "cluster.json"
-        write_file(path, msgspec.json.format(msgspec.json.encode(state)) + b"\n", mode=0o600)
+        write_file(path, msgspec.json.format(msgspec.json.encode(state)) + b"\n", secret=True)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -247,21 +247,6 @@ def _same_file(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
-
-
-def write_file(path: Path, data: bytes, *, mode: int) -> None:
-    """Whole or not at all, durable, never readable by more than `mode` says."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_token(path: Path) -> str:

@@ -1,7 +1,9 @@
 """Runs a protocol.gossip.Gossip: datagrams in and out, its one timer, its syncs, its events.
 
 `run` owns the loop; other tasks may call the machine between its steps (trio switches only at
-await) and then `notify`. No event is ever dropped: when their receiver is late, the loop waits.
+await) and then `notify`. The loop waits for nobody, a disk that hangs least of all: a node that
+does not answer is declared dead. Above EVENTS_MAX undelivered events records are owed to the disk
+until it is back, and what else was to be told is dropped and counted.
 
 A record from a peer is in force, and passed on, as soon as it verifies; it is saved a moment after,
 before `on_event` hears of it or of what came later. If this node dies in between, its peers still
@@ -35,7 +37,15 @@ from protocol.events import (
 from protocol.gossip import Gossip
 from protocol.ids import NodeId
 from protocol.member import Address, Member
-from protocol.records import Record, decode_bundle, decode_record, prove_records, record_key
+from protocol.records import (
+    NO_PROOFS,
+    Proofs,
+    Record,
+    decode_bundle,
+    decode_record,
+    prove_records,
+    record_key,
+)
 from protocol.streams import ErrorReply, Reply, Sync, SyncReply
 
 from ..config import parse_address
@@ -49,7 +59,8 @@ from .streams import Connection, dial
 
 BATCH: Final = 64
 """Datagrams taken in one go before timers and transmits get their turn."""
-EVENTS_MAX: Final = 4096
+EVENTS_MAX: Final = 16_384
+"""Not delivered yet: every member at once, and some."""
 SYNCS_MAX: Final = 4
 """At once, and one per peer; those wanted meanwhile follow when one ends."""
 WISHES_MAX: Final = 64
@@ -106,11 +117,10 @@ class GossipService:
         drop_records: DropRecords | None = None,
         wall_ms: Callable[[], int] = _wall_ms,
     ) -> None:
-        """`on_event` gets every event that asks nothing of the driver, in order; it may take its
+        """`on_event` gets the events that ask nothing of the driver, in order; it may take its
         time. `observe` gets them the moment they happen, before anything is saved, and must be
-        quick. Nobody but
-        the holder of `persisting` writes records to disk, or drops them from it. Without
-        `drop_records` what the catalog forgets stays there until the next start."""
+        quick. Nobody but the holder of `persisting` writes records to disk, or drops them from
+        it. Without `drop_records` what the catalog forgets stays there until the next start."""
         self._gossip = gossip
         self._sockets = sockets
         self._trust = trust
@@ -133,6 +143,8 @@ class GossipService:
         self._dropped = 0
         self._owed: dict[str, None] = {}
         """Keys of which the disk has not what is in force."""
+        self._late = False
+        """Events were dropped since the last one was delivered."""
         self._count_at_s = 0.0
         self._syncing: dict[NodeId, None] = {}
         self._wished: dict[NodeId, None] = {}
@@ -193,15 +205,13 @@ class GossipService:
             # One scope for as long as only datagrams come: making and leaving one costs as much as
             # opening a datagram.
             with trio.CancelScope() as self._waiting:
-                while (late := self._step(helpers, events)) is None:
+                while True:
+                    self._step(helpers, events)
                     # Nothing is awaited between the last look at the machine and this wait.
                     await trio.lowlevel.wait_readable(self._sockets.udp)
-            if late is not None:
-                await events.send(late)
 
-    def _step(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> Event | None:
-        """What has come and what is due; then the wait is set to end by the next deadline. The
-        event that found no room, if any: what follows must wait for it."""
+    def _step(self, helpers: trio.Nursery, events: trio.MemorySendChannel[Event]) -> None:
+        """What has come and what is due; then the wait is set to end by the next deadline."""
         self._filter()
         self._receive()
         self._count_drops()
@@ -219,7 +229,7 @@ class GossipService:
                     try:
                         events.send_nowait(event)
                     except trio.WouldBlock:
-                        return event
+                        self._shed(event)
         self._transmit()
         for host in self._names.take_wanted():
             helpers.start_soon(self._names.look_up, host, self._sockets.udp.family)
@@ -227,7 +237,16 @@ class GossipService:
         until_s = math.inf if deadline is None else deadline
         if until_s != self._waiting.deadline:
             self._waiting.deadline = until_s
-        return None
+
+    def _shed(self, event: Event) -> None:
+        if isinstance(event, RecordsAccepted):
+            self._owed |= dict.fromkeys(key for key, _ in event.records)
+        elif isinstance(event, RecordsPurged):
+            self._owed |= dict.fromkeys(event.keys)
+        self._metrics.errors.labels("events-late").inc()
+        if not self._late:
+            self._late = True
+            self._log.error("events are delivered too late; does the disk hang?")
 
     def _receive(self) -> None:
         now, wall_ms = trio.current_time(), self._wall_ms()
@@ -288,6 +307,7 @@ class GossipService:
 
     async def _deliver(self, events: trio.MemoryReceiveChannel[Event]) -> None:
         async for event in events:
+            self._late = False
             batch = [event]
             if isinstance(event, RecordsAccepted):
                 await trio.sleep(SAVE_AFTER_S)
@@ -347,8 +367,9 @@ class GossipService:
                     await self._save_records(kept)
                 if gone and self._drop_records is not None:
                     await self._drop_records(gone)
-                for key in keys:
-                    del self._owed[key]
+                for key, encoded in rows:
+                    if self._gossip.catalog.encoded(key) == encoded:
+                        del self._owed[key]
 
     # ------------------------------------------------------------ syncs
     def _start_sync(self, helpers: trio.Nursery, peer: Member) -> None:
@@ -395,31 +416,30 @@ class GossipService:
                 if request is None:
                     return
                 reply = await _exchange(connection, number, request)
-                proven = await self._prove(reply, reply=True)
+                proofs = await self._prove(reply, reply=True)
                 now, wall_ms = trio.current_time(), self._wall_ms()
-                request = self._gossip.sync_next(reply, peer.node_id, now, wall_ms, proven)
+                request = self._gossip.sync_next(reply, peer.node_id, now, wall_ms, proofs)
                 self.notify()
         finally:
             await connection.aclose()
 
-    async def _prove(self, payload: bytes, *, reply: bool) -> frozenset[bytes]:
-        """Records of a payload whose signatures hold, checked beside the loop: 256 take 30 to 50
-        ms."""
+    async def _prove(self, payload: bytes, *, reply: bool) -> Proofs:
+        """The signatures of a payload's records, checked beside the loop: 256 take 30 to 50 ms."""
         return await self._prove_records(self._gossip.sync_unproven(payload, reply=reply))
 
-    async def _prove_records(self, records: list[tuple[bytes, Record]]) -> frozenset[bytes]:
+    async def _prove_records(self, records: list[tuple[bytes, Record]]) -> Proofs:
         if not records:
-            return frozenset()
+            return NO_PROOFS
         prove = partial(prove_records, self._trust.anchor.ca_public_key, records)
         return await trio.to_thread.run_sync(prove, limiter=self._provers)
 
     async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
         """Raises PeerError."""
         await trio.lowlevel.checkpoint()
-        proven = await self._prove(body, reply=False)
+        proofs = await self._prove(body, reply=False)
         try:
             reply = self._gossip.sync_answer(
-                body, peer, trio.current_time(), self._wall_ms(), proven
+                body, peer, trio.current_time(), self._wall_ms(), proofs
             )
         except RemoteProtocolError as error:
             raise PeerError(f"sync refused: {error}") from error
@@ -435,11 +455,9 @@ class GossipService:
             bundle = decode_bundle(body)
             keys = [record_key(decode_record(encoded)) for encoded in bundle]
             wall_ms = self._wall_ms()
-            proven = await self._prove_records(self._gossip.catalog.unproven(bundle))
+            proofs = await self._prove_records(self._gossip.catalog.unproven(bundle))
             for encoded in bundle:
-                self._gossip.take_record(
-                    encoded, trio.current_time(), wall_ms, proven=encoded in proven
-                )
+                self._gossip.take_record(encoded, trio.current_time(), wall_ms, proofs)
         except RemoteProtocolError as error:
             raise PeerError(f"record refused: {error}") from error
         finally:

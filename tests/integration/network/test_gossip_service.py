@@ -14,6 +14,7 @@ import trio
 from network_support import GossipNode, MakeTrust, gossiping, until, wall_ms
 
 from edged.errors import ConfigError, PeerError
+from edged.network import gossip as gossip_module
 from edged.network.gossip import SYNCS_MAX, WISHES_MAX
 from edged.network.sockets import NAME_TTL_S, NAMES_MAX, GossipSockets, Names, bind_gossip
 from edged.network.streams import dial
@@ -267,6 +268,30 @@ async def test_what_the_catalog_forgets_leaves_the_disk(
         keep_house(a)
         await until(lambda: "records not dropped" in log_text.getvalue())
         assert "a/back" in a.saved
+
+
+async def test_a_disk_that_hangs_does_not_stop_gossip(
+    make_trust: MakeTrust, log: Log, log_text: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far more happens than may wait for the disk; all of it is there when the disk is back."""
+    monkeypatch.setattr(gossip_module, "EVENTS_MAX", 4)
+    async with gossiping(log, make_trust("a"), make_trust("b")) as nodes:
+        a, b = nodes
+        join_all(nodes)
+        await until(lambda: all_see(nodes, a="alive", b="alive"))
+        await b.persisting.acquire()
+        for number in range(20):
+            a.deploy(f"f{number}", SMALL)
+            await until(lambda n=number: b.gossip.catalog.lookup(f"f{n}") is not None)
+        acks = a.gossip.statistics().probing.acks_direct
+        await until(lambda: a.gossip.statistics().probing.acks_direct > acks)
+        assert all_see(nodes, a="alive", b="alive")
+        assert "does the disk hang?" in log_text.getvalue()
+        b.persisting.release()
+        await until(lambda: len(b.saved) == 40)
+        a.deploy("after", SMALL)
+        await until(lambda: len(b.saved) == 42)
+        assert b.service._owed == {}
 
 
 def keep_house(node: GossipNode) -> None:

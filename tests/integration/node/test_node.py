@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import trio
 
 from edged import assembly
 from edged.errors import ConfigError, DataDirLocked
-from edged.node import Node
+from edged.node import GENERATION, Node
+from edged.store import open_store
 from edged.telemetry import make_log
 from protocol.ids import digest_of
 
@@ -97,6 +99,21 @@ async def test_a_node_whose_clock_was_ahead_finds_the_way_out(
         a = await cluster.start("a")
         functions = (await a.ask("GET", "/v1/functions"))["functions"]
         assert [one["name"] for one in functions] == ["late"]
+
+
+async def test_a_clock_that_was_set_back_is_named(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        await cluster.stop("a")
+        later = time.time_ns() // 1_000_000 + 3600_000
+        log = make_log("a", stream=io.StringIO())
+        store = await open_store(a.config.data_dir, zstd_level=3, min_free_bytes=0, log=log)
+        await store.set_meta(GENERATION, later.to_bytes(8))
+        await store.close()
+        a = await cluster.start("a")
+        assert "the clock was set back since the last start" in a.log.getvalue()
+        (own,) = (await a.ask("GET", "/v1/members"))["members"]
+        assert own["generation"] == later + 1, "no nonce is used twice"
 
 
 async def test_rollback_and_remove_reach_every_node(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from edged.resident import code_ranges, drop_code
 from edged.runtime.ffi import Api, ByteVec, library_path
 
-MAPS = """\
+RANGES = """\
 7f0000000000-7f0000001000 r--p 00000000 fe:00 42    /a/lib.so
 7f0000001000-7f0000004000 r-xp 00001000 fe:00 42    /a/lib.so
 7f0000005000-7f0000006000 rw-p 00004000 fe:00 42    /a/lib.so
@@ -18,7 +18,17 @@ MAPS = """\
 7f0000009000-7f000000a000 r-xp 00005000 fe:00 42    /a/b c/lib.so.1
 7f000000a000-7f000000b000 r-xp 00000000 fe:00 42    /a.so/guest.cwasm
 7f000000b000-7f000000c000 rwxp 00005000 fe:00 42    /a/lib.so
+7f000000c000-7f000000d000 r-xp 00001000 fe:00 43    /a/relocated.so
 """
+
+
+def smaps() -> str:
+    """The last one is of a library whose code was written to."""
+    text = ""
+    for line in RANGES.splitlines():
+        dirty_kb = 4 if "relocated" in line else 0
+        text += f"{line}\nSize: 4 kB\nPrivate_Clean: 4 kB\nPrivate_Dirty:         {dirty_kb} kB\n"
+    return text + "VmFlags: rd ex mr mw me\n"
 
 
 def resident_kb(library: Path) -> int:
@@ -29,8 +39,8 @@ def resident_kb(library: Path) -> int:
 
 
 def test_only_the_code_of_files() -> None:
-    assert code_ranges(MAPS) == [(0x7F0000001000, 0x3000), (0x7F0000009000, 0x1000)]
-    assert code_ranges("nonsense\n\n") == []
+    assert code_ranges(smaps()) == [(0x7F0000001000, 0x3000), (0x7F0000009000, 0x1000)]
+    assert code_ranges("nonsense\n\n") == code_ranges(RANGES) == []
 
 
 def test_libraries_work_after_their_code_was_dropped() -> None:

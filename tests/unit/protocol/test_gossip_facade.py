@@ -192,20 +192,21 @@ def test_signatures_may_be_checked_beside_the_loop(monkeypatch: pytest.MonkeyPat
     one.catalog.merge(
         msgspec.structs.replace(verified, record=forged, encoded=encode_record(forged))
     )
-    checked: list[int] = []
+    refused: list[bytes] = []
     request: bytes | None = two.sync_begin(one.node_id, 0.0)
     while request is not None:
         reply = one.sync_answer(request, two.node_id, 0.0, WALL_MS)
         rows = two.sync_unproven(reply, reply=True)
-        proven = prove_records(anchor().ca_public_key, rows)
-        checked.append(len(rows) - len(proven))
+        proofs = prove_records(anchor().ca_public_key, rows)
+        assert len(rows) == len(proofs.held) + len(proofs.refused)
+        refused += proofs.refused
         assert two.sync_unproven(b"junk", reply=True) == []
         with monkeypatch.context() as patch:
             calls: list[object] = []
             patch.setattr(records_module, "prove_record", _recording(calls))
-            request = two.sync_next(reply, one.node_id, 0.0, WALL_MS, proven)
-        assert len(calls) == checked[-1], "only what is not proven is checked in the loop"
-    assert checked == [0, 1]
+            request = two.sync_next(reply, one.node_id, 0.0, WALL_MS, proofs)
+        assert calls == [], "nothing is checked again in the loop, a forged one neither"
+    assert refused == [encode_record(forged)]
     assert len(two.catalog) == 6
     assert two.statistics().refused == {"signature": 1}
     assert two.sync_unproven(reply, reply=True)[0][0] == encode_record(forged)

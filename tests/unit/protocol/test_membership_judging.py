@@ -189,6 +189,20 @@ def test_a_process_that_was_stopped_looks_again_before_any_verdict() -> None:
     assert "down" not in states(machine).values()
 
 
+def test_a_suspicion_that_begins_with_a_stop_is_not_of_the_future() -> None:
+    """The accusation is read before the timer tells that this process was stopped."""
+    machine, other, third = make_gossip(0), Insider(1), Insider(2)
+    other.say(machine, other.alive, third.alive)
+    run(machine, 0.0, 1.0)
+    other.say(machine, Suspect(third.raw, 1, 0, other.raw, Finding.SILENT), now=21.0)
+    machine.on_timer(21.0)
+    assert machine.statistics().probing.stalls == 1
+    events(machine)
+    third.say(machine, msgspec.structs.replace(third.alive, incarnation=1), now=21.5)
+    (refuted,) = (event for event in events(machine) if isinstance(event, MemberRefuted))
+    assert refuted.reason.suspected_ms == 500
+
+
 def test_plain_swim_declares_without_a_last_look() -> None:
     machine, other, third = make_gossip(0, knobs=without_lifeguard(LAN)), Insider(1), Insider(2)
     other.say(machine, other.alive, third.alive)
