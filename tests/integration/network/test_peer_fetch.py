@@ -448,3 +448,66 @@ async def test_eight_megabytes(bench: Bench) -> None:
         info = await site.exchange.fetch(manifest.blob, manifest_digest(manifest), progress=ignore)
     assert info.size_bytes == len(data)
     assert await site.store.verify(manifest.blob)
+
+
+class OneThenWait(Slow):
+    """Gives one segment, and waits for `go` before the others."""
+
+    given = 0
+
+    async def wire_segment(self, digest: Digest, index: int) -> bytes:
+        self.given += 1
+        if self.given == 1:
+            return await MemorySource.wire_segment(self, digest, index)
+        return await super().wire_segment(digest, index)
+
+
+async def test_both_ends_tell_how_a_transfer_goes(bench: Bench) -> None:
+    site = await bench.site(config=FetchConfig())
+    source = OneThenWait(DATA)
+    holder = await bench.holder("h", source, site)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch, site)
+        await source.asked.wait()
+        while not (site.exchange.moving()[0].done_bytes and holder.server.moving()):
+            await trio.sleep(0.001)
+        fetching = site.exchange.moving()[0]
+        assert (fetching.digest, fetching.state, fetching.urgent) == (BLOB, "running", True)
+        assert 0 < fetching.done_bytes < fetching.total_bytes == MANIFEST.wire_bytes
+        assert fetching.peers == (bench.make_trust("h").node_id,)
+        sending = holder.server.moving()[0]
+        assert (sending.direction, sending.total_bytes) == ("upload", MANIFEST.wire_bytes)
+        assert sending.done_bytes >= fetching.done_bytes
+        assert sending.peers == (bench.make_trust("site").node_id,)
+        assert site.exchange.is_fetching(BLOB)
+        assert holder.server.is_serving(BLOB)
+        source.go.set()
+    assert site.exchange.moving() == []
+    while holder.server.moving():
+        await trio.sleep(0.001)
+    assert not holder.server.is_serving(BLOB)
+
+
+class Mute(MemorySource):
+    async def manifest(self, digest: Digest) -> Manifest:
+        return await trio.sleep_forever()
+
+
+async def test_what_waits_for_its_turn_is_queued(bench: Bench) -> None:
+    site = await bench.site(config=FetchConfig())
+    await bench.holder("h", Mute(), site)
+
+    async def want(number: int) -> None:
+        blob = digest_of(b"%d" % number)
+        await site.exchange.fetch(blob, NAMED, progress=ignore, urgent=False)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(want, number)
+        while len(moving := site.exchange.moving()) < 5 or not any(one.peers for one in moving):
+            await trio.sleep(0.001)
+        states = [one.state for one in moving]
+        assert (states.count("running"), states.count("queued")) == (3, 2)
+        assert {one.total_bytes for one in moving} == {None}
+        nursery.cancel_scope.cancel()
+    assert site.exchange.moving() == []
