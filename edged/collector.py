@@ -56,7 +56,9 @@ class Needs(Protocol):
         """All that live versions name."""
         ...
 
-    def pinned(self) -> frozenset[Digest]: ...
+    def is_pinned(self, digest: Digest) -> bool:
+        """By itself; what a function's pin covers is wanted anyway."""
+        ...
 
     def runs_here(self, key: ArtifactKey) -> bool:
         """Whether this node's engines load code of that key."""
@@ -204,11 +206,10 @@ class Collector:
     def _look(self) -> tuple[list[_Item], int, int]:
         """What nothing needs; how many blobs are wanted, and how many are there as pinned only."""
         now = trio.current_time()
-        pinned = self._needs.pinned()
         items: dict[Digest, _Item] = {}
         saved: dict[Digest, None] = {}
         for item in self._unneeded():
-            if item.digest in pinned or item.module in pinned:
+            if self._needs.is_pinned(item.digest) or self._needs.is_pinned(item.module):
                 saved[item.digest] = None
             else:
                 items[item.digest] = item
@@ -249,7 +250,7 @@ class Collector:
         subjects = dict.fromkeys((item.digest, item.module))
         if self._is_wanted(item, info):
             return "wanted"
-        if not self._needs.pinned().isdisjoint(subjects):
+        if any(self._needs.is_pinned(one) for one in subjects):
             return "pinned"
         if any(self._keeping[one] for one in subjects):
             return "in use"

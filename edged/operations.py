@@ -153,10 +153,11 @@ class Operations:
             raise ModuleRejected("too-large", f"{len(data)} bytes; at most {MODULE_BYTES_MAX}")
         wasm = await self._runtime.parse(data)
         info = await self._runtime.validate(wasm)
-        created = self._store.info(info.digest) is None
-        await self._store.put(wasm, kind="module", expected=info.digest)
-        manifest = await self._store.make_manifest(info.digest)
-        self._cluster.on_held(info.digest)
+        async with self._cluster.keeping(info.digest):
+            created = self._store.info(info.digest) is None
+            await self._store.put(wasm, kind="module", expected=info.digest)
+            manifest = await self._store.make_manifest(info.digest)
+            self._cluster.on_held(info.digest)
         self._remember(info)
         return ModuleStored(
             module=info.digest,

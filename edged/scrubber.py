@@ -216,6 +216,8 @@ class Scrubber:
         try:
             outcome = await self._repair(check, rows)
         except EdgedError as error:
+            if check.result == "wire-lost" and self._store.info(info.digest) is None:
+                return None
             repaired, outcome = False, str(error)
         else:
             repaired = outcome is not None
@@ -254,7 +256,9 @@ class Scrubber:
                         self._repairs.announce(row.module)
                 return "dropped; it is made again when it is needed"
             case "manifest":
-                return "made again with the wire form it belongs to"
+                if any(blob.manifest == info.digest for blob in self._store.blobs()):
+                    return "made again with the wire form it belongs to"
+                return None
 
     async def _repair_module(self, info: BlobInfo) -> str | None:
         manifest = self._repairs.manifest(info.digest) or info.manifest

@@ -5,7 +5,7 @@ interfaces.Upkeep over the store, the collector, the scrubber and the pins. Owns
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -80,7 +80,7 @@ class UpkeepService:
     def blobs(self, *, after: str, limit: int) -> BlobsView:
         held = sorted(self._store.blobs(), key=lambda blob: blob.digest)
         chosen = [blob for blob in held if blob.digest > after]
-        functions = self._functions()
+        functions = self._functions(None)
         rows = {row.digest: row for row in self._store.artifacts()}
         described = {blob.manifest: blob.digest for blob in held if blob.manifest is not None}
         covered = self._pins.covered()
@@ -127,12 +127,13 @@ class UpkeepService:
             mapped=blob.kind != "manifest" and self._activation.is_mapped(subject),
         )
 
-    def _functions(self) -> dict[Digest, list[str]]:
-        """ "name@version" by module."""
+    def _functions(self, only: Container[Digest] | None) -> dict[Digest, list[str]]:
+        """Names with versions, by module; of all modules, or of some."""
         found: dict[Digest, list[str]] = {}
         for key, module in self._catalog.modules.named():
-            _, name, version = key.split("/")
-            found.setdefault(module, []).append(f"{name}@{version[:12]}")
+            if only is None or module in only:
+                _, name, version = key.split("/")
+                found.setdefault(module, []).append(f"{name}@{version[:12]}")
         return {module: sorted(names) for module, names in found.items()}
 
     async def open_blob(
@@ -144,8 +145,8 @@ class UpkeepService:
         return info.kind, await self._store.open_verified(digest)
 
     def transfers(self) -> TransfersView:
-        functions = self._functions()
         moving = [*self._exchange.moving(), *self._streams.moving()]
+        functions = self._functions({one.digest for one in moving})
         return TransfersView(
             self._node,
             tuple(

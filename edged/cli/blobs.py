@@ -33,7 +33,9 @@ REASONS: Final = {
 )
 @target_options
 def blobs(kind: str | None, as_json: bool, **where: Any) -> None:
-    """List the blobs on a node's disk: what they are, who needs them, how many nodes hold them."""
+    """List the blobs on a node's disk.
+
+    What they are, which versions of functions need them, and how many nodes hold them."""
     from .target import find_target
 
     client = find_target(**where).control()
@@ -103,9 +105,10 @@ def _needed_by(blob: BlobView) -> str:
 @click.argument("target", required=False, metavar="[DIGEST|FUNCTION]")
 @target_options
 def pin(target: str | None, as_json: bool, **where: Any) -> None:
-    """Keep a blob, or all versions of a function, on a node whatever is collected or evicted.
+    """Keep a blob or a function on a node.
 
-    8 digits of a digest are enough. Without an argument: list what is pinned."""
+    Of a function, all versions. What is pinned is neither collected nor evicted. 8 digits of a
+    digest are enough. Without an argument: list what is pinned."""
     _pin("PUT", target, as_json=as_json, **where)
 
 
@@ -113,7 +116,7 @@ def pin(target: str | None, as_json: bool, **where: Any) -> None:
 @click.argument("target", metavar="DIGEST|FUNCTION")
 @target_options
 def unpin(target: str, as_json: bool, **where: Any) -> None:
-    """Undo a pin: the blob may be collected and evicted again."""
+    """Let a blob or a function go again."""
     _pin("DELETE", target, as_json=as_json, **where)
 
 
@@ -158,7 +161,7 @@ def _show_pins(view: PinsView) -> None:
 )
 @target_options
 def gc(dry_run: bool, grace_s: int | None, as_json: bool, **where: Any) -> None:
-    """Remove the blobs of a node that no version of any function needs.
+    """Remove blobs that no function needs.
 
     Nodes do it by themselves now and then. What is pinned, in use, or was stored in the last half
     minute stays, also with --grace 0."""
@@ -205,9 +208,10 @@ def _show_collection(view: GcView) -> None:
 @click.option("--status", "only_look", is_flag=True, help="Only tell how the newest check went.")
 @target_options
 def verify(only_look: bool, as_json: bool, **where: Any) -> None:
-    """Hash every byte of a node's store again, and repair what is damaged from peers.
+    """Check every byte on a node's disk.
 
-    Nodes do it by themselves, slowly, each week. Exit code 1 if something could not be repaired.
+    What is damaged is repaired, from peers where it must. Nodes do it by themselves, slowly, each
+    week. Exit code 1 if something could not be repaired.
     Ctrl-C stops waiting, not the check."""
     import msgspec
 

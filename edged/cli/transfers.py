@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @target_options
 def transfers(watch: bool, interval_s: float, as_json: bool, **where: Any) -> None:
-    """Show the blobs that a node fetches from others or sends to them now.
+    """Show what a node fetches and uploads now.
 
     --watch draws progress bars on a terminal; elsewhere it prints a line for each transfer and
     look. With --json it prints each look as one line."""
@@ -107,7 +107,7 @@ def _table(rows: tuple[TransferView, ...]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from .render import NONE, duration, short, size
+    from .render import NONE, short, size
 
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for column, least in COLUMNS:
@@ -126,7 +126,7 @@ def _table(rows: tuple[TransferView, ...]) -> RenderableType:
             bar,
             f"{size(row.done_bytes)} of {size(row.total_bytes)}" if row.total_bytes else NONE,
             "queued" if queued else f"{size(int(row.rate_bytes_s))}/s",
-            duration(row.eta_s),
+            _left(row),
             Text(clean(" ".join(row.peers) or NONE)),
             Text(clean(" ".join(row.functions) or NONE)),
         )
@@ -134,13 +134,26 @@ def _table(rows: tuple[TransferView, ...]) -> RenderableType:
 
 
 def _line(row: TransferView) -> str:
-    from .render import duration, short, size
+    from .render import short, size
 
     at = time.strftime("%H:%M:%S")
     direction = "from" if row.direction == "fetch" else "to"
     of = f" ({' '.join(row.functions)})" if row.functions else ""
+    ends = "" if _is_whole(row) else f", {direction} {' '.join(row.peers) or 'nobody yet'}"
     return (
         f"{at} {row.direction} {short(row.digest)}{of} {row.state}"
         f" {size(row.done_bytes)} of {size(row.total_bytes)} at {size(int(row.rate_bytes_s))}/s,"
-        f" {duration(row.eta_s)} left, {direction} {' '.join(row.peers) or 'nobody yet'}"
+        f" left: {_left(row)}{ends}"
     )
+
+
+def _is_whole(row: TransferView) -> bool:
+    return row.total_bytes is not None and row.done_bytes >= row.total_bytes
+
+
+def _left(row: TransferView) -> str:
+    from .render import duration
+
+    if _is_whole(row):
+        return "ending"
+    return duration(None if row.eta_s is None else max(row.eta_s, 0.1))
