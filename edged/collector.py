@@ -56,9 +56,7 @@ class Needs(Protocol):
         """All that live versions name."""
         ...
 
-    def is_pinned(self, digest: Digest) -> bool:
-        """By itself; what a function's pin covers is wanted anyway."""
-        ...
+    def pinned(self) -> frozenset[Digest]: ...
 
     def runs_here(self, key: ArtifactKey) -> bool:
         """Whether this node's engines load code of that key."""
@@ -206,10 +204,11 @@ class Collector:
     def _look(self) -> tuple[list[_Item], int, int]:
         """What nothing needs; how many blobs are wanted, and how many are there as pinned only."""
         now = trio.current_time()
+        pinned = self._needs.pinned()
         items: dict[Digest, _Item] = {}
         saved: dict[Digest, None] = {}
         for item in self._unneeded():
-            if self._needs.is_pinned(item.digest) or self._needs.is_pinned(item.module):
+            if item.digest in pinned or item.module in pinned:
                 saved[item.digest] = None
             else:
                 items[item.digest] = item
@@ -250,8 +249,6 @@ class Collector:
         subjects = dict.fromkeys((item.digest, item.module))
         if self._is_wanted(item, info):
             return "wanted"
-        if any(self._needs.is_pinned(one) for one in subjects):
-            return "pinned"
         if any(self._keeping[one] for one in subjects):
             return "in use"
         recent = any(now - self._touched.get(one, -RECENT_S) < RECENT_S for one in subjects)
@@ -259,6 +256,8 @@ class Collector:
             return "recent"
         if now - self._since[item.digest] < grace_s:
             return IN_GRACE
+        if not self._needs.pinned().isdisjoint(subjects):
+            return "pinned"
         if any(self._needs.in_use(one) for one in subjects):
             return "in use"
         return None

@@ -62,8 +62,8 @@ class BlobNeeds:
         named = (modules.get(module) for module in modules)
         return frozenset(one for wanted in named if wanted for one in wanted.manifests)
 
-    def is_pinned(self, digest: Digest) -> bool:
-        return self._pins.names(digest)
+    def pinned(self) -> frozenset[Digest]:
+        return self._pins.covered()
 
     def runs_here(self, key: ArtifactKey) -> bool:
         return key in self._keys

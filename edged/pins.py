@@ -64,13 +64,9 @@ class Pins:
 
     def is_pinned(self, digest: Digest) -> bool:
         """Of a module; of an artifact, ask for its module too."""
-        return self.names(digest) or any(
+        return digest in self._pinned["digest"] or any(
             digest in self._modules(FunctionName(name)) for name in self._pinned["function"]
         )
-
-    def names(self, digest: Digest) -> bool:
-        """Whether it is pinned by itself."""
-        return digest in self._pinned["digest"]
 
     def covered(self) -> frozenset[Digest]:
         """All digests that are pinned, by themselves or by a function."""

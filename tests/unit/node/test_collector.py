@@ -40,8 +40,8 @@ class Needs:
     def manifests(self) -> frozenset[Digest]:
         return frozenset(self.wanted.values())
 
-    def is_pinned(self, digest: Digest) -> bool:
-        return digest in self.pins
+    def pinned(self) -> frozenset[Digest]:
+        return frozenset(self.pins)
 
     def runs_here(self, key: ArtifactKey) -> bool:
         return key == OWN
