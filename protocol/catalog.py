@@ -34,7 +34,7 @@ NAMES_MAX: Final = 16_384
 BYTES_MAX: Final = 64 * 1024 * 1024
 """All three of live records: 1 KiB each on average; the smallest function has 1.1 KiB in two."""
 TOMBSTONES_MAX: Final = 65_536
-"""A full catalog can be removed whole; each takes 0.3 KB on disk and 1.1 KB in memory. Above it
+"""A full catalog can be removed whole; each takes 0.3 KB on disk and 0.9 KB in memory. Above it
 those with the least (hlc, key) are given up: the same ones everywhere, so that nodes do not teach
 each other in circles."""
 CURABLE: Final = frozenset({"catalog-full", "signature", "spec"})
@@ -107,7 +107,8 @@ class Catalog:
         self.modules: Final = Modules()
         self._names: dict[FunctionName, FunctionState] = {}
         self._current: dict[str, Current] = {}
-        self._tombstones: dict[str, None] = {}
+        self._tombstones = 0
+        """How many there are."""
         self._oldest: list[tuple[int, str]] = []
         """Heap over tombstones and former ones."""
         self._given_up: list[str] = []
@@ -235,7 +236,7 @@ class Catalog:
         known = self._entries.get(key)
         if known is not None:
             return not known.outranks(record)
-        if not record.tombstone or len(self._tombstones) < TOMBSTONES_MAX:
+        if not record.tombstone or self._tombstones < TOMBSTONES_MAX:
             return True
         return (record.hlc, key) > self._oldest_tombstone()
 
@@ -252,7 +253,7 @@ class Catalog:
         if verified.spec is not None:
             self.modules.put(entry.key, verified.spec)
         self._index(verified.name, entry)
-        while len(self._tombstones) > TOMBSTONES_MAX:
+        while self._tombstones > TOMBSTONES_MAX:
             oldest = self._oldest_tombstone()[1]
             self._remove(self._entries[oldest])
             self._given_up.append(oldest)
@@ -271,7 +272,7 @@ class Catalog:
         if entry.live:
             self._bytes += len(entry.encoded)
         else:
-            self._tombstones[entry.key] = None
+            self._tombstones += 1
             heapq.heappush(self._oldest, (entry.hlc, entry.key))
 
     def _take_out(self, entry: Entry, *, replaced: bool = False) -> None:
@@ -288,7 +289,7 @@ class Catalog:
             if not replaced:
                 self.modules.drop(entry.key)
         else:
-            del self._tombstones[entry.key]
+            self._tombstones -= 1
 
     def _remove(self, entry: Entry) -> None:
         """Without a trace."""
@@ -306,7 +307,8 @@ class Catalog:
         """There is one."""
         while True:
             hlc, key = self._oldest[0]
-            if key in self._tombstones and self._entries[key].hlc == hlc:
+            entry = self._entries.get(key)
+            if entry is not None and not entry.live and entry.hlc == hlc:
                 return hlc, key
             heapq.heappop(self._oldest)
 
@@ -362,7 +364,7 @@ class Catalog:
 
     def _check_room(self, name: FunctionName, records: Iterable[Record]) -> None:
         """That live ones among `records`, all of one name, fit once all have been merged."""
-        count, size_bytes, coming = len(self._entries) - len(self._tombstones), self._bytes, False
+        count, size_bytes, coming = len(self._entries) - self._tombstones, self._bytes, False
         for record in records:
             known = self._entries.get(record_key(record))
             if known is not None and known.live:
@@ -412,8 +414,8 @@ class Catalog:
         target = function.target
         if target is None or target in function.versions:
             return target
-        if f"v/{name}/{target}" in self._tombstones or function.alias is None:
-            return None
+        if f"v/{name}/{target}" in self._entries or function.alias is None:
+            return None  # it was removed
         before = [
             (entry.hlc, version)
             for version, entry in function.versions.items()
