@@ -173,8 +173,8 @@ class Judge:
         self._sends += sends
 
     def look_failed(self, peer: Peer, now: float) -> None:
-        """No ack. A process that is there and does not run is given until stall_patience_s, and a
-        look over TCP until it found something."""
+        """No ack. A process that is there and does not run is given until stall_patience_s, and
+        this node's look over TCP until it found something, unless enough others have looked."""
         suspicion = peer.suspicion
         if suspicion is None:
             return
@@ -183,9 +183,9 @@ class Judge:
         if self._seems_stopped(peer, suspicion, now):
             self._counts.stalls_spared += 1
             again_at_s = min(now + self._knobs.stall_look_s, again_at_s)
-        elif not final and (blind_s := self._streams.blind_until_s(peer.node_id)) > now:
+        elif (until_s := self._blind_until_s(peer, suspicion)) > now and not final:
             suspicion.undecided = True
-            again_at_s = min(blind_s, again_at_s)
+            again_at_s = min(until_s, again_at_s)
         else:
             self.declare_down(peer, self._own.raw, now, final=final)
             return
@@ -199,6 +199,12 @@ class Judge:
         """To this node or to another who said so, and not for too long."""
         stalled = suspicion.stalled or self._streams.outcome(peer.node_id) == "stalled"
         return bool(stalled) and now < self._patience_s(suspicion)
+
+    def _blind_until_s(self, peer: Peer, suspicion: Suspicion) -> float:
+        others = len(suspicion.accusers) - (self._own.node_id in suspicion.accusers)
+        if others >= max(1, self._knobs.confirmations):
+            return 0.0  # one to whom it seemed stopped would have said so
+        return self._streams.blind_until_s(peer.node_id)
 
     def looked(self, peer: Peer, outcome: StreamOutcome, now: float) -> None:
         """Over TCP. That it is stalled others shall know, whose SYNs may be lost; a verdict may

@@ -175,9 +175,7 @@ class Membership:
             self._timers.set(
                 ("round", 0), now + self._knobs.probe_interval_s * self.prober.health.scale
             )
-            target = self.prober.next_target()
-            if target is not None:
-                self.sends += self.prober.start(target, now)
+            self.sends += self.prober.probe_next(now)
         elif name == "probe":
             self._probe_late(int(subject), now)
         elif name == "relay":
@@ -240,6 +238,7 @@ class Membership:
         if not failed:
             if self._knobs.stream_probe:
                 self.streams.start(peer, now)
+            self.sends += self.prober.probe_beyond(probe, now)
         elif probe.last_look:
             self.judge.look_failed(peer, now)
         else:

@@ -329,7 +329,7 @@ class Simulation:
         node.disk.records.update(encoded)
         self.ledger.signed(records)
         self.ledger.saved(node.index, [record for _, record in encoded])
-        self.kill(node, torn=True)
+        self.kill(node)  # whatever else waits to be written waits for this
 
     def hold(self, node: Node, digest: Digest, held: bool = True) -> None:
         assert node.gossip is not None

@@ -248,29 +248,74 @@ def prober(members: int) -> tuple[Prober, Table, Timers]:
     return probes, table, timers
 
 
-def names(peers: list[Peer | None]) -> list[str]:
-    return [peer.node_id for peer in peers if peer is not None]
+def probed(probes: Prober, turns: int) -> list[str]:
+    """Whom it probes, each probe over before the next."""
+    found: list[str] = []
+    for _ in range(turns):
+        for send in probes.probe_next(0.0):
+            assert send.to is not None
+            found.append(send.to)
+            probes.forget(send.to)
+    return found
 
 
 def test_each_round_visits_everyone_once() -> None:
     probes, table, _ = prober(6)
-    seen = names([probes.next_target() for _ in range(20)])
+    seen = probed(probes, 20)
     neighbours, rounds = seen[::2], seen[1::2]
     assert neighbours == [table.after(NODES[0])] * 10
     assert sorted(rounds[:5]) == sorted(rounds[5:]) == sorted(NODES[1:6])
     for peer in table.others():
         table.update(peer, generation=1, incarnation=0, state="down", now=0.0)
-    assert probes.next_target() is None
+    assert probes.probe_next(0.0) == []
+
+
+def silent_ring(members: int) -> tuple[Prober, Table, list[str]]:
+    """And the others, in the order of the ring after this node."""
+    probes, table, _ = prober(members)
+    ring = sorted(NODES[1:members], key=lambda node_id: (node_id < NODES[0], node_id))
+    return probes, table, ring
+
+
+def silences(probes: Prober) -> list[str]:
+    """From a turn that is the neighbour's, with direct timeouts as they follow."""
+    found: list[str] = []
+    sends = probes.probe_next(0.0)
+    while sends:
+        found.append(sends[0].to or "")
+        _, probe, _ = probes.on_deadline(sends[0].messages[0].seq)  # type: ignore[union-attr]
+        sends = probes.probe_beyond(probe, 0.1 * len(found))
+    return found
+
+
+def test_a_gap_in_the_ring_is_walked_at_once_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes, table, ring = silent_ring(10)
+    suspect = table.get(ring[1])
+    assert suspect is not None
+    table.update(suspect, generation=1, incarnation=0, state="suspect", now=0.0)
+    assert silences(probes) == [ring[0], *ring[2:]], "until the ring is round"
+    monkeypatch.setattr(probing, "GAP_MAX", 3)
+    wide, _, ring = silent_ring(10)
+    assert silences(wide) == ring[:4]
+
+
+def test_probes_of_the_round_look_beyond_nobody() -> None:
+    probes, _, _ = silent_ring(10)
+    probed(probes, 1)
+    (send,) = probes.probe_next(0.0)
+    _, probe, failed = probes.on_deadline(send.messages[0].seq)  # type: ignore[union-attr]
+    assert not failed
+    assert probes.probe_beyond(probe, 0.1) == []
 
 
 def test_newcomers_join_the_round_under_way() -> None:
     probes, table, _ = prober(9)
-    first = names([probes.next_target() for _ in range(4)])[1::2]
+    first = probed(probes, 4)[1::2]
     add(table, 9)
     for _ in range(100):
         probes.include(NODES[9])
     assert len(probes._newcomers) == probing.NEWCOMERS_MAX
-    rest = names([probes.next_target() for _ in range(200)])[1::2]
+    rest = probed(probes, 200)[1::2]
     assert sorted({*first, *rest[: rest.index(NODES[9]) + 80]}) == sorted(NODES[1:])
     assert rest.count(NODES[9]) > probing.NEWCOMERS_MAX, "each time, and by rounds since"
 

@@ -352,3 +352,21 @@ def test_the_last_look_takes_all_paths_until_patience_ends() -> None:
     again._membership.on_ack(Ack(seq, 0, 0), other.node, asked_s)
     run(again, asked_s, asked_s + LAN.suspicion_min_s - 0.1)
     assert states(again)["n2"] == "suspect", "a helper heard it"
+
+
+def test_where_enough_others_accuse_no_verdict_waits_for_an_own_look() -> None:
+    for accusers, waits in ((LAN.confirmations, False), (LAN.confirmations - 1, True)):
+        machine, crowd = make_gossip(0), [Insider(index) for index in range(1, 40)]
+        for at in range(0, len(crowd), 10):
+            crowd[0].say(machine, *(one.alive for one in crowd[at : at + 10]))
+        judge, table = machine._membership.judge, machine._table
+        peers = [table.get(one.node) for one in crowd[10:]]
+        victim = next(peer for peer in peers if peer and not judge._is_verifier(peer))
+        for accuser in crowd[:accusers]:
+            crowd[0].say(machine, Suspect(victim.raw, 1, 0, accuser.raw, Finding.SILENT))
+        look_at_s = victim.suspicion.deadline()  # type: ignore[union-attr]
+        run(machine, 0.0, look_at_s)
+        while machine.statistics().health:
+            machine._membership.prober.health.change(-1)
+        run(machine, look_at_s, look_at_s + 2 * LAN.direct_timeout_max_s)
+        assert victim.state == ("suspect" if waits else "down")
