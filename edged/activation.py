@@ -106,6 +106,10 @@ class Activation:
         found = self._mapped.get(digest)
         return digest in self._flights or (found is not None and found.users > 0)
 
+    def is_near(self, digest: Digest) -> bool:
+        """Whether it is in memory, or will be as soon as an artifact on disk is mapped."""
+        return digest in self._mapped or self._artifacts.best(digest) is not None
+
     def tier(self, digest: Digest) -> Tier | None:
         """Of the code that is in memory now."""
         found = self._mapped.get(digest)
@@ -123,10 +127,12 @@ class Activation:
         return None if found is None else found.size_bytes
 
     def start(self, spec: FunctionSpec) -> None:
-        """Begins making `spec` ready in the background, unless the node is stopping; errors are
-        logged by the flight."""
-        if spec.module not in self._mapped and self._nursery is not None:
-            self._flight(spec)
+        """Begins making `spec` ready in the background, unless that failed just now or the node is
+        stopping; errors are logged by the flight."""
+        module = spec.module
+        if module in self._mapped or self._nursery is None or self.failing(module) is not None:
+            return
+        self._flight(spec)
 
     async def ready(self, spec: FunctionSpec, *, timeout_s: float) -> Mapped:
         """Waits until `spec`'s module is mapped.

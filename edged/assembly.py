@@ -36,19 +36,20 @@ from .activation import Activation
 from .artifacts import Artifacts
 from .config import Config, parse_address
 from .deltas import DeltaSource
-from .errors import FunctionNotFound
 from .eventlog import EventLog, function_of
 from .expiry import Expiry
 from .forms import held_form
+from .forwarding import Forwarding
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .housekeeping import Housekeeping
 from .http import bind_tcp
-from .interfaces import FunctionView, NodeState, Peer
+from .interfaces import NodeState, Peer
 from .journal import Journal
 from .keeping import Keeper
 from .keys import KeyService
 from .load import LoadMeter
+from .lookup import Lookup
 from .network import (
     ExchangeService,
     GossipService,
@@ -197,6 +198,8 @@ class Parts:
             node_name=config.node.name,
             state=state,
             limits=limits,
+            node_id=trust.node_id,
+            forwarder=self.forwarding.forwarder,
             metrics=metrics,
             log=log,
         )
@@ -254,6 +257,7 @@ class Parts:
             fetching=self.exchange,
             sync=self.gossip_service,
             replicas=Keeper(store, self.exchange, on_held=self._announce),
+            is_member=lambda node_id: self._peer(node_id) is not None,
             metrics=metrics,
             log=log,
             generation=generation,
@@ -286,8 +290,10 @@ class Parts:
             running_max=config.gateway.invocations_max,
             tell=self.gossip.set_load,
         )
+        lookup = Lookup(self.gossip.catalog)
         self.functions = FunctionService(
-            lookup=self._lookup,
+            lookup=lookup.current,
+            version=lookup.version,
             activation=self.activation,
             journal=self.journal,
             limits=config.gateway,
@@ -322,6 +328,15 @@ class Parts:
             announce=self._announce,
             events=self.events,
             state=state,
+            metrics=self._metrics,
+            log=self._log,
+        )
+        self.forwarding = Forwarding(
+            config.gateway,
+            trust=self._trust,
+            ready=self.views.peers_ready,
+            modules=self.views.modules,
+            is_near=self.activation.is_near,
             metrics=self._metrics,
             log=self._log,
         )
@@ -370,6 +385,10 @@ class Parts:
         )
 
     async def _on_event(self, event: Event) -> None:
+        if isinstance(event, MemberDown | MemberLeft):
+            self.forwarding.lost(event.member.node_id)
+        elif isinstance(event, MemberUp | RecordsAccepted):
+            self.forwarding.changed()
         match event:
             case MemberUp() | MemberLeft():
                 self.acquaintances.changed()
@@ -457,9 +476,3 @@ class Parts:
         gone = self.gossip.discard_future(trio.current_time(), wall_ms)
         self.gossip_service.notify()
         self._log.warning("records of the future discarded", keys=gone[:8], count=len(gone))
-
-    def _lookup(self, name: str) -> FunctionView:
-        current = self.gossip.catalog.lookup(name)
-        if current is None:
-            raise FunctionNotFound(f"there is no function {name[:80]!r}")
-        return FunctionView(FunctionName(name), current.version, current.spec)

@@ -59,6 +59,13 @@ class GatewaySection(Section, frozen=True):
     ready_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     """How long a request waits while its function is fetched and compiled; then 503, and the work
     goes on."""
+    forward: bool = True
+    """While a function is fetched or compiled here, its requests go to the nearest peer that has it
+    ready; else they wait."""
+    forward_hops: Annotated[int, Meta(ge=1, le=2)] = 1
+    """How often a request may be passed on, by this node or before it."""
+    forwards_max: Annotated[int, Meta(ge=1, le=4096)] = 256
+    """Requests at peers at once, a quarter of them at any one; more wait here."""
     header_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     """From the first byte of a request to the end of its headers."""
     body_timeout_s: Annotated[float, Meta(gt=0)] = 30.0

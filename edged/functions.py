@@ -19,7 +19,7 @@ from typing import Final, Self
 import msgspec
 import trio
 
-from protocol.ids import FunctionName
+from protocol.ids import FunctionName, VersionId
 
 from .activation import Activation, Mapped
 from .config import GatewaySection
@@ -56,6 +56,7 @@ class FunctionService:
         self,
         *,
         lookup: Callable[[str], FunctionView],
+        version: Callable[[str, VersionId], FunctionView],
         activation: Activation,
         journal: Journal,
         limits: GatewaySection,
@@ -63,6 +64,7 @@ class FunctionService:
     ) -> None:
         """`on_run` is told of every invocation."""
         self._lookup = lookup
+        self._version = version
         self._activation = activation
         self._journal = journal
         self._limits = limits
@@ -82,6 +84,15 @@ class FunctionService:
 
     def lookup(self, name: str) -> FunctionView:
         return self._lookup(name)
+
+    def version(self, name: str, version: VersionId) -> FunctionView:
+        return self._version(name, version)
+
+    def is_near(self, function: FunctionView) -> bool:
+        return self._activation.is_near(function.spec.module)
+
+    def prepare(self, function: FunctionView) -> None:
+        self._activation.start(function.spec)
 
     def admit(self, function: FunctionView) -> _Admission:
         return _Admission(self, function)

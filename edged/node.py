@@ -13,6 +13,7 @@ import resource
 import secrets
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from .config import Config, GatewaySection
 from .control import make_control_app
 from .errors import ConfigError
 from .files import read_file, write_file
+from .gateway import REFUSED
 from .http import HttpHooks, HttpLimits, HttpServer, serve
 from .interfaces import NodeState
 from .logfile import own_log_file
@@ -42,6 +44,13 @@ CONTROL_DRAIN_S: Final = 2.0
 LEAVE_TIMEOUT_S: Final = 2.0
 UPLOAD_TIMEOUT_S: Final = 600.0
 """256 MiB at 3.5 Mbit/s: an operator on a slow link may still deploy."""
+PEER_HEADER_BYTES: Final = 2048
+PEER_HEADERS: Final = 16
+"""What forwarding adds to a request, at most (SPEC §12.2)."""
+PEER_CONNECTIONS_MAX: Final = 256
+PEER_IDLE_S: Final = 120.0
+"""Twice what a peer keeps a connection without a request (GatewayPoolLimits.idle_s), also one that
+has never carried any."""
 TOKEN_BYTES: Final = 32
 TOKEN_CHARACTERS_MIN: Final = 16
 
@@ -137,7 +146,16 @@ class Node:
             await nursery.start(parts.load.run)
             await nursery.start(parts.expiry.run)
             await nursery.start(parts.exchange.run)
-            await nursery.start(parts.streams.run, sockets.gossip.listeners)
+            await nursery.start(parts.forwarding.pool.run)
+            peers: HttpServer | None = None
+            if sockets.gateway is not None:
+                limits, unserved = peer_limits(config.gateway), ((REFUSED, b"unserved"),)
+                told = msgspec.structs.replace(hooks, unserved_headers=unserved)
+                peers = await nursery.start(
+                    partial(serve, parts.gateway, [], limits, log=log, hooks=told)
+                )
+            streams = partial(parts.streams.run, sockets.gossip.listeners, gateway=peers)
+            await nursery.start(streams)
             await nursery.start(parts.gossip_service.run)
             await nursery.start(parts.acquaintances.run)
             await nursery.start(parts.housekeeping.run)
@@ -157,10 +175,12 @@ class Node:
             log.info("ready", **msgspec.structs.asdict(sockets.addresses))
             task_status.started(sockets.addresses)
             await self._stop.wait()
-            await self._drain(parts, gateway, control)
+            await self._drain(parts, [each for each in (gateway, peers) if each], control)
             nursery.cancel_scope.cancel()
 
-    async def _drain(self, parts: Parts, gateway: HttpServer | None, control: HttpServer) -> None:
+    async def _drain(
+        self, parts: Parts, gateways: Sequence[HttpServer], control: HttpServer
+    ) -> None:
         self._state = "draining"
         self._log.info("draining", running=parts.functions.running)
         parts.events.add("node-draining", self._config.node.name)
@@ -168,8 +188,15 @@ class Node:
         parts.journal.end_followers()
         parts.activation.drain()
         cut = 0
-        if gateway is not None:
-            cut = await gateway.drain(trio.current_time() + self._config.gateway.drain_timeout_s)
+        deadline = trio.current_time() + self._config.gateway.drain_timeout_s
+
+        async def drain(server: HttpServer) -> None:
+            nonlocal cut
+            cut += await server.drain(deadline)
+
+        async with trio.open_nursery() as nursery:
+            for server in gateways:
+                nursery.start_soon(drain, server)
         await control.drain(trio.current_time() + CONTROL_DRAIN_S)
         parts.streams.stop()
         await parts.acquaintances.save()
@@ -195,6 +222,20 @@ def gateway_limits(section: GatewaySection) -> HttpLimits:
         body_timeout_s=section.body_timeout_s,
         idle_timeout_s=section.idle_timeout_s,
         write_stall_s=section.write_stall_s,
+    )
+
+
+def peer_limits(section: GatewaySection) -> HttpLimits:
+    """Of what peers pass on: a client's request with some fields more, on connections that stay."""
+    public = gateway_limits(section)
+    return msgspec.structs.replace(
+        public,
+        header_bytes_max=public.header_bytes_max + PEER_HEADER_BYTES,
+        header_count_max=public.header_count_max + PEER_HEADERS,
+        connections_max=PEER_CONNECTIONS_MAX,
+        header_timeout_s=PEER_IDLE_S,
+        idle_timeout_s=PEER_IDLE_S,
+        says_farewell=True,
     )
 
 

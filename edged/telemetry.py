@@ -97,6 +97,9 @@ class Metrics:
         self.http_rejected = self._counter(
             "edged_http_rejected", "Requests and connections refused before routing", "reason"
         )
+        self.forwards = self._counter(
+            "edged_forwards", "Requests sent to peers that are ready, by result", "result"
+        )
         self.running = self._gauge("edged_invocations_running", "Guests running now").labels()
         self.compiles = self._counter("edged_compiles", "Compiles by result", "result")
         self.optimisations = self._counter(

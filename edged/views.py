@@ -155,6 +155,10 @@ class Views:
             if member.reachable and not member.is_self
         ]
 
+    def modules(self) -> Iterator[Digest]:
+        """Of all functions' current versions, by name of the function."""
+        return (current.spec.module for _, current in self._gossip.catalog.functions())
+
     def peers_ready(self, digest: Digest) -> list[Peer]:
         """Reachable peers whose gateway could answer with the module `digest` at once: the one
         with the least round trip and load first."""

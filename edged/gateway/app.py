@@ -1,49 +1,58 @@
 """The public gateway: an ASGI application that answers `/{function}` and `/{function}/{path…}`.
 
 Order of an invocation: function, method, body (bounded), admission, calling convention, guest,
-calling convention. The body comes before admission so that a trickled upload holds a connection
-and its share of the body budget, never one of the function's slots. Every answer names the node,
-the time it took and the request; errors are problem documents and say nothing of the node's inside.
-A client that leaves stops its guest and frees its slot.
+calling convention; or, where the code is not ready, a peer that has it (forward.py). The body comes
+before admission so that a trickled upload holds a connection and its share of the body budget,
+never one of the function's slots. Every answer names the node that ran it, the time it took and the
+request; errors are problem documents and say nothing of the node's inside. A client that leaves
+stops its guest and frees its slot.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import trio
 
 from edged.errors import (
+    ConcurrencyExceeded,
     DeadlineExceeded,
+    Draining,
     EdgedError,
     FunctionNotFound,
     InvocationError,
     MalformedGuestOutput,
     MethodNotAllowed,
+    NoHolder,
+    NotReady,
     Overloaded,
-    PayloadTooLarge,
     info_of,
 )
-from edged.http import EXTENSION, RETRY_AFTER_S, DirectExchange, problem_response
-from edged.interfaces import CancelFlag, Functions, FunctionView, NodeState, Slot
+from edged.http import EXTENSION, RETRY_AFTER_S, ClientGone, DirectExchange, problem_response
+from edged.interfaces import CancelFlag, Functions, FunctionView, NodeState
 from edged.telemetry import Log, Metrics
-from protocol.ids import FUNCTION_NAME, VersionId
+from protocol.ids import FUNCTION_NAME, NodeId, VersionId
 
 from .abi import REGISTRY, Abi, HttpRequest
+from .body import BodyBudget, Receive, RequestBody
+from .forward import Forwarder, Order, Send
 from .headers import NO_PHASES, accepted_request_id, server_timing
+from .passage import REFUSED, RESERVED, Headers, Passage, take_passage, without_reserved
+from .request import Request, lifespan
 
 MEBIBYTE: Final = 1024 * 1024
 ROUTES_MAX: Final = 4096
 """Remembered versions, forgotten all at once, as they are cheap to make; and children of the
 requests metric, of which the oldest goes: to Prometheus a series that comes back was reset."""
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+REFUSALS: Final = (ConcurrencyExceeded, Draining, NoHolder, NotReady, Overloaded)
+"""Errors after which no guest runs for a request: a peer that sent it may ask another."""
+
+Answer = tuple[int, Headers, bytes]
 
 
 class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,20 +73,6 @@ class _Route(NamedTuple):
     headers: Headers
 
 
-class _Request:
-    """One request on its way through."""
-
-    __slots__ = ("function", "gone", "request_id", "scope", "slot", "started_at")
-
-    def __init__(self, scope: dict[str, Any], request_id: bytes) -> None:
-        self.scope = scope
-        self.request_id = request_id
-        self.started_at = trio.current_time()
-        self.function: FunctionView | None = None
-        self.slot: Slot | None = None
-        self.gone = False
-
-
 class Gateway:
     def __init__(
         self,
@@ -88,40 +83,77 @@ class Gateway:
         log: Log,
         limits: GatewayLimits | None = None,
         state: Callable[[], NodeState] = lambda: "ready",
+        node_id: NodeId,
+        forwarder: Forwarder | None = None,
     ) -> None:
+        """Without a `forwarder` each request waits for this node to be ready."""
         self._functions = functions
         self._limits = limits or GatewayLimits()
         self._metrics = metrics
         self._log = log
         self._state = state
+        self._node_id = node_id
+        self._forwarder = forwarder
         self._node = (b"x-edged-node", node_name.encode())
         self._routes: dict[VersionId, _Route] = {}
         self._counters: dict[tuple[str, int, str], Any] = {}
         self._seconds = metrics.request_seconds
-        self._bodies_bytes = 0
+        self._bodies = BodyBudget(self._limits.bodies_bytes_max)
         self._ids = itertools.count()
         self._id_prefix = os.urandom(6).hex().encode()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
             return
         exchange: DirectExchange = scope["extensions"][EXTENSION]
-        length = request_id = None
+        length: int | None = 0
+        request_id = None
+        reserved = False
         for name, value in scope["headers"]:
             if name == b"content-length":
                 length = int(value)
+            elif name == b"transfer-encoding":
+                length = None
             elif name == b"x-request-id":
                 request_id = accepted_request_id(value)
-        request = _Request(scope, request_id or b"%b-%x" % (self._id_prefix, next(self._ids)))
+            elif name.startswith(RESERVED):
+                reserved = True
+        request_id = request_id or b"%b-%x" % (self._id_prefix, next(self._ids))
+        request = Request(scope, request_id, exchange.peer)
         try:
-            status, headers, body = await self._answer(request, receive, exchange, length)
+            if request.peer is not None:
+                self._let_in(request, request.peer)
+            elif reserved:
+                scope["headers"] = without_reserved(scope["headers"])
+            answer = await self._answer(request, receive, send, exchange, length)
         except EdgedError as error:
-            status, headers, body = self._problem(request, error)
-        if request.gone:
+            answer = self._problem(request, error)
+            if request.answering:
+                raise  # only a broken connection can still say that it failed
+        except ClientGone:
+            request.gone, answer = True, None
+        finally:
+            if request.body is not None:
+                request.body.release()
+        if answer is not None and not request.gone:
+            await self._tell(request, exchange, answer)
+        elif request.gone and not request.answering:
             self._count(request, 499)
-            return
-        slot = request.slot
+
+    def _let_in(self, request: Request, peer: str) -> None:
+        """Raises BadRequest, Draining, NotReady."""
+        state = self._state()
+        if state != "ready":
+            raise Draining(f"this node is {state}")
+        scope = request.scope
+        request.passage, scope["headers"] = take_passage(scope["headers"], peer)
+        if self._node_id in request.passage.path:
+            raise NotReady("the request has been here before")
+
+    async def _tell(self, request: Request, exchange: DirectExchange, answer: Answer) -> None:
+        status, headers, body = answer
+        scope, slot = request.scope, request.slot
         phases, tier = (slot.phases, slot.tier) if slot else (NO_PHASES, None)
         total_s = trio.current_time() - request.started_at
         headers.append((b"x-request-id", request.request_id))
@@ -141,17 +173,23 @@ class Gateway:
     # ------------------------------------------------------------ routing
     async def _answer(
         self,
-        request: _Request,
+        request: Request,
         receive: Receive,
+        send: Send,
         exchange: DirectExchange,
         length: int | None,
-    ) -> tuple[int, Headers, bytes]:
+    ) -> Answer | None:
+        """None: another node's answer has gone out."""
         raw_path: bytes = request.scope["raw_path"]
         name, slash, rest = raw_path[1:].partition(b"/")
         text = name.decode("ascii")
         if FUNCTION_NAME.match(text) is None:
             return self._own_path(request)
-        function = self._functions.lookup(text)
+        passage = request.passage
+        if passage is None:
+            function = self._functions.lookup(text)
+        else:
+            function = self._functions.version(text, passage.version)
         request.function = function
         route = self._routes.get(function.version) or self._route(function)
         method: str = request.scope["method"]
@@ -159,7 +197,15 @@ class Gateway:
             raise MethodNotAllowed(
                 f"{function.name} does not allow this method", allow=list(route.methods)
             )
-        return await self._with_body(request, route, receive, exchange, length, slash + rest)
+        limit = function.spec.policy.body_bytes
+        request.body = RequestBody(receive, length, limit, self._bodies)
+        if not self._functions.is_near(function):
+            if await self._forward(request, function, request.body, exchange, send):
+                return None
+            if passage is not None:
+                raise NotReady(f"{function.name} is not ready on this node")
+        http = await self._http_request(request, request.body, slash + rest)
+        return await self._invoke(request, function, route, exchange, http)
 
     def _route(self, function: FunctionView) -> _Route:
         spec = function.spec
@@ -174,7 +220,7 @@ class Gateway:
         self._routes[function.version] = route
         return route
 
-    def _own_path(self, request: _Request) -> tuple[int, Headers, bytes]:
+    def _own_path(self, request: Request) -> Answer:
         """Paths that no function can have."""
         if request.scope["raw_path"] != b"/_edged/health":
             raise FunctionNotFound("no such function; call /{function} or /{function}/{path}")
@@ -191,46 +237,10 @@ class Gateway:
         return 200 if state == "ready" else 503, headers, msgspec.json.encode({"status": state})
 
     # ------------------------------------------------------------ invoking
-    async def _with_body(
-        self,
-        request: _Request,
-        route: _Route,
-        receive: Receive,
-        exchange: DirectExchange,
-        length: int | None,
-        path_info: bytes,
-    ) -> tuple[int, Headers, bytes]:
-        function = request.function
-        assert function is not None
-        limit = function.spec.policy.body_bytes
-        if length is not None and length > limit:
-            raise PayloadTooLarge(f"the body is over {limit} bytes", limit_bytes=limit)
-        chunks: list[bytes] = []
-        taken = 0
-        try:
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    request.gone = True
-                    return 499, [], b""
-                chunk: bytes = message["body"]
-                more = message["more_body"]
-                if chunk:
-                    taken += len(chunk)
-                    self._bodies_bytes += len(chunk)
-                    if taken > limit:
-                        raise PayloadTooLarge(f"the body is over {limit} bytes", limit_bytes=limit)
-                    if self._bodies_bytes > self._limits.bodies_bytes_max:
-                        raise Overloaded("too many request bodies at once")
-                    chunks.append(chunk)
-            http = self._http_request(request.scope, path_info, b"".join(chunks))
-            chunks.clear()  # else the body is in memory twice while the guest runs
-            return await self._invoke(request, route, exchange, http)
-        finally:
-            self._bodies_bytes -= taken
-
-    def _http_request(self, scope: dict[str, Any], path_info: bytes, body: bytes) -> HttpRequest:
+    async def _http_request(
+        self, request: Request, body: RequestBody, path_info: bytes
+    ) -> HttpRequest:
+        scope, passage = request.scope, request.passage
         return HttpRequest(
             scope["method"],
             scope["scheme"],
@@ -239,18 +249,79 @@ class Gateway:
             scope["query_string"],
             scope["http_version"],
             scope["headers"],
-            scope["client"],
-            scope["server"],
-            body,
+            scope["client"] if passage is None else passage.client,
+            scope["server"] if passage is None else passage.server,
+            await body.gather(),
         )
 
-    async def _invoke(
-        self, request: _Request, route: _Route, exchange: DirectExchange, http: HttpRequest
-    ) -> tuple[int, Headers, bytes]:
-        function = request.function
-        assert function is not None
-        cancel = CancelFlag()
+    def _timeout_s(self, request: Request, function: FunctionView) -> float:
         timeout_s = function.spec.policy.timeout_ms / 1000 + self._limits.ready_timeout_s
+        passage = request.passage
+        return timeout_s if passage is None else min(timeout_s, passage.left_s)
+
+    async def _forward(
+        self,
+        request: Request,
+        function: FunctionView,
+        body: RequestBody,
+        exchange: DirectExchange,
+        send: Send,
+    ) -> bool:
+        """Whether a peer answered it. Raises as Forwarder.forward, and DeadlineExceeded."""
+        forwarder, scope = self._forwarder, request.scope
+        if forwarder is None:
+            return False
+        if request.passage is None:
+            self._functions.prepare(function)
+            ends = scope["client"], scope["server"]
+            passage = Passage((self._node_id,), function.version, 0.0, *ends)
+            peers = forwarder.peers(function, ())
+        else:
+            path = request.passage.path
+            passage = request.passage._replace(path=(*path, self._node_id))
+            peers = forwarder.peers(function, path)
+        if not peers:
+            return False
+
+        def left() -> None:
+            request.gone = True
+            limit.cancel()
+
+        def tell(status: int) -> None:
+            request.answering = True
+            self._count(request, status)
+
+        timeout_s = self._timeout_s(request, function)
+        with trio.CancelScope(deadline=trio.current_time() + timeout_s) as limit:
+            exchange.on_disconnect(left)
+            order = Order(
+                scope=scope,
+                body=body,
+                passage=passage,
+                request_id=request.request_id,
+                started_at=request.started_at,
+                limit=limit,
+            )
+            if not await forwarder.forward(order, peers, exchange, send, tell):
+                return False
+            self._seconds.observe(trio.current_time() - request.started_at)
+            return True
+        if request.gone:
+            raise ClientGone("the client left")
+        raise DeadlineExceeded(f"no answer within {timeout_s:g} s")
+
+    async def _invoke(
+        self,
+        request: Request,
+        function: FunctionView,
+        route: _Route,
+        exchange: DirectExchange,
+        http: HttpRequest,
+    ) -> Answer:
+        cancel = CancelFlag()
+        timeout_s = self._timeout_s(request, function)
+        if request.gone:  # while a peer was asked
+            raise ClientGone("the client left")
 
         def left() -> None:
             # Both: the flag stops a running guest, the scope whatever waits for something.
@@ -271,11 +342,11 @@ class Gateway:
                 body,
             )
         if request.gone:
-            return 499, [], b""
+            raise ClientGone("the client left")
         raise DeadlineExceeded(f"no answer within {timeout_s:g} s")
 
     # ------------------------------------------------------------ telling
-    def _problem(self, request: _Request, error: EdgedError) -> tuple[int, Headers, bytes]:
+    def _problem(self, request: Request, error: EdgedError) -> Answer:
         info = info_of(error)
         function = request.function
         if not request.gone:
@@ -299,12 +370,17 @@ class Gateway:
             extra.append((b"x-edged-version", function.version[:12].encode()))
             if request.slot is not None and request.slot.start is not None:
                 extra.append((b"x-edged-start", request.slot.start.encode()))
+        unknown = function is None and isinstance(error, FunctionNotFound)
+        if request.peer is not None and (unknown or isinstance(error, REFUSALS)):
+            extra.append((REFUSED, info.code.encode()))
         instance = f"urn:edged:request:{request.request_id.decode()}"
         return problem_response(error, extra_headers=extra, instance=instance)
 
-    def _count(self, request: _Request, status: int) -> None:
+    def _count(self, request: Request, status: int) -> None:
         function = request.function.name if request.function else ""
         start = (request.slot.start if request.slot else None) or ""
+        if request.answering:
+            start = "forwarded"
         key = (function, status, start)
         counter = self._counters.get(key)
         if counter is None:
@@ -315,11 +391,3 @@ class Gateway:
             counter = self._metrics.requests.labels(function, str(status), start)
             self._counters[key] = counter
         counter.inc()
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return

@@ -7,12 +7,13 @@ where the cover is, stands in tests/integration/http/test_stock_holes.py.
 from .answer import AnswerHead, AnswerReader
 from .exchange import EXTENSION, DirectExchange
 from .limits import HttpHooks, HttpLimits, HttpStatistics
-from .response import RETRY_AFTER_S, problem_response
+from .response import HOP_BY_HOP, RETRY_AFTER_S, problem_response
 from .server import AsgiApp, HttpServer, bind_tcp, serve
 from .wire import ClientGone
 
 __all__ = [
     "EXTENSION",
+    "HOP_BY_HOP",
     "RETRY_AFTER_S",
     "AnswerHead",
     "AnswerReader",

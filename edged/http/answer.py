@@ -24,7 +24,7 @@ FIELDS_MAX: Final = 256
 BODY_BYTES_MAX: Final = 1 << 62
 """A body is passed on as it comes: whoever makes it bounds it."""
 
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}+"
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) [\t\x20-\x7e\x80-\xff]*+\Z")
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+\Z")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}\Z")
@@ -52,6 +52,9 @@ class AnswerReader:
         self.head: AnswerHead | None = None
         self.done = False
         self.rest = b""
+
+    def unfinished(self) -> bool:
+        return not self.done
 
     def feed(self, data: bytes) -> bytes:
         """Body bytes that `data` completes. Raises PeerError."""

@@ -14,7 +14,8 @@ from .runtime import CancelFlag, Invocation, InvocationResult, Tier
 
 StartType = Literal["warm", "loaded", "artifact", "compiled", "snapshot", "forwarded"]
 """What a response had to wait for. warm: code was in memory; loaded: mapped from this node's disk;
-compiled: compiled here. artifact, snapshot, forwarded: reserved for exchange and planner."""
+compiled: compiled here; forwarded: another node ran it. artifact, snapshot: reserved for exchange
+and planner."""
 
 NodeState = Literal["starting", "ready", "draining"]
 
@@ -72,6 +73,18 @@ class Functions(Protocol):
 
     def lookup(self, name: str) -> FunctionView:
         """Raises FunctionNotFound."""
+        ...
+
+    def version(self, name: str, version: VersionId) -> FunctionView:
+        """Of any live version, current or not. Raises FunctionNotFound."""
+        ...
+
+    def is_near(self, function: FunctionView) -> bool:
+        """Whether its code is in memory here, or an artifact on disk: it takes milliseconds."""
+        ...
+
+    def prepare(self, function: FunctionView) -> None:
+        """Begins making it ready in the background."""
         ...
 
     def admit(self, function: FunctionView) -> AbstractAsyncContextManager[Slot]:

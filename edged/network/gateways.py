@@ -25,7 +25,9 @@ from ..trust import Trust
 from .streams import dial_gateway, why
 from .tls import TlsStream
 
-TICK_S: Final = 5.0
+TICK_S: Final = 10.0
+FIRST_TICK_S: Final = 0.25
+"""After a change; then twice as long each time: who is ready shows some time after what is new."""
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -96,6 +98,7 @@ class GatewayPool:
         self._busy: dict[PooledStream, None] = {}
         self._in_flight: Counter[NodeId] = Counter()
         self._closed = False
+        self._changed = trio.Event()
 
     @property
     def idle(self) -> int:
@@ -133,12 +136,22 @@ class GatewayPool:
                 self._idle.pop(stream, None)
                 stream.abort()
 
+    def look_again(self) -> None:
+        """Other peers may be worth a warm connection now."""
+        self._changed.set()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps `warm` peers connected and forgets what is old."""
         task_status.started()
+        delay_s = TICK_S
         try:
             while True:
-                await trio.sleep(TICK_S)
+                with trio.move_on_after(delay_s):
+                    await self._changed.wait()
+                    self._changed = trio.Event()
+                    delay_s = FIRST_TICK_S
+                    continue
+                delay_s = min(delay_s * 2, TICK_S)
                 self._forget_old()
                 for peer in self._warm():
                     if not any(stream.peer == peer.node_id for stream in self._idle):

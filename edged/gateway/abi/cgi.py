@@ -59,11 +59,8 @@ _DROPPED: Final = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
-        # The gateway's own words, which a guest must not counterfeit.
+        # The gateway's own words, which a guest must not counterfeit; and x-edged-*.
         b"server-timing",
-        b"x-edged-node",
-        b"x-edged-start",
-        b"x-edged-version",
         b"x-request-id",
     )
 )
@@ -203,7 +200,7 @@ def parse_block(block: bytes, body: bytes, result: InvocationResult) -> HttpResp
             if parsed is None:
                 raise malformed("status: not a number from 200 to 599", result)
             status = int(parsed.group(1))
-        elif name not in _DROPPED:
+        elif name not in _DROPPED and not name.startswith(b"x-edged-"):
             headers.append((name, value))
     if b"content-type" not in names and b"location" not in names:
         raise malformed("the header block has neither content-type nor location", result)

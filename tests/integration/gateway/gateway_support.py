@@ -32,7 +32,7 @@ from edged.interfaces import (
 )
 from edged.telemetry import Metrics, make_log
 from protocol.function import FunctionSpec, encode_spec, version_of
-from protocol.ids import FunctionName, digest_of
+from protocol.ids import FunctionName, NodeId, VersionId, digest_of
 
 Behaviour = Callable[[Invocation], InvocationResult]
 PHASES = Phases(queue_s=0.001, run_s=0.002)
@@ -88,6 +88,9 @@ class Behaviours:
         self.admitted: Counter[str] = Counter()
         self.cancels: list[CancelFlag] = []
         self.draining = False
+        self.far: set[str] = set()
+        """Functions that are not ready."""
+        self.prepared: list[str] = []
 
     def add(self, name: str, made: FunctionSpec, run: Behaviour) -> FunctionView:
         view = FunctionView(FunctionName(name), version_of(encode_spec(made)), made)
@@ -100,6 +103,18 @@ class Behaviours:
         if view is None:
             raise FunctionNotFound(f"no function {name!r}")
         return view
+
+    def version(self, name: str, version: VersionId) -> FunctionView:
+        view = self.lookup(name)
+        if view.version != version:
+            raise FunctionNotFound(f"{name!r} has no version {version!r}")
+        return view
+
+    def is_near(self, function: FunctionView) -> bool:
+        return function.name not in self.far
+
+    def prepare(self, function: FunctionView) -> None:
+        self.prepared.append(function.name)
 
     @asynccontextmanager
     async def admit(self, function: FunctionView) -> AsyncIterator[Slot]:
@@ -145,7 +160,15 @@ async def gateway(
     metrics = Metrics()
     stream = io.StringIO()
     log = make_log("n1", stream=stream, level="debug")
-    app = Gateway(functions, node_name="n1", metrics=metrics, log=log, limits=limits, state=state)
+    app = Gateway(
+        functions,
+        node_name="n1",
+        node_id=NodeId("1" * 32),
+        metrics=metrics,
+        log=log,
+        limits=limits,
+        state=state,
+    )
     rejected: list[str] = []
     hooks = HttpHooks(rejected=rejected.append, headers=((b"x-edged-node", b"n1"),))
     async with trio.open_nursery() as nursery:

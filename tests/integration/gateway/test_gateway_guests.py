@@ -21,7 +21,7 @@ from edged.journal import Journal
 from edged.runtime.runtime import open_runtime
 from edged.telemetry import Metrics, make_log
 from protocol.function import FunctionSpec, Policy, encode_spec, version_of
-from protocol.ids import FunctionName, digest_of
+from protocol.ids import FunctionName, NodeId, digest_of
 
 ROOT = Path(__file__).resolve().parents[3]
 IMPORT = '(import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
@@ -43,6 +43,9 @@ class _Loaded:
 
     def mapped(self, digest: str) -> Mapped | None:
         return self.modules.get(digest)
+
+    def is_near(self, digest: str) -> bool:
+        return digest in self.modules
 
 
 @asynccontextmanager
@@ -90,11 +93,12 @@ async def guests(tmp_path: Path) -> AsyncIterator[Listener]:
 
     functions = FunctionService(
         lookup=lookup,
+        version=lambda name, _: lookup(name),
         activation=loaded,  # type: ignore[arg-type]
         journal=Journal(),
         limits=GatewaySection(),
     )
-    app = Gateway(functions, node_name="n1", metrics=metrics, log=log)
+    app = Gateway(functions, node_name="n1", node_id=NodeId("1" * 32), metrics=metrics, log=log)
     async with trio.open_nursery() as nursery:
 
         async def run(task_status: trio.TaskStatus[HttpServer]) -> None:

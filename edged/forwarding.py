@@ -1,0 +1,86 @@
+"""Requests to and from peers' gateways: whom this node may ask, and to whom it stays connected.
+
+Peers that could answer what this node could not are few and known before the first request comes:
+to the nearest of them a connection is kept warm, so that a forward costs one round trip.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from protocol.ids import Digest, NodeId
+
+from .config import GatewaySection
+from .gateway import Forwarder
+from .interfaces import Peer
+from .network import GatewayPool, GatewayPoolLimits
+from .telemetry import Log, Metrics
+from .trust import Trust
+
+WARM_MAX: Final = 4
+"""Peers with a warm connection that nobody has asked for: 0.1 MB at each end."""
+LOOKED_AT_MAX: Final = 256
+"""Modules per look for them."""
+
+
+class Forwarding:
+    """Owned by the node's event loop."""
+
+    def __init__(
+        self,
+        section: GatewaySection,
+        *,
+        trust: Trust,
+        ready: Callable[[Digest], Sequence[Peer]],
+        modules: Callable[[], Iterable[Digest]],
+        is_near: Callable[[Digest], bool],
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        """`ready`: peers that could answer with a module at once; `modules`: of all functions;
+        `is_near`: those that this node needs no peer for."""
+        self._ready = ready
+        self._modules = modules
+        self._is_near = is_near
+        self.pool = GatewayPool(
+            trust=trust,
+            log=log,
+            warm=self.warm if section.forward else lambda: (),
+            limits=GatewayPoolLimits(
+                in_flight_max=section.forwards_max,
+                per_peer_max=min(
+                    max(section.forwards_max // 4, 1), GatewayPoolLimits().per_peer_max
+                ),
+            ),
+        )
+        self.forwarder: Forwarder | None = None
+        if section.forward:
+            self.forwarder = Forwarder(
+                self.pool,
+                ready=ready,
+                node_name=trust.name,
+                hops_max=section.forward_hops,
+                metrics=metrics,
+                log=log,
+            )
+
+    def changed(self) -> None:
+        """There are new functions, or peers."""
+        self.pool.look_again()
+
+    def lost(self, peer: NodeId) -> None:
+        """It is down, or has left."""
+        self.pool.drop(peer)
+
+    def warm(self) -> list[Peer]:
+        """The nearest ready peers for functions that are not ready here."""
+        found: dict[NodeId, Peer] = {}
+        for module in itertools.islice(self._modules(), LOOKED_AT_MAX):
+            if len(found) >= WARM_MAX:
+                break
+            if not self._is_near(module):
+                for peer in self._ready(module)[:1]:
+                    found[peer.node_id] = peer
+        return list(found.values())
