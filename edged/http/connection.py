@@ -349,6 +349,12 @@ class Connection(TCPServer):
         with contextlib.suppress(ClientGone):
             self.write_now(self._error_bytes(error, method))
 
+    def turn_away(self) -> None:
+        """Instead of `run`, and at once."""
+        with contextlib.suppress(ClientGone):
+            self.write_now(self._unserved(Draining("this node is shutting down")))
+        self.stream.socket.close()
+
     def _unserved(self, error: EdgedError) -> bytes:
         return self._error_bytes(error, "GET", self.shared.hooks.unserved_headers)
 

@@ -170,17 +170,17 @@ class HttpServer:
         self, sock: socket.socket, peer: str, *, refused: bool = False
     ) -> None:
         """Serves a connection that others have accepted and authenticated, to its end. Owns `sock`
-        from now on. `refused`: it only gets an answer that says so. One at the limit or after the
-        listener has ended is closed without a word."""
+        from now on. `refused`: it only gets an answer that says so, as does one over the limit, and
+        one that comes while the listener drains or after."""
         shared = self._shared
         sock.setblocking(False)
-        if self._ended.is_set() or shared.refusing >= REFUSING_MAX:
-            sock.close()
-            return
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         refused = refused or shared.draining or self._full()
         connection = Connection(shared, sock, stream, refused=refused, peer=peer)
-        await self._handle(self._count(connection))
+        if self._ended.is_set() or shared.refusing >= REFUSING_MAX:
+            connection.turn_away()
+        else:
+            await self._handle(self._count(connection))
 
     # ------------------------------------------------------------ internals of serve
     async def run(

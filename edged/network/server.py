@@ -257,7 +257,7 @@ class StreamServer:
         """To the gateway, which answers also those that it refuses: a caller must know that its
         request was not delivered."""
         peer, gateway = caller.peer, self._gateway
-        if gateway is None or self._stop.is_set():
+        if gateway is None:
             self._refuse("no-gateway", "", peer)
             caller.stream.abort()
             return

@@ -90,7 +90,10 @@ async def test_an_idle_connection_hears_that_its_next_request_is_not_served() ->
         assert await client.closed()
 
 
-async def test_after_the_drain_a_connection_is_closed_at_once() -> None:
+async def test_after_the_drain_a_connection_is_told_that_it_is_not_served() -> None:
     async with serving(PATIENT) as server, trio.open_nursery() as nursery:
         await server.drain(trio.current_time())
-        assert await connect(server, nursery).closed()
+        client = connect(server, nursery)
+        found = await client.response()
+        assert (found.status, found.headers["x-refused"]) == (503, "unserved")
+        assert await client.closed()
