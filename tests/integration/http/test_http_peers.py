@@ -66,8 +66,10 @@ async def test_requests_name_their_peer_and_keep_the_connection() -> None:
 async def test_one_more_than_the_limit_is_told_that_it_was_not_served() -> None:
     limits = replace(PATIENT, connections_max=1)
     async with serving(limits) as server, trio.open_nursery() as nursery:
-        first, second = connect(server, nursery), connect(server, nursery)
-        third = connect(server, nursery, refused=True)
+        first = connect(server, nursery)
+        await first.send(POST)
+        assert (await first.response()).status == 200
+        second, third = connect(server, nursery), connect(server, nursery, refused=True)
         for refused in (second, third):
             found = await refused.response()
             assert (found.status, found.headers["x-refused"]) == (503, "unserved")

@@ -55,7 +55,7 @@ async def test_cold_export_call_says_that_it_was_cold(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         await a.deploy("add", ADD.encode(), abi="export")
-        b = await cluster.start("b")
+        b = await cluster.start("b", gateway={"forward": False})
         await cluster.agree()
         answer = await cluster.knows(b, "/add/add_numbers?num1=5&num2=10")
         assert answer.text == "15\n"
