@@ -118,6 +118,7 @@ class Collector:
         self._since: dict[Digest, float] = {}
         """When each unneeded blob was first seen to be so."""
         self._touched: dict[Digest, float] = {}
+        """Of the last RECENT_S, oldest first."""
         self._keeping: Counter[Digest] = Counter()
         self._removing: dict[Digest, trio.Event] = {}
         self._busy = False
@@ -138,7 +139,10 @@ class Collector:
     def touch(self, digest: Digest) -> None:
         """It was stored, or asked for: its grace begins anew."""
         now = trio.current_time()
+        self._touched.pop(digest, None)
         self._touched[digest] = now
+        while now - self._touched[oldest := next(iter(self._touched))] > RECENT_S:
+            del self._touched[oldest]
         if digest in self._since:
             self._since[digest] = now
 
@@ -218,7 +222,6 @@ class Collector:
             for blob in self._store.blobs()
         )
         self._since = {digest: self._since.get(digest, now) for digest in items}
-        self._touched = {d: at for d, at in self._touched.items() if now - at < RECENT_S}
         return list(items.values()), wanted, len(saved)
 
     def _unneeded(self) -> Iterator[_Item]:

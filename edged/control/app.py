@@ -21,6 +21,7 @@ from edged.interfaces import EventSource, KeyOperator, Operator, Upkeep
 from edged.telemetry import Log, Metrics
 
 from .api import HEALTH_PATH, Api
+from .download import AnswerCut
 from .responses import error_response, plain_problem
 
 
@@ -69,7 +70,10 @@ class _Errors:
 
     async def bug(self, request: Request, error: Exception) -> Response:
         """One request's bug must not end the node, which serves others meanwhile."""
-        if not isinstance(error, _ClientGone):
+        if isinstance(error, AnswerCut):
+            self._metrics.errors.labels("store").inc()
+            self._log.error("control.cut", path=request.url.path, reason=str(error))
+        elif not isinstance(error, _ClientGone):
             self._metrics.errors.labels("internal").inc()
             self._log.error("control.bug", path=request.url.path, exc_info=error)
         # After the answer's head, Starlette drops this one.

@@ -13,6 +13,7 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from edged.errors import StoreError
 from edged.interfaces import BlobContent, BlobKind
 from protocol.ids import Digest
 
@@ -28,6 +29,10 @@ TYPES: Final[dict[BlobKind, tuple[str, str]]] = {
 """Media type, and the extension of the name it is saved under."""
 
 
+class AnswerCut(Exception):
+    """An answer could not go on after its head; its reader sees it end short."""
+
+
 class Download:
     """An ASGI answer; `opened` belongs to it."""
 
@@ -41,10 +46,11 @@ class Download:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._opened as content:
             size, etag = content.size_bytes, f'"{self._digest}"'
-            part = choose(Headers(scope=scope), etag=etag, size_bytes=size)
-            if part.status == 416:
-                answer = plain_problem(416, f"blob {self._digest} has {size} bytes")
-                answer.headers["content-range"] = f"bytes */{size}"
+            part = choose(Headers(scope=scope), etag=etag, size_bytes=size, method=scope["method"])
+            if part.status in (412, 416):
+                answer = plain_problem(part.status, f"blob {self._digest} has {size} bytes")
+                if part.status == 416:
+                    answer.headers["content-range"] = f"bytes */{size}"
                 await answer(scope, receive, send)
                 return
             media_type, extension = TYPES[self._kind]
@@ -72,5 +78,8 @@ class Download:
 
     async def _send(self, content: BlobContent, first: int, end: int, send: Send) -> None:
         for begin in range(first, end, PIECE_BYTES):
-            piece = await content.read(begin, min(PIECE_BYTES, end - begin))
+            try:
+                piece = await content.read(begin, min(PIECE_BYTES, end - begin))
+            except StoreError as error:
+                raise AnswerCut(f"{error} {error.private}") from error
             await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -16,18 +16,21 @@ DIGITS_MAX: Final = 19
 @dataclass(frozen=True, slots=True)
 class Part:
     status: int
-    """200 (all), 206 (a part), 304 (the client has it) or 416 (no such part)."""
+    """200 (all), 206 (a part), 304 (the client has it), 412 (it wants another) or 416 (no such
+    part)."""
     first: int
     length: int
 
 
-def choose(headers: Headers, *, etag: str, size_bytes: int) -> Part:
+def choose(headers: Headers, *, etag: str, size_bytes: int, method: str = "GET") -> Part:
     """Preconditions before ranges (§13.2.2). A Range that is malformed, of another unit or of
-    several parts is ignored, as §14.2 lets a server: then all is sent."""
-    if _matches(headers.getlist("if-none-match"), etag):
+    several parts is ignored, as §14.2 lets a server: then all is sent. Ranges are of GET only."""
+    if "if-match" in headers and not _matches(headers.getlist("if-match"), etag, weak=False):
+        return Part(412, 0, 0)
+    if _matches(headers.getlist("if-none-match"), etag, weak=True):
         return Part(304, 0, 0)
     whole = Part(200, 0, size_bytes)
-    ranges = headers.getlist("range")
+    ranges = headers.getlist("range") if method == "GET" else []
     condition = headers.get("if-range")
     if len(ranges) != 1 or (condition is not None and condition.strip() != etag):
         return whole
@@ -47,7 +50,7 @@ def choose(headers: Headers, *, etag: str, size_bytes: int) -> Part:
     return Part(206, begin, end - begin + 1) if begin < size_bytes else Part(416, 0, 0)
 
 
-def _matches(values: list[str], etag: str) -> bool:
-    """Weak comparison (§8.8.3.2)."""
+def _matches(values: list[str], etag: str, *, weak: bool) -> bool:
+    """By weak or by strong comparison (§8.8.3.2); the blob's own tag is strong."""
     tags = [tag.strip() for value in values for tag in value.split(",")]
-    return any(tag == "*" or tag.removeprefix("W/") == etag for tag in tags)
+    return any(tag in ("*", etag) or (weak and tag == f"W/{etag}") for tag in tags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator, Callable
@@ -27,8 +28,11 @@ WASM = MAGIC + bytes(100_000)
 
 
 class Served:
-    def __init__(self, operator: MemoryOperator, server: Any, log: io.StringIO) -> None:
+    def __init__(
+        self, operator: MemoryOperator, upkeep: MemoryUpkeep, server: Any, log: io.StringIO
+    ) -> None:
         self.operator = operator
+        self.upkeep = upkeep
         self.server = server
         self.log = log
 
@@ -59,13 +63,13 @@ async def read_answer(stream: trio.SocketStream) -> tuple[int, dict[str, str], b
 
 @asynccontextmanager
 async def served() -> AsyncIterator[Served]:
-    operator, log = MemoryOperator(), io.StringIO()
+    operator, upkeep, log = MemoryOperator(), MemoryUpkeep(), io.StringIO()
     logger = make_log("n1", level="debug", stream=log)
     app = make_control_app(
         operator,
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
-        upkeep=MemoryUpkeep(),
+        upkeep=upkeep,
         token=TOKEN,
         log=logger,
         metrics=Metrics(),
@@ -76,7 +80,7 @@ async def served() -> AsyncIterator[Served]:
             server = await nursery.start(
                 listen, app, [bind_tcp("127.0.0.1", 0)], HttpLimits(linger_s=0.5)
             )
-            yield Served(operator, server, log)
+            yield Served(operator, upkeep, server, log)
             nursery.cancel_scope.cancel()
     assert "control.bug" not in log.getvalue()
 
@@ -239,3 +243,53 @@ async def test_a_follower_does_not_hold_up_a_drain() -> None:
         await node.server.drain(trio.current_time() + 0.2)
         assert not node.operator.following
         await stream.aclose()
+
+
+# ---------------------------------------------------------------- downloads
+BLOB = bytes(range(256)) * 32768
+"""8 MiB: more than sockets hold."""
+
+
+def get(digest: str, *more: str) -> bytes:
+    lines = "".join(f"{line}\r\n" for line in more)
+    return f"GET /v1/blobs/{digest} HTTP/1.1\r\n{lines}".encode() + AUTH
+
+
+async def test_a_blob_and_a_range_of_it() -> None:
+    async with served() as node:
+        digest = node.upkeep.add(BLOB)
+        status, headers, body = await node.ask(get(digest))
+        assert (status, int(headers["content-length"]), body) == (200, len(BLOB), BLOB)
+        status, headers, body = await node.ask(get(digest, "Range: bytes=5000000-"))
+        assert (status, body) == (206, BLOB[5000000:])
+        assert node.upkeep.open == 0
+
+
+async def test_a_download_that_cannot_go_on_ends_short_and_is_told() -> None:
+    async with served() as node:
+        node.upkeep.breaks_at = len(BLOB) // 2
+        data = b""
+        async with await node.connect() as stream:
+            await stream.send_all(get(node.upkeep.add(BLOB)) + b"\r\n")
+            with contextlib.suppress(trio.BrokenResourceError):  # a reset, no orderly end
+                async for piece in stream:
+                    data += piece
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert len(data) < len(BLOB)
+        await until(lambda: "control.cut" in node.log.getvalue())
+        assert node.upkeep.open == 0
+
+
+async def test_a_reader_that_leaves_or_stops_holds_one_piece() -> None:
+    async with served() as node:
+        digest = node.upkeep.add(BLOB)
+        async with await node.connect() as stream:
+            await stream.send_all(get(digest) + b"\r\n")
+            await stream.receive_some(1000)
+            await until(lambda: node.upkeep.open == 1)
+            seen = -1
+            while seen != len(node.upkeep.reads):
+                seen = len(node.upkeep.reads)
+                await trio.sleep(0.05)
+            assert sum(node.upkeep.reads) < len(BLOB)  # what nobody takes is not read
+        await until(lambda: node.upkeep.open == 0)

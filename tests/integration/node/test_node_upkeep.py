@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,54 @@ async def test_ordinary_tools_fetch_and_resume(tmp_path: Path) -> None:
         done = await trio.run_process(argv, check=False, stderr=subprocess.DEVNULL)
         assert done.returncode != 0
         assert not out.exists() or not out.read_bytes()
+
+
+@pytest.mark.slow
+async def test_deploys_and_collections_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With next to no grace: what a deploy acknowledged is never collected under it."""
+    monkeypatch.setattr(collector, "RECENT_S", 0.5)
+    rng = random.Random(11)
+    texts = [f"text {number}" for number in range(6)]
+    now: dict[str, str] = {}
+    acknowledged = collected = 0
+
+    async def change(node: Running, name: str) -> None:
+        nonlocal acknowledged
+        for _ in range(8):
+            text = rng.choice(texts)
+            stored = await node.ask("PUT", "/v1/modules", content=says(text))
+            body = msgspec.json.encode({"module": stored["module"]})
+            answer = await node.control("PUT", f"/v1/functions/{name}", content=body)
+            if answer.status_code == 404:
+                continue  # collected before the deploy named it; nothing was acknowledged
+            assert answer.is_success, answer.text
+            acknowledged += 1
+            now[name] = text
+            assert (await node.get(f"/{name}")).text == text
+            if rng.random() < 0.5:
+                await node.ask("DELETE", f"/v1/functions/{name}")
+                del now[name]
+
+    async with lab(tmp_path, timeout_s=120) as cluster:
+        a = await cluster.start("a")
+        async with trio.open_nursery() as nursery:
+            done = trio.Event()
+
+            async def collecting() -> None:
+                nonlocal collected
+                while not done.is_set():
+                    collected += len((await collect(a))["collected"])
+                    await trio.sleep(0.002)
+
+            nursery.start_soon(collecting)
+            async with trio.open_nursery() as changers:
+                for number in range(3):
+                    changers.start_soon(change, a, f"f{number}")
+            done.set()
+        assert acknowledged > 10
+        assert collected > 3
+        for name, text in now.items():
+            assert (await a.get(f"/{name}")).text == text
+        assert (await verified(a))["findings"] == []

@@ -70,6 +70,9 @@ def test_any_range_is_within_the_blob(text: str, size: int) -> None:
         ({"if-range": "Sat, 29 Oct 1994 19:43:31 GMT", "range": "bytes=0-0"}, 200),
         ({"if-none-match": '"y", W/"x"', "range": "bytes=0-0"}, 304),
         ({"if-none-match": "*"}, 304),
+        ({"if-match": '"y", "x"', "range": "bytes=0-0"}, 206),
+        ({"if-match": 'W/"x"'}, 412),
+        ({"if-match": "*", "if-none-match": '"x"'}, 304),
         ({"if-none-match": '"y"'}, 200),
     ],
 )
@@ -104,12 +107,18 @@ async def test_a_part_and_a_suffix(node: Node) -> None:
 
 async def test_head_and_not_modified_read_nothing(node: Node) -> None:
     digest = node.upkeep.add(DATA)
-    head = await get(node, f"/v1/blobs/{digest}", method="HEAD")
+    head = await get(node, f"/v1/blobs/{digest}", ("range", "bytes=0-9"), method="HEAD")
     assert (head.status, head.headers["content-length"]) == (200, str(len(DATA)))
     same = await get(node, f"/v1/blobs/{digest}", ("if-none-match", f'"{digest}"'))
     assert (same.status, same.body) == (304, b"")
     assert "content-length" not in same.headers
     assert (node.upkeep.reads, node.upkeep.open) == ([], 0)
+
+
+async def test_a_condition_that_does_not_hold(node: Node) -> None:
+    path = f"/v1/blobs/{node.upkeep.add(DATA)}"
+    answer = await get(node, path, ("if-match", '"another"'))
+    assert answer.status == answer.json()["status"] == 412
 
 
 async def test_an_empty_blob(node: Node) -> None:
