@@ -27,6 +27,7 @@ from ..interfaces import BlobInfo, PartialBlob, Peer
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .deltas import DeltaFetch
+from .hot import HotSegments
 from .pace import Moving, Pace
 from .pool import ConnectionPool
 from .slots import TransferSlot, TransferSlots
@@ -114,6 +115,8 @@ class ExchangeService:
         rng: Rng | None = None,
     ) -> None:
         self._pool = ConnectionPool(trust)
+        self.hot: Final = HotSegments()
+        """Of blobs that peers want."""
         self._store = store
         self._holders = holders
         self._metrics = metrics
@@ -333,6 +336,7 @@ class ExchangeService:
             find_peer=self._find_peer,
             dial=self._pool.take,
             give=self._give,
+            keep=self.hot.put,
             progress=flight.report,
             metrics=self._metrics,
             log=self._log,

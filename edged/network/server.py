@@ -61,6 +61,8 @@ Other = Ping | Sync | GetManifest | Want | GetDelta | Replicate | Records | Conf
 BODIES_AHEAD_MAX: Final = 1024 * 1024
 """Bytes of requests taken from one connection before they are answered."""
 REQUESTS_AHEAD_MAX: Final = 256
+FRAMES_AHEAD_MAX: Final = 1024
+"""Notices among them: others want to be served too."""
 
 
 class SyncResponder(Protocol):
@@ -287,25 +289,37 @@ class StreamServer:
             self._uploads.end(session)
 
     async def _next_request(self, connection: Connection[Request], session: Session) -> bool:
-        """Waits for one; False when the peer has nothing more to ask, or the server stops."""
+        """Waits until something is to be answered; False when the peer has nothing more to ask, or
+        the server stops. Raises PeerError."""
         limits = self._limits
         with trio.CancelScope() as waiting:
             self._waiting[waiting] = None
             try:
-                frame = await connection.receive_within(
-                    idle_s=limits.idle_timeout_s, frame_s=limits.frame_timeout_s
-                )
+                while not session.queue:
+                    if not connection.mid_frame:
+                        waiting.deadline = trio.current_time() + limits.idle_timeout_s
+                        if not await connection.fill():
+                            return False
+                    waiting.deadline = trio.current_time() + limits.frame_timeout_s
+                    frame = await connection.receive()
+                    if frame is None:
+                        return False
+                    session.add(*frame)
+                    self._take_ahead(connection, session)
             finally:
                 del self._waiting[waiting]
-            if frame is not None:
-                session.add(*frame)
-                return True
-        return False
+        if waiting.cancelled_caught:
+            if connection.mid_frame and not self._stop.is_set():
+                raise PeerError(f"did not finish a frame in {limits.frame_timeout_s:g} s")
+            return False
+        return True
 
     def _take_ahead(self, connection: Connection[Request], session: Session) -> None:
         """What else has come: segments are read many at a time, and a notice (Cancel) counts for
         requests that came before it."""
-        while len(session.queue) < REQUESTS_AHEAD_MAX and session.body_bytes < BODIES_AHEAD_MAX:
+        for _ in range(FRAMES_AHEAD_MAX):
+            if len(session.queue) >= REQUESTS_AHEAD_MAX or session.body_bytes >= BODIES_AHEAD_MAX:
+                return
             frame = connection.next_frame()
             if frame is not None:
                 session.add(*frame)

@@ -142,18 +142,6 @@ class Connection(Generic[M]):
         self._reader.feed(data)
         return True
 
-    async def receive_within(self, *, idle_s: float, frame_s: float) -> tuple[M, bytes] | None:
-        """As receive; the first byte may take `idle_s` (then None), the rest of it `frame_s`."""
-        if not self._reader.mid_frame:
-            with trio.move_on_after(idle_s) as idle:
-                if not await self.fill():
-                    return None
-            if idle.cancelled_caught:
-                return None
-        with trio.move_on_after(frame_s):
-            return await self.receive()
-        raise PeerError(f"did not finish a frame in {frame_s:g} s")
-
     async def aclose(self) -> None:
         """Says goodbye if the peer lets us within CLOSE_TIMEOUT_S; never raises for the peer."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S) as scope:

@@ -54,8 +54,11 @@ FindPeer = Callable[[NodeId], Peer | None]
 QUEUE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Verified and not on disk: beyond, nothing more is asked for until half of it is."""
 GATHER_BYTES: Final = 1024 * 1024
-GATHER_S: Final = 0.003
-"""A thread hop costs as much as a segment: with less than that verified, more is waited for."""
+GATHER_SHARE: Final = 0.02
+GATHER_S_MIN: Final = 0.003
+GATHER_S_MAX: Final = 0.02
+"""A thread hop costs as much as a segment: with less than that verified, more is waited for, for a
+share of the time the fetch has taken so far, as for its news (SPEC §10.5.6)."""
 WRITE_BYTES: Final = 4 * 1024 * 1024
 """In one thread hop."""
 
@@ -84,6 +87,7 @@ class Transfer:
         find_peer: FindPeer,
         dial: DialPeer,
         give: GivePeer,
+        keep: Callable[[Digest, int, bytes], None],
         progress: Callable[[int, int], None],
         metrics: Metrics,
         log: Log,
@@ -96,6 +100,7 @@ class Transfer:
         self._find_peer = find_peer
         self._dial = dial
         self._give = give
+        self._keep = keep
         self._progress = progress
         self._metrics = metrics
         self._log = log.bind(blob=blob)
@@ -110,6 +115,7 @@ class Transfer:
         self._write_failed: EdgedError | None = None
         self._wake = trio.Event()
         self._wake_writer = trio.Event()
+        self._begun_at = trio.current_time()
         self._fetch = Fetch(blob, manifest_digest, config=config, rng=rng, now=trio.current_time())
 
     # ------------------------------------------------------------ from other tasks
@@ -302,7 +308,8 @@ class Transfer:
         while True:
             await self._wake_writer.wait()
             if self._verified_bytes < GATHER_BYTES:
-                await trio.sleep(GATHER_S)
+                spent_s = trio.current_time() - self._begun_at
+                await trio.sleep(min(max(GATHER_SHARE * spent_s, GATHER_S_MIN), GATHER_S_MAX))
             self._wake_writer = trio.Event()
             while self._verified:
                 assert self._partial is not None
@@ -336,6 +343,8 @@ class Transfer:
         size = sum(len(wire) for _, wire in batch)
         indices = [index for index, _ in batch]
         self.stored |= bits_of(indices)
+        for index, wire in batch:
+            self._keep(self._blob, index, wire)
         self._verified_bytes -= size
         self._metrics.fetched_bytes.inc(size)
         self._count(size)

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import trio
+
 from protocol.bitsets import bits_of, decode_bits, encode_bits
 from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest, NodeId
@@ -41,6 +43,7 @@ from protocol.streams import (
 from ..errors import BlobNotFound, EdgedError, info_of
 from ..interfaces import BlobSource, PartialBlob
 from ..telemetry import Metrics
+from .hot import HotSegments
 from .pace import Moving, Pace
 from .slots import UploadBudget
 
@@ -48,6 +51,8 @@ UPLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
 PEER_BYTES_MAX: Final = 2 * 1024 * 1024
 BATCH_BYTES_MAX: Final = 1024 * 1024
 """Read and sent at once."""
+AHEAD_BYTES_MAX: Final = 512 * 1024
+"""Read at once for one peer, what it did not ask for among it."""
 PROMPT_S: Final = 0.005
 """A batch that left within that may be followed by one of twice its size."""
 BLOBS_PER_CONNECTION_MAX: Final = 64
@@ -64,6 +69,9 @@ class Shared(Protocol):
 
 class Fetching(Protocol):
     """What the stream server needs of the exchange service."""
+
+    @property
+    def hot(self) -> HotSegments: ...
 
     def sharing(self, blob: Digest) -> Shared | None: ...
 
@@ -96,6 +104,7 @@ class Session:
     peer: NodeId
     fetching: Fetching | None
     seeding: Seeding
+    hot: HotSegments
     queue: deque[tuple[Query, bytes]] = field(default_factory=deque)
     body_bytes: int = 0
     batch_bytes: int = 0
@@ -119,12 +128,23 @@ class Session:
                     self.cancelled.add(request.id)
             case Done():
                 if request.blob in self.wanted:
-                    del self.wanted[request.blob]
-                    self.seeding.leave(request.blob, self.peer)
-                    self.complete.pop(request.blob, None)
+                    self.leave(request.blob)
             case _:
                 self.queue.append((request, body))
                 self.body_bytes += len(body)
+
+    def join(self, blob: Digest, has: int) -> None:
+        """The peer wants it; `has` are the segments it has."""
+        self.wanted[blob] = None
+        self.seeding.join(blob, self.peer, has)
+        self.hot.open(blob)
+
+    def leave(self, blob: Digest) -> None:
+        del self.wanted[blob]
+        self.seeding.leave(blob, self.peer)
+        self.hot.close(blob)
+        self.complete.pop(blob, None)
+        self.sending.pop(blob, None)
 
     def pop(self) -> Query:
         request, body = self.queue.popleft()
@@ -140,11 +160,13 @@ class Uploads:
         self._fetching = fetching
         self._metrics = metrics
         self._seeding = Seeding(rng)
+        self._hot = HotSegments() if fetching is None else fetching.hot
+        self._reading: dict[Digest, trio.Lock] = {}
         self._budget = UploadBudget(UPLOAD_BYTES_MAX, PEER_BYTES_MAX)
         self._sessions: dict[Session, None] = {}
 
     def begin(self, peer: NodeId) -> Session:
-        session = Session(peer, self._fetching, self._seeding)
+        session = Session(peer, self._fetching, self._seeding, self._hot)
         self._sessions[session] = None
         return session
 
@@ -171,8 +193,8 @@ class Uploads:
 
     def end(self, session: Session) -> None:
         del self._sessions[session]
-        for blob in session.wanted:
-            self._seeding.leave(blob, session.peer)
+        for blob in list(session.wanted):
+            session.leave(blob)
 
     async def answer(
         self, session: Session, request: GetManifest | Want, body: bytes
@@ -194,8 +216,7 @@ class Uploads:
         elif len(session.wanted) >= BLOBS_PER_CONNECTION_MAX:
             raise RemoteProtocolError("want", "too many blobs on one connection")
         else:
-            session.wanted[blob] = None
-            self._seeding.join(blob, peer, has)
+            session.join(blob, has)
         others = self._seeding.others(blob, peer)
         if self._fetching is not None:
             self._fetching.wanted(blob, peer, bitmap)
@@ -240,7 +261,7 @@ class Uploads:
         indices = [reply.index for reply in replies if isinstance(reply, SegmentReply)]
         await self._budget.take(session.peer, size)
         try:
-            frames = await held.read(indices) if indices else []
+            frames = await self._read(first.blob, held, indices)
         except EdgedError as error:
             self._budget.give_back(session.peer, size)
             session.complete.pop(first.blob, None)
@@ -266,6 +287,40 @@ class Uploads:
             while len(session.sending) > BLOBS_PER_CONNECTION_MAX:
                 del session.sending[next(iter(session.sending))]
         sending.pace.add(count)
+
+    async def _read(self, blob: Digest, held: _Held, indices: Sequence[int]) -> list[bytes]:
+        """From memory; else from the disk, together with what will be asked for next. What several
+        peers need at once is read once. Raises as `held.read`."""
+        frames = [self._hot.get(blob, index) for index in indices]
+        if None not in frames:
+            return [frame for frame in frames if frame is not None]
+        lock = self._reading.setdefault(blob, trio.Lock())
+        try:
+            async with lock:
+                have = {index: self._hot.get(blob, index) for index in indices}
+                missing = [index for index, frame in have.items() if frame is None]
+                ahead = self._ahead(blob, held, missing)
+                read = await held.read([*missing, *ahead]) if missing else []
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._reading.pop(blob, None)
+        have.update(zip(missing, read, strict=False))
+        for index, frame in zip([*missing, *ahead], read, strict=True):
+            self._hot.put(blob, index, frame)
+        return [frame for frame in have.values() if frame is not None]
+
+    def _ahead(self, blob: Digest, held: _Held, missing: Sequence[int]) -> list[int]:
+        """Segments that follow those, as a seed sends them in their order."""
+        lengths = held.manifest.wire_lengths
+        room = AHEAD_BYTES_MAX - sum(lengths[index] for index in missing)
+        found: list[int] = []
+        for index in range(missing[-1] + 1, len(lengths)) if missing else ():
+            room -= lengths[index]
+            if room < 0 or not held.bits >> index & 1 or self._hot.get(blob, index) is not None:
+                break
+            if index not in missing:
+                found.append(index)
+        return found
 
     def sent(self, session: Session, size: int, spent_s: float) -> None:
         """A batch has left, or was cut."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -190,3 +190,38 @@ async def test_a_fetch_that_nobody_waits_for_gives_way(cluster: Cluster) -> None
             nursery.start_soon(urgent)
     assert order.count("background") == 6
     assert order.index("urgent") <= 5, "three of the six wait for a slot of their own"
+
+
+async def test_a_seed_reads_each_segment_about_once_whoever_asks(
+    make_trust: MakeTrust, log: Log, tmp_path: Path
+) -> None:
+    """MemorySource counts what is read."""
+    source = MemorySource(DATA)
+    reads = 0
+    read = source.wire_segments
+
+    async def counted(digest: Digest, indices: Sequence[int]) -> list[bytes]:
+        nonlocal reads
+        reads += 1
+        await trio.sleep(0.001)
+        return await read(digest, indices)
+
+    source.wire_segments = counted  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        trust = make_trust("seed")
+        served = await start_serving(nursery, trust, source, log)
+        cluster = Cluster(nursery, make_trust, log, tmp_path)
+        seed = peer_of(trust, served.address)
+        nodes = [await cluster.node(f"n{number}") for number in range(4)]
+        async with trio.open_nursery() as fetching:
+            for node in nodes:
+                node.holders = [seed]
+                fetching.start_soon(node.fetch)
+        hot = served.server._uploads._hot
+        with trio.fail_after(5):
+            while hot.size_bytes:
+                await trio.sleep(0.005)  # nobody wants it any more
+        nursery.cancel_scope.cancel()
+    assert len(set(source.served)) == MANIFEST.segments
+    assert len(source.served) < 1.5 * MANIFEST.segments
+    assert reads < MANIFEST.segments / 2
