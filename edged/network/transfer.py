@@ -58,7 +58,7 @@ GATHER_SHARE: Final = 0.02
 GATHER_S_MIN: Final = 0.003
 GATHER_S_MAX: Final = 0.02
 """A thread hop costs as much as a segment: with less than that verified, more is waited for, for a
-share of the time the fetch has taken so far, as for its news (SPEC §10.5.6)."""
+share of the time the fetch has taken so far, as for its news (SPEC §10.5)."""
 WRITE_BYTES: Final = 4 * 1024 * 1024
 """In one thread hop."""
 
