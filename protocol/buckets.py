@@ -35,12 +35,6 @@ def place_of_group(group: int) -> int:
     return FIRST_GROUP + group
 
 
-def covers(place: int, bucket: int) -> bool:
-    if place >= FIRST_GROUP:
-        return bucket // PER_GROUP == place - FIRST_GROUP
-    return bucket == place
-
-
 def buckets_of(place: int) -> range:
     if place >= FIRST_GROUP:
         first = (place - FIRST_GROUP) * PER_GROUP

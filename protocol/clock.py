@@ -30,10 +30,6 @@ class HybridClock:
     def __init__(self) -> None:
         self._last = 0
 
-    @property
-    def last(self) -> int:
-        return self._last
-
     def tick(self, wall_ms: int) -> int:
         """A timestamp later than all before; a full counter carries into the milliseconds."""
         self._last = max(self._last + 1, hlc_of(wall_ms))

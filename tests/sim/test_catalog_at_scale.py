@@ -59,7 +59,7 @@ def share(source: Catalog, target: Catalog) -> None:
         copy.alias, copy.versions = state.alias, dict(state.versions)
     target._current = dict(source._current)
     target._digest, target._bytes = source._digest, source._bytes
-    target._clock.observe(source._clock.last)
+    target._clock.observe(source._clock._last)
 
 
 def test_ten_thousand_functions_on_thirty_nodes(rows: list[SavedRecord]) -> None:
