@@ -20,14 +20,18 @@ from protocol.events import (
     MemberLeft,
     MemberSuspect,
     MemberUp,
+    MemberUpdated,
     RecordsAccepted,
+    RecordsPurged,
 )
 from protocol.gossip import Gossip, GossipConfig
-from protocol.holdings import READY_FORMS
+from protocol.holdings import MODULE_FORMS, READY_FORMS
 from protocol.ids import Digest, FunctionName, NodeId
-from protocol.member import Metadata
+from protocol.member import Member, Metadata
 from protocol.presets import PRESETS
 from protocol.records import Record, encoded_records
+from protocol.replicas import Site
+from protocol.replication import ReplicationConfig
 from protocol.seal import Keyring
 
 from .acknowledging import Nodes
@@ -59,6 +63,7 @@ from .network import (
     bind_gossip,
 )
 from .operations import ClusterAccess, Operations
+from .replication import ReplicationService
 from .runtime.runtime import WasmtimeRuntime
 from .saved import SavedRecords
 from .serving import WireSource
@@ -188,7 +193,7 @@ class Parts:
         self.gossip = make_gossip(config, trust, runtime, sockets, generation)
         self.acquaintances = Acquaintances(store, self.gossip.members, log=log)
         self._saved = SavedRecords(trust)
-        self._wire_peers(sockets, generation)
+        self._wire_peers(sockets, generation, state)
         store.on_lost = self._on_lost
         self._wire_functions(config)
         self._wire_operator(config, state)
@@ -227,7 +232,9 @@ class Parts:
         """Of verified records. Durable when it returns. Raises StoreError."""
         await self._store.save_records(self._saved.wrap(records))
 
-    def _wire_peers(self, sockets: Sockets, generation: int) -> None:
+    def _wire_peers(
+        self, sockets: Sockets, generation: int, state: Callable[[], NodeState]
+    ) -> None:
         trust, store, metrics, log = self._trust, self._store, self._metrics, self._log
         self.gossip_service = GossipService(
             self.gossip,
@@ -256,7 +263,14 @@ class Parts:
             deltas=DeltaSource(store),
             fetching=self.exchange,
             sync=self.gossip_service,
-            replicas=Keeper(store, self.exchange, on_held=self._announce),
+            replicas=Keeper(
+                store,
+                self.exchange,
+                on_held=self._announce,
+                keeping=lambda blob: self.housekeeping.collector.keeping(blob),  # noqa: PLW0108 - made later
+                promise=lambda blob: self.replication.promise(blob),  # noqa: PLW0108 - made later
+                state=state,
+            ),
             is_member=lambda node_id: self._peer(node_id) is not None,
             metrics=metrics,
             log=log,
@@ -311,6 +325,7 @@ class Parts:
             uptime_s=lambda: trio.current_time() - started_s,
             metrics=self._metrics,
             load=lambda: self.load.share,
+            replication=lambda: self.replication.view(),  # noqa: PLW0108 - made later
             reason=self.events.reason,
             trust_expires_s=self._trust.expires_s,
         )
@@ -326,6 +341,7 @@ class Parts:
             keys=self._runtime.keys.values(),
             views=self.views,
             announce=self._announce,
+            promised=lambda module: self.replication.promised(module),  # noqa: PLW0108 - made later
             events=self.events,
             state=state,
             metrics=self._metrics,
@@ -340,6 +356,7 @@ class Parts:
             metrics=self._metrics,
             log=self._log,
         )
+        self._wire_replication(config)
         self.keys = KeyService(
             self._trust.keyring_keys,
             path=config.path(config.trust.directory) / "keyring",
@@ -359,20 +376,42 @@ class Parts:
             state=state,
         )
 
+    def _wire_replication(self, config: Config) -> None:
+        self._nodes = Nodes(
+            me=self.gossip.node_id,
+            sites=self.views.sites,
+            find_peer=self._peer,
+            name=self.views.member_name,
+            dial=Lines(self._trust),
+        )
+        section, store = config.replication, self._store
+        self.replication = ReplicationService(
+            config.node.region,
+            ReplicationConfig(
+                repair_after_s=section.repair_after_s, surplus_after_s=section.surplus_after_s
+            ),
+            nodes=self._nodes,
+            modules=self.gossip.catalog.modules,
+            fetcher=self.exchange,
+            held=lambda module: store.info(module) is not None,
+            holders=lambda module: self.gossip.holdings.holders(module, MODULE_FORMS),
+            in_use=self.housekeeping.has_use_for,
+            remove=self.housekeeping.collector.remove_copy,
+            on_held=self._on_held,
+            note=self.events.add,
+            metrics=self._metrics,
+            log=self._log,
+        )
+
     def _cluster_access(self) -> ClusterAccess:
         return ClusterAccess(
             catalog=self.gossip.catalog,
-            nodes=Nodes(
-                me=self.gossip.node_id,
-                sites=self.views.sites,
-                find_peer=self._peer,
-                name=self.views.member_name,
-                dial=Lines(self._trust),
-            ),
+            nodes=self._nodes,
             publish=self._publish,
             members=self.views.members,
             join=self.gossip_service.join_named,
             holders=self.views.holders,
+            replicas=self.replication.replicas,
             on_held=self._on_held,
             keeping=self.housekeeping.collector.keeping,
             status=self.views.status,
@@ -390,7 +429,10 @@ class Parts:
         elif isinstance(event, MemberUp | RecordsAccepted):
             self.forwarding.changed()
         match event:
+            case MemberUpdated(member):
+                self._note_reachable(member)
             case MemberUp() | MemberLeft():
+                self._note_reachable(event.member)
                 self.acquaintances.changed()
                 kind = type(event).__name__.removeprefix("Member").lower()
                 member = event.member
@@ -400,11 +442,15 @@ class Parts:
                 member, why = event.member, event.reason.text
                 if isinstance(event, MemberDown):
                     self.exchange.drop(member.node_id)
+                self._note_reachable(member)
                 self._log.info(
                     f"member {kind}", member=member.name, member_id=member.node_id, why=why
                 )
             case RecordsAccepted():
                 self._forget_removed(event)
+                self.replication.look()
+            case RecordsPurged():
+                self.replication.look()
             case IdentityClash():
                 self._log.error(
                     "peers know a later run of this node: another process runs under its identity"
@@ -416,6 +462,12 @@ class Parts:
                 )
             case _:
                 pass  # views read it from the machine
+
+    def _note_reachable(self, member: Member) -> None:
+        if member.reachable:
+            self.replication.member_up(Site(member.node_id, member.metadata.region))
+        else:
+            self.replication.member_gone(member.node_id)
 
     def _install_keys(self, keys: tuple[bytes, ...]) -> None:
         self.gossip.set_keyring(Keyring(keys), trio.current_time())
@@ -451,6 +503,7 @@ class Parts:
 
     def _announce(self, module: Digest) -> None:
         """What has changed of it here; what others know already costs nothing."""
+        self.replication.touch(module)
         form = held_form(module, store=self._store, artifacts=self.artifacts)
         holdings, now = self.gossip.holdings, trio.current_time()
         if form == holdings.form(self._trust.node_id, module):
@@ -468,11 +521,13 @@ class Parts:
 
     def _publish(self, records: Sequence[Record]) -> None:
         self.gossip.publish(records, trio.current_time())
+        self.replication.look()
         self.gossip_service.notify()
         for key, _ in encoded_records(records):
             self.events.add("record-published", function_of(key), key)
 
     def _discard_future(self, wall_ms: int) -> None:
         gone = self.gossip.discard_future(trio.current_time(), wall_ms)
+        self.replication.look()
         self.gossip_service.notify()
         self._log.warning("records of the future discarded", keys=gone[:8], count=len(gone))

@@ -160,6 +160,16 @@ class Collector:
                 del self._keeping[digest]
             self.touch(digest)
 
+    async def remove_copy(self, module: Digest) -> bool:
+        """Of a module that is wanted, but not here (SPEC §11.5); its artifacts stay. False: it is
+        held, or has come into use. Raises StoreError."""
+        if self._keeping[module] or module in self._removing:
+            return False
+        if self._needs.in_use(module) or module in self._needs.pinned():
+            return False
+        await self._remove(_Item(module, None, "surplus"))
+        return True
+
     # ------------------------------------------------------------ collecting
     async def collect(self, *, dry_run: bool, grace_s: float | None = None) -> GcView:
         """Raises Conflict: one runs already; StoreError, then what came before it is done."""

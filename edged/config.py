@@ -141,6 +141,11 @@ class ReplicationSection(Section, frozen=True):
     replicas: Annotated[int, Meta(ge=1, le=REPLICAS_MAX)] = REPLICAS_DEFAULT
     """Nodes that have a deploy through this node on disk before it is acknowledged, and that keep
     it, where the deploy does not say."""
+    repair_after_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    """How long a member that is down may take to come back before its copies are made elsewhere;
+    for a blob with few copies left, less."""
+    surplus_after_s: Annotated[float, Meta(ge=60, le=365 * DAY_S)] = 3600.0
+    """How long a copy that others are to have is kept here after its last use."""
 
 
 class Config(Section, frozen=True):

@@ -39,6 +39,7 @@ class BlobNeeds:
         keys: Iterable[ArtifactKey],
         members: Callable[[], dict[str, int]],
         announce: Callable[[Digest], None],
+        promised: Callable[[Digest], bool],
     ) -> None:
         """`members`: count by state, this node among the alive."""
         self._catalog = catalog
@@ -49,6 +50,7 @@ class BlobNeeds:
         self._keys = frozenset(keys)
         self._members = members
         self.announce = announce
+        self._promised = promised
 
     def is_wanted(self, module: Digest) -> bool:
         return self._catalog.modules.get(module) is not None
@@ -69,10 +71,21 @@ class BlobNeeds:
         return key in self._keys
 
     def in_use(self, digest: Digest) -> bool:
+        return self._promised(digest) or self._moves(digest)
+
+    def _moves(self, digest: Digest) -> bool:
         return (
             self._activation.is_busy(digest)
             or self._exchange.is_fetching(digest)
             or self._streams.is_serving(digest)
+        )
+
+    def has_use_for(self, module: Digest) -> bool:
+        """Somebody uses it here, or an operator wants it to stay."""
+        return (
+            self._moves(module)
+            or self._activation.is_mapped(module)
+            or self._pins.is_pinned(module)
         )
 
     def release(self, module: Digest) -> None:
@@ -101,17 +114,17 @@ class Housekeeping:
         keys: Iterable[ArtifactKey],
         views: Views,
         announce: Callable[[Digest], None],
+        promised: Callable[[Digest], bool],
         events: EventLog,
         state: Callable[[], NodeState],
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`keys`: of the code this node's engines load; `announce` tells the members what has
-        changed of a module here."""
+        """`keys`: of the code that engines here load; `promised`: peers rely on the copy here."""
         self.pins = Pins(
             store, modules=lambda name: (r.spec.module for r in catalog.versions(name)), log=log
         )
-        needs = BlobNeeds(
+        needs = self._needs = BlobNeeds(
             catalog=catalog,
             pins=self.pins,
             activation=activation,
@@ -120,6 +133,7 @@ class Housekeeping:
             keys=keys,
             members=views.member_counts,
             announce=announce,
+            promised=promised,
         )
         self.collector = Collector(
             store,
@@ -157,6 +171,9 @@ class Housekeeping:
             member_name=views.member_name,
             state=state,
         )
+
+    def has_use_for(self, module: Digest) -> bool:
+        return self._needs.has_use_for(module)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""

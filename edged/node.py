@@ -158,6 +158,7 @@ class Node:
             await nursery.start(streams)
             await nursery.start(parts.gossip_service.run)
             await nursery.start(parts.acquaintances.run)
+            await nursery.start(parts.replication.run)
             await nursery.start(parts.housekeeping.run)
             parts.gossip_service.join(config.gossip.seeds, parts.acquaintances.recall())
             control: HttpServer = await nursery.start(

@@ -56,6 +56,7 @@ from .interfaces import (
     ModuleInfo,
     ModuleStored,
     NodeState,
+    ReplicasView,
     Runtime,
     StatusView,
     Store,
@@ -80,6 +81,7 @@ class ClusterAccess:
         members: Callable[[], tuple[MemberView, ...]],
         join: Callable[[Sequence[str]], Awaitable[None]],
         holders: Callable[[Digest], tuple[HolderView, ...]],
+        replicas: Callable[[Digest], ReplicasView],
         on_held: Callable[[Digest], None],
         keeping: Callable[[Digest], AbstractAsyncContextManager[None]],
         status: Callable[[], StatusView],
@@ -96,6 +98,7 @@ class ClusterAccess:
         self.members = members
         self.join = join
         self.holders = holders
+        self.replicas = replicas
         self.on_held = on_held
         self.keeping = keeping
         self.status = status
@@ -400,6 +403,7 @@ class Operations:
             summary=self._summary(function, current),
             spec=current.spec,
             holders=self._cluster.holders(current.spec.module),
+            replicas=self._cluster.replicas(current.spec.module),
         )
 
     def versions(self, name: str) -> tuple[VersionView, ...]:

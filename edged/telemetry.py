@@ -131,6 +131,15 @@ class Metrics:
         self.trust_expires = self._gauge(
             "edged_trust_expires_seconds", "Unix time at which the node's certificate ends"
         ).labels()
+        self.repairs = self._counter(
+            "edged_repairs", "Modules fetched as this node is to have them, by result", "result"
+        )
+        self.copies_dropped = self._counter(
+            "edged_copies_dropped", "Surplus modules given up"
+        ).labels()
+        self.under_replicated = self._gauge(
+            "edged_under_replicated", "Modules that fewer nodes have than should"
+        ).labels()
         self.members = self._gauge("edged_members", "Members by state", "state")
         self.collected = self._counter("edged_gc_collected", "Blobs removed as unneeded", "kind")
         self.collected_bytes = self._counter(

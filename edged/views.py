@@ -24,6 +24,7 @@ from .interfaces import (
     MemberView,
     NodeState,
     Peer,
+    ReplicationView,
     Runtime,
     StatusView,
 )
@@ -67,6 +68,7 @@ class Views:
         uptime_s: Callable[[], float],
         metrics: Metrics,
         load: Callable[[], float],
+        replication: Callable[[], ReplicationView],
         reason: Callable[[NodeId], str],
         trust_expires_s: float,
     ) -> None:
@@ -79,6 +81,7 @@ class Views:
         self._uptime_s = uptime_s
         self._metrics = metrics
         self._load = load
+        self._replication = replication
         self._reason = reason
         self._trust_expires_s = trust_expires_s
         metrics.registry.collect(lambda: gossip_families(self.gossip()))
@@ -232,11 +235,13 @@ class Views:
             trust_expires_s=self._trust_expires_s,
             repair=self._store.repair,
             gossip=self.gossip(),
+            replication=self._replication(),
         )
 
     def render_metrics(self) -> bytes:
         """Sets the gauges that nobody keeps up to date in between, then renders all metrics."""
         self._metrics.running.set(self._functions.running)
+        self._metrics.under_replicated.set(self._replication().under_replicated)
         self._metrics.trust_expires.set(self._trust_expires_s)
         for state, count in self.member_counts().items():
             self._metrics.members.labels(state).set(count)

@@ -11,7 +11,7 @@ import click
 from .common import EdgedCommand, print_json, target_options
 
 if TYPE_CHECKING:
-    from edged.interfaces import GossipView, HolderView
+    from edged.interfaces import GossipView, HolderView, ReplicationView
 
 T = TypeVar("T")
 Where = str | None
@@ -112,6 +112,12 @@ def _show_function(data: bytes) -> None:
             ("env", " ".join(f"{k}={v}" for k, v in policy.env.items()) or NONE),
             ("mounts", " ".join(f"{m.source}:{m.guest_path}" for m in policy.mounts) or NONE),
         )
+    )
+    placed = detail.replicas
+    click.echo(
+        f"replicas: {placed.wanted} wanted, to be on {', '.join(placed.placed) or NONE}"
+        + (f"; missing on {', '.join(placed.missing)}" if placed.missing else "")
+        + ("; UNDER-REPLICATED" if placed.under_replicated else "")
     )
     _show_holders(detail.holders)
 
@@ -239,6 +245,7 @@ def _show_status(data: bytes) -> None:
             ("functions", f"{view.functions} (catalog {short(view.catalog)})"),
             ("blobs", f"{view.blobs}, {size(view.blob_bytes)}"),
             ("certificate", _expiry(view.trust_expires_s)),
+            ("replicas", _replicas(view.replication)),
             ("running now", f"{view.running}, load {percent(gossip.load)}"),
             ("health", "well" if not gossip.health else f"{gossip.health} of 8 (0 is well)"),
             ("probes", _probes(gossip.probing)),
@@ -263,6 +270,11 @@ def _expiry(expires_s: float) -> str:
         return "has ended: peers refuse this node; edged cluster issue renews, then restart"
     soon = "; edged cluster issue renews, then restart" if left_days <= 30 else ""
     return f"valid for {left_days:.0f} days{soon}"
+
+
+def _replicas(found: ReplicationView) -> str:
+    lacking = f"{found.under_replicated} of {found.modules} modules under-replicated"
+    return f"{lacking}; {found.repairing} being fetched here, {found.waiting} waiting"
 
 
 def _probes(found: dict[str, int]) -> str:

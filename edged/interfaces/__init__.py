@@ -23,6 +23,8 @@ from .operator import (
     MemberView,
     ModuleStored,
     Operator,
+    ReplicasView,
+    ReplicationView,
     StatusView,
     VersionView,
 )
@@ -120,6 +122,8 @@ __all__ = [
     "PinChange",
     "PinsView",
     "RepairReport",
+    "ReplicasView",
+    "ReplicationView",
     "Runtime",
     "Slot",
     "StartType",

@@ -25,6 +25,10 @@ EventKind = Literal[
     "blobs-collected",
     "blob-damaged",
     "store-verified",
+    "repair-started",
+    "repair-done",
+    "repair-failed",
+    "copy-dropped",
     "node-ready",
     "node-draining",
 ]

@@ -84,10 +84,24 @@ class HolderView(msgspec.Struct, frozen=True):
     """building: the module, being compiled; ready: module and artifact."""
 
 
+class ReplicasView(msgspec.Struct, frozen=True):
+    """Of a module, as this node sees the cluster now. SPEC §11.1."""
+
+    wanted: int
+    """The most that any version naming it asks for."""
+    placed: tuple[str, ...]
+    """Names of the nodes it belongs on, best first: as many as wanted, or all."""
+    missing: tuple[str, ...]
+    """Those of them that do not say they have it."""
+    under_replicated: bool
+    """Fewer nodes have it than should."""
+
+
 class FunctionDetail(msgspec.Struct, frozen=True):
     summary: FunctionSummary
     spec: FunctionSpec
     holders: tuple[HolderView, ...]
+    replicas: ReplicasView
 
 
 class Deployed(msgspec.Struct, frozen=True):
@@ -193,6 +207,18 @@ class GossipView(msgspec.Struct, frozen=True):
     """The same; with "envelope", what is around messages, they are all of `datagram_bytes`."""
 
 
+class ReplicationView(msgspec.Struct, frozen=True):
+    """Of all modules that live versions name."""
+
+    modules: int = 0
+    under_replicated: int = 0
+    """Fewer reachable nodes say that they have it than should."""
+    repairing: int = 0
+    """Being fetched here because this node is to have it."""
+    waiting: int = 0
+    """To be fetched here, if they still are to when their grace is over."""
+
+
 class StatusView(msgspec.Struct, frozen=True):
     node: str
     node_id: NodeId
@@ -217,6 +243,7 @@ class StatusView(msgspec.Struct, frozen=True):
     """Unix time at which its certificate ends; from then on no peer talks to it."""
     repair: RepairReport
     gossip: GossipView
+    replication: ReplicationView = ReplicationView()
 
 
 class ModuleStored(msgspec.Struct, frozen=True):

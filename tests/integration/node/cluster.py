@@ -119,6 +119,8 @@ class Lab:
             "gossip": {"bind": "127.0.0.1:0", "preset": "local", "seeds": self.seeds()},
             "runtime": {"pool_instances": 8},
             "store": {"min_free_bytes": 0},
+            # Who lacks a module fetches it when it is asked to, and not beside the test.
+            "replication": {"repair_after_s": 600.0},
         }
         for section, values in sections.items():
             data[section] = data.get(section, {}) | values

@@ -8,10 +8,13 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import trio
 
+from edged import assembly
 from protocol.ids import Digest, NodeId
 from protocol.replicas import Site, placement
+from protocol.replication import ReplicationConfig
 
 from .cluster import Lab, Running, lab, says
 
@@ -90,3 +93,82 @@ async def test_an_origin_that_dies_before_it_answers_loses_nothing_else(tmp_path
         assert first["version"] != again["version"]
         for node in nodes[1:]:
             assert (await cluster.knows(node, "/f")).status_code == 200
+
+
+async def test_the_next_in_order_replaces_a_full_disk(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        nodes = await start(cluster, 3)
+        full = await cluster.start("full", store={"min_free_bytes": 1 << 60})
+        await cluster.agree()
+        module = (await nodes[0].ask("PUT", "/v1/modules", content=says("x")))["module"]
+        body = msgspec.json.encode({"module": module, "replicas": 3})
+        deployed = await nodes[0].ask("PUT", "/v1/functions/f", content=body)
+        assert deployed["replicas"] == ["a", "b", "c"]
+        body = msgspec.json.encode({"module": module, "replicas": 4})
+        refused = await nodes[0].control("PUT", "/v1/functions/g", content=body)
+        assert (refused.status_code, refused.json()["wanted"]) == (503, 4)
+        assert refused.json()["type"] == "urn:edged:error:under-replicated"
+        assert refused.json()["failed"]["full"].startswith("disk-full: ")
+        assert refused.headers["retry-after"]
+        assert (await nodes[0].control("GET", "/v1/functions/g")).status_code == 404
+        assert not on_disk(full, module)
+
+
+async def test_what_a_dead_node_had_is_made_again_elsewhere(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        nodes = await start(cluster, 5, replication={"repair_after_s": 0.5})
+        deployed = await nodes[0].deploy("f", says("again"))
+        module = deployed["module"]
+        ranking = await order(nodes[0], module)
+        dead, heir = ranking[0], ranking[3]
+        watching = cluster.nodes[ranking[1]]
+        await cluster.kill(dead)
+        expected = {
+            "wanted": 3,
+            "placed": [ranking[1], ranking[2], heir],
+            "missing": [],
+            "under_replicated": False,
+        }
+        while (await watching.ask("GET", "/v1/functions/f"))["replicas"] != expected:
+            await trio.sleep(0.05)
+        assert (await watching.ask("GET", "/v1/status"))["replication"]["under_replicated"] == 0
+        assert on_disk(cluster.nodes[heir], module)
+        while not await cluster.nodes[heir].metric("edged_repairs_total"):
+            await trio.sleep(0.02)
+        rows = (await cluster.nodes[heir].ask("GET", "/v1/events"))["events"]
+        told = [(row["kind"], row["name"]) for row in rows if row["kind"].startswith("repair")]
+        assert told == [("repair-started", "f"), ("repair-done", "f")]
+        assert await watching.metric("edged_under_replicated") == 0
+
+
+async def test_a_surplus_copy_goes_when_its_placement_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The origin is not of the placement; nor is one that a request made fetch it."""
+
+    def soon(**_: float) -> ReplicationConfig:
+        return ReplicationConfig(repair_after_s=600, surplus_after_s=0.4)
+
+    monkeypatch.setattr(assembly, "ReplicationConfig", soon)
+    async with lab(tmp_path) as cluster:
+        nodes = await start(cluster, 6, runtime={"loaded_max": 1})
+        stored = [
+            await nodes[0].ask("PUT", "/v1/modules", content=says(f"f{index}"))
+            for index in range(12)
+        ]
+        orders = [await order(nodes[0], one["module"]) for one in stored]
+        index = next(at for at, found in enumerate(orders) if "a" not in found[:3])
+        module, placed = stored[index]["module"], orders[index][:3]
+        body = msgspec.json.encode({"module": module})
+        deployed = await nodes[0].ask("PUT", "/v1/functions/f", content=body)
+        assert sorted(placed) == deployed["replicas"]
+        await nodes[0].deploy("other", says("other"))  # unmaps f, as one is kept
+        assert (await nodes[0].get("/other")).content == b"other"
+        while on_disk(nodes[0], module):
+            await trio.sleep(0.05)
+        assert all(on_disk(cluster.nodes[name], module) for name in placed)
+        while not await nodes[0].metric("edged_copies_dropped_total"):
+            await trio.sleep(0.02)
+        rows = (await nodes[0].ask("GET", "/v1/events"))["events"]
+        assert ("copy-dropped", "f") in [(row["kind"], row["name"]) for row in rows]
+        assert (await nodes[0].get("/f")).content == f"f{index}".encode()

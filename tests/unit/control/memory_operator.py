@@ -31,6 +31,7 @@ from edged.interfaces import (
     ModuleStored,
     NodeState,
     RepairReport,
+    ReplicasView,
     StatusView,
     VersionView,
 )
@@ -147,7 +148,8 @@ class MemoryOperator:
     def describe(self, name: str) -> FunctionDetail:
         summary = self._summary(name)
         function = self.table[name]
-        return FunctionDetail(summary, function.specs[function.current], self._holders())
+        replicas = ReplicasView(3, ("n1", "n2"), ("n2",), under_replicated=True)
+        return FunctionDetail(summary, function.specs[function.current], self._holders(), replicas)
 
     def versions(self, name: str) -> tuple[VersionView, ...]:
         function = self._get(name)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
+from edged.interfaces import ReplicationView
 from edged.telemetry import Metrics
 from edged.views import Views
 from protocol.holdings import Holdings
@@ -46,6 +47,7 @@ class World:
             uptime_s=lambda: 0.0,
             metrics=Metrics(),
             load=lambda: 0.0,
+            replication=ReplicationView,
             reason=lambda _: "",
             trust_expires_s=2e9,
         )
