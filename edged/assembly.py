@@ -425,7 +425,7 @@ class Parts:
 
     async def _on_event(self, event: Event) -> None:
         if isinstance(event, MemberDown | MemberLeft):
-            self.forwarding.lost(event.member.node_id)
+            self.forwarding.lost(event.member.node_id, down=isinstance(event, MemberDown))
         elif isinstance(event, MemberUp | RecordsAccepted):
             self.forwarding.changed()
         match event:

@@ -70,9 +70,9 @@ class Forwarding:
         """There are new functions, or peers."""
         self.pool.look_again()
 
-    def lost(self, peer: NodeId) -> None:
+    def lost(self, peer: NodeId, *, down: bool) -> None:
         """It is down, or has left."""
-        self.pool.drop(peer)
+        self.pool.drop(peer, down=down)
 
     def warm(self) -> list[Peer]:
         """The nearest ready peers for functions that are not ready here."""

@@ -129,12 +129,16 @@ class GatewayPool:
             if not self._in_flight[peer.node_id]:
                 del self._in_flight[peer.node_id]
 
-    def drop(self, peer: NodeId) -> None:
-        """`peer` is down or has left: whoever waits for it gets PeerError."""
-        for stream in [*self._idle, *self._busy]:
+    def drop(self, peer: NodeId, *, down: bool) -> None:
+        """`peer` has left; or is `down`: then whoever waits for it gets PeerError. One that left
+        tells itself what it did not serve."""
+        for stream in list(self._idle):
             if stream.peer == peer:
-                self._idle.pop(stream, None)
-                stream.abort()
+                self._forget(stream)
+        if down:
+            for stream in self._busy:
+                if stream.peer == peer:
+                    stream.abort()
 
     def look_again(self) -> None:
         """Other peers may be worth a warm connection now."""

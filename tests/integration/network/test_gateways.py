@@ -203,7 +203,10 @@ async def test_a_peer_that_is_down_is_cut_and_warm_ones_are_connected_ahead(
             await trio.sleep(1)
         async with pool.stream(peer) as stream:
             assert len(echo.accepted) == 1
-            pool.drop(a.node_id)
+            pool.drop(a.node_id, down=False)
+            await stream.send_all((b"still",))
+            assert await stream.receive() == b"STILL"
+            pool.drop(a.node_id, down=True)
             with pytest.raises(PeerError):
                 await stream.receive()
         assert pool.idle == 0

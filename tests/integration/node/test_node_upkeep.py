@@ -81,7 +81,7 @@ async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
 async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
-        b = await cluster.start("b")
+        b = await cluster.start("b", gateway={"forward": False})
         await cluster.agree()
         deployed = await a.deploy("hello", says("one"))
         await cluster.knows(b, "/hello")
