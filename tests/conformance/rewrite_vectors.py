@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "conformance")]
 
 import msgspec  # noqa: E402
+from exchange_vectors import manifest_file, stream_cases  # noqa: E402
 from protocol_support import (  # noqa: E402
     CA,
     CLUSTER_KEY,
@@ -296,6 +297,8 @@ def main() -> None:
         ("datagrams", datagram_file()),
         ("records", record_file()),
         ("syncs", sync_cases()),
+        ("streams", stream_cases()),
+        ("manifests", manifest_file()),
     ):
         (folder / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import zstandard
 
 from protocol.codec import (
     decode_packet,
@@ -19,9 +20,18 @@ from protocol.codec import (
 )
 from protocol.errors import RemoteProtocolError
 from protocol.identity import TrustAnchor
-from protocol.ids import NodeId
+from protocol.ids import NodeId, digest_of
+from protocol.manifest import decode_manifest, encode_manifest, segment_bytes_for
 from protocol.records import decode_record, encode_record, verify_record
 from protocol.seal import Keyring, Opened, Seal, key_id, sender_key
+from protocol.streams import (
+    FrameReader,
+    Reply,
+    Request,
+    encode_frame,
+    reply_reader,
+    request_reader,
+)
 from protocol.syncmessages import SyncDelivery, SyncExchange, SyncList, SyncOpen, SyncOutline
 
 PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
@@ -34,6 +44,7 @@ def load(name: str) -> Any:
 
 
 MESSAGES, DATAGRAMS, RECORDS, SYNCS = map(load, ("messages", "datagrams", "records", "syncs"))
+STREAMS, MANIFESTS = map(load, ("streams", "manifests"))
 
 
 @pytest.mark.parametrize("case", MESSAGES, ids=lambda case: case["name"])
@@ -115,10 +126,57 @@ def test_syncs(case: dict[str, Any]) -> None:
     assert caught.value.code == case["code"]
 
 
+@pytest.mark.parametrize("case", STREAMS, ids=lambda case: case["name"])
+def test_frames_of_streams(case: dict[str, Any]) -> None:
+    reader: FrameReader[Any] = request_reader() if case["side"] == "request" else reply_reader()
+    reader.feed(bytes.fromhex(case["hex"]))
+    if case["ok"]:
+        frame = reader.next_frame()
+        assert frame is not None
+        assert type(frame[0]).__name__ == case["name"]
+        assert encode_frame(*frame).hex() == case["hex"]
+        assert not reader.mid_frame
+        return
+    with pytest.raises(RemoteProtocolError) as caught:
+        reader.next_frame()
+    assert caught.value.code == case["code"]
+
+
+def test_every_message_on_a_stream_has_a_vector() -> None:
+    for side, union in (("request", Request), ("reply", Reply)):
+        named = {case["name"] for case in STREAMS if case["ok"] and case["side"] == side}
+        assert named == {kind.__name__ for kind in get_args(union)}
+
+
+def test_a_blob_its_frames_and_its_manifest() -> None:
+    head, then = (bytes.fromhex(MANIFESTS["raw"][part]) for part in ("head", "then"))
+    raw = head + then * MANIFESTS["raw"]["times"]
+    frames = list(map(bytes.fromhex, MANIFESTS["frames"]))
+    data = bytes.fromhex(MANIFESTS["hex"])
+    manifest = decode_manifest(data, expected=MANIFESTS["digest"])
+    assert encode_manifest(manifest) == data
+    assert manifest.blob == digest_of(raw)
+    assert manifest.segment_bytes == segment_bytes_for(len(raw))
+    made = b""
+    for index, frame in enumerate(frames):
+        manifest.check_segment(index, frame)
+        made += zstandard.ZstdDecompressor().decompress(frame)
+        assert len(made) - index * manifest.segment_bytes == manifest.raw_length(index)
+    assert made == raw
+
+
+@pytest.mark.parametrize("case", MANIFESTS["bad"], ids=lambda case: case["name"])
+def test_bad_manifests(case: dict[str, str]) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_manifest(bytes.fromhex(case["hex"]))
+    assert caught.value.code == "manifest"
+
+
 def test_every_vector_cites_a_rule_that_exists() -> None:
     headings = set(
         re.findall(r"^#+ §(\d+(?:\.\d+)*)", (PROTOCOL / "SPEC.md").read_text(), re.MULTILINE)
     )
     cited = {case["spec"] for case in [*MESSAGES, *SYNCS, *DATAGRAMS["bad"], *DATAGRAMS["good"]]}
-    cited |= {case["spec"] for case in [*RECORDS["good"], *RECORDS["bad"]]}
+    cited |= {case["spec"] for case in [*RECORDS["good"], *RECORDS["bad"], *STREAMS]}
+    cited |= {case["spec"] for case in [MANIFESTS, *MANIFESTS["bad"]]}
     assert cited <= headings, sorted(cited - headings)
