@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,8 +16,17 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from protocol_support import WALL_MS, carry_sync, make_gossip, saved_records, spec_bytes
+from protocol_support import (
+    WALL_MS,
+    carry_sync,
+    make_catalog,
+    make_gossip,
+    saved_records,
+    spec_bytes,
+    tell,
+)
 
+from protocol import catalog as catalog_module
 from protocol.errors import RemoteProtocolError
 from protocol.events import RecordsAccepted, RecordsPurged
 from protocol.function import version_of
@@ -277,6 +286,39 @@ UNSHRUNK = (Phase.explicit, Phase.reuse, Phase.generate)
 """Shrinking takes longer than a test may: a failure is printed as it was found, and replays."""
 Catalogs.TestCase.settings = settings(max_examples=30, stateful_step_count=25, phases=UNSHRUNK)
 TestCatalogs = Catalogs.TestCase
+
+
+steps = st.lists(
+    st.tuples(nodes, st.sampled_from("dddrrt"), st.integers(0, 3), nodes), min_size=5, max_size=40
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps)
+def test_full_nodes_agree_however_many_removals_they_forgot(
+    several: list[tuple[int, str, int, int]],
+) -> None:
+    """Beyond the room for tombstones a removal may be undone, but nodes do not teach each other in
+    circles, and mean the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog_module, "TOMBSTONES_MAX", 3)
+        catalogs = [make_catalog(f"n{index}") for index in range(NODES)]
+        for at, (node, deed, name, other) in enumerate(several):
+            if deed == "t":
+                tell(catalogs[node], catalogs[other], WALL_MS + at)
+            elif deed == "d":
+                prepare = catalogs[node].prepare_deploy
+                catalogs[node].apply(prepare(f"f{name}", SPECS[0], wall_ms=WALL_MS + at))
+            else:
+                prepare_remove = catalogs[node].prepare_remove
+                catalogs[node].apply(prepare_remove(f"f{name}", wall_ms=WALL_MS + at))
+        for _ in range(NODES + 1):
+            news = [
+                tell(one, two, WALL_MS + 1000) for one in catalogs for two in catalogs if one != two
+            ]
+        assert not any(news)
+        assert len({catalog.state_digest() for catalog in catalogs}) == 1
+        assert all(catalog.functions() == catalogs[0].functions() for catalog in catalogs)
 
 
 @pytest.mark.long
