@@ -123,7 +123,9 @@ class RuntimeSection(Section, frozen=True):
 
 
 class StoreSection(Section, frozen=True):
-    zstd_level: Annotated[int, Meta(ge=1, le=19)] = 9
+    zstd_level: Annotated[int, Meta(ge=0, le=19)] = 0
+    """Of wire forms; 0: the best that takes about half a second for a blob of that size. Nodes
+    with different ones serve each other, but cannot make each other's wire forms anew."""
     min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MEBIBYTE
     """Writes that would leave less are refused as disk-full."""
     gc_interval_s: Annotated[float, Meta(ge=0, le=30 * DAY_S)] = 600.0

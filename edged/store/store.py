@@ -302,7 +302,7 @@ async def open_store(
     log: Log,
     step: Step = no_step,
 ) -> BlobStore:
-    """Locks, repairs and opens a data directory, making it if needed.
+    """Locks, repairs and opens a data directory, making it if needed. `zstd_level` 0: by size.
 
     `step` is for tests: see disk.Step. Raises DataDirLocked, StoreError, DiskFull."""
 

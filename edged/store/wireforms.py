@@ -35,7 +35,7 @@ from .core import Core, Held, move_to_quarantine
 from .disk import translated
 from .locks import KeyedLocks
 from .partial import Fetch, with_wire
-from .wire import compress, present_segments, read_segments
+from .wire import compress, level_for, present_segments, read_segments
 
 MANIFESTS_REMEMBERED: Final = 64
 """Decoded ones; at most 0.5 MiB each, 17 KB at 40 MB of blob."""
@@ -153,7 +153,7 @@ class WireForms:
                             target,
                             blob=row.digest,
                             size=row.size_bytes,
-                            level=self._level,
+                            level=self._level or level_for(row.size_bytes),
                         )
                         core.disk.seal(target)
                     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import zstandard
 from blake3 import blake3
 
 from edged.errors import BlobCorrupt, BlobNotFound, Conflict, DigestMismatch, StoreError
-from edged.store import BlobStore, wireforms
-from edged.store.wire import open_segment
+from edged.store import BlobStore, open_store, wireforms
+from edged.store.wire import level_for, open_segment
+from edged.telemetry import make_log
 from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest, digest_of
 from protocol.manifest import Manifest, build_manifest, decode_manifest, encode_manifest
@@ -309,3 +311,20 @@ async def test_scrub_finds_both_kinds_of_damage(store: BlobStore, data_dir: Path
     report = await store.scrub()
     assert (report.blobs, report.corrupt, report.wire_lost) == (3, (bad.digest,), (manifest.blob,))
     assert await store.verify(good.digest)
+
+
+def test_a_wire_form_takes_about_half_a_second_whatever_the_size() -> None:
+    assert [level_for(size) for size in (1, 260_000, 1_100_000, 3_000_000)] == [19, 19, 17, 15]
+    assert [level_for(size) for size in (16_000_000, 30_000_000, 55_000_000)] == [9, 6, 3]
+
+
+async def test_level_0_is_by_size(tmp_path: Path) -> None:
+    raw = bytes(random.Random(0).choices(b"abcdefgh", k=50_000))
+    log = make_log("test", level="error")
+    frames = {}
+    for level in (0, 3, 19):
+        store = await open_store(tmp_path / str(level), zstd_level=level, min_free_bytes=0, log=log)
+        info = await store.put(raw, kind="module")
+        frames[level] = (await store.make_manifest(info.digest)).wire_digests
+        await store.close()
+    assert frames[0] == frames[19] != frames[3]
