@@ -1,6 +1,8 @@
 """Rules for all tests: a hang ends the run with every stack, and Hypothesis times nothing. Coverage
 counts what a test set out to show: not lines that a simulation or a real node happens to pass.
 
+A run that leaves child processes it never waited for fails at its end.
+
 Also the guests: `guest("hello-c")` is the wasm that scripts/guests built from guests/. Where it
 was not built the test is skipped, except under scripts/check, which builds them.
 """
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from children import zombies
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +65,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     finally:
         faulthandler.cancel_dump_traceback_later()
         sys.settrace(tracer)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if left := zombies():
+        print(f"\nchild processes that no test waited for: {left}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

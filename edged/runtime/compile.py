@@ -40,6 +40,12 @@ STANDBY_DELAY_S: Final = 1.0
 BACKGROUND_WALL_FACTOR: Final = 20
 """Wall seconds a background compile may take for each CPU second it may: it gets what is left."""
 
+_NO_LITERAL: Final = (
+    SyntaxError, ValueError, TypeError, MemoryError, RecursionError, SystemError
+)  # fmt: skip
+"""Of ast.literal_eval. SystemError: in CPython before 3.11.8 one thread's parsing could confuse
+another's (gh-106905)."""
+
 Job = Literal["wat", "validate", "fastest", "optimise", "background"]
 
 
@@ -134,7 +140,7 @@ class Workers:
         line, _newline, payload = done.stdout.partition(b"\n")
         try:
             return ast.literal_eval(line.decode()), payload
-        except (SyntaxError, ValueError) as error:
+        except _NO_LITERAL as error:
             raise CompileFailed("crash", f"the {job} worker gave no answer") from error
 
     def _failure(self, job: Job, done: subprocess.CompletedProcess[bytes]) -> CompileFailed:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from processes import all_children
+from children import all_children
 
 from edged.config import RuntimeSection
 from edged.errors import ModuleRejected

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from processes import all_children
+from children import all_children
 from slow_module import slow_module
 
 from edged.config import RuntimeSection
@@ -278,6 +278,17 @@ async def test_a_workers_descriptors_and_environment(tmp_path, monkeypatch):
     finally:
         os.close(inherited)
     assert answer == {"fds": [], "env": []}
+
+
+@pytest.mark.parametrize("said", ["", "[" * 300, "-" * 10_000 + "1", "{[]: 1}", "1 if 1 else 2"])
+async def test_an_answer_that_is_none_is_a_crash(tmp_path, monkeypatch, said):
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text(f"#!{sys.executable}\nprint({said!r})\n")
+    stand_in.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    with pytest.raises(CompileFailed) as caught:
+        await workers().run("validate", stdin=b"x")
+    assert caught.value.reason == "crash"
 
 
 async def test_a_worker_ends_with_its_parent(tmp_path):
