@@ -3,14 +3,16 @@
 Owns the table of mapped modules (bounded by bytes, least recently used go first) and the flights:
 one task per module however many requests wait for it; a request that stops waiting cancels
 nothing. A compile that failed is not tried again for a while. Code of the fast tier is replaced by
-optimised code as soon as there is some: whoever runs in the old code ends in it.
+optimised code as soon as there is some, here or at a peer: whoever runs in the old code ends in it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Final
 
+import msgspec
 import trio
 
 from protocol.function import FunctionSpec
@@ -18,10 +20,24 @@ from protocol.ids import Digest
 
 from .artifacts import Artifacts
 from .backoff import Backoff
-from .errors import BlobNotFound, CompileFailed, EdgedError, NotReady, Overloaded, info_of
-from .interfaces import Fetcher, LoadedModule, Phases, StartType, Store, Tier
+from .errors import (
+    ArtifactRefused,
+    BlobNotFound,
+    CompileFailed,
+    EdgedError,
+    NotReady,
+    Overloaded,
+    info_of,
+)
+from .interfaces import ArtifactRow, Fetcher, LoadedModule, Phases, StartType, Store, Tier
 from .optimiser import Optimiser
+from .rates import Rates
+from .supply import POLL_S, Supply
 from .telemetry import Log, Metrics
+
+Obtained = tuple[Tier, ArtifactRow]
+PLACED_MAX: Final = 4096
+"""As many as a node announces."""
 
 
 class Mapped:
@@ -45,16 +61,27 @@ class Activation:
     def __init__(
         self,
         artifacts: Artifacts,
+        supply: Supply,
         *,
         store: Store,
         fetcher: Fetcher,
+        rates: Rates,
         on_held: Callable[[Digest], None],
         loaded_bytes_max: int,
         loaded_max: int,
+        eager: bool,
+        tiers: Collection[Tier],
         metrics: Metrics,
         log: Log,
     ) -> None:
+        """`eager`: modules that are placed here get their artifact unasked; `tiers`: those that
+        this node compiles."""
         self._artifacts = artifacts
+        self._supply = supply
+        self._rates = rates
+        self._eager = eager
+        self._has_fast = "fast" in tiers
+        self._placed: OrderedDict[Digest, None] = OrderedDict()
         self._store = store
         self._fetcher = fetcher
         self._on_held = on_held
@@ -68,7 +95,7 @@ class Activation:
         self._backoff = Backoff()
         self._optimiser = Optimiser(
             self._optimise,
-            is_wanted=lambda module: self.tier(module) == "fast",
+            is_wanted=self._lacks,
             metrics=metrics,
             log=log,
         )
@@ -114,6 +141,28 @@ class Activation:
         """Of the code that is in memory now."""
         found = self._mapped.get(digest)
         return None if found is None else found.module.tier
+
+    def placed(self, module: Digest) -> None:
+        """The module's bytes were put on this node's disk before anybody asked it for them."""
+        if self._eager and not self._artifacts.accepted(module):
+            self._placed[module] = None
+            if len(self._placed) > PLACED_MAX:
+                self._placed.popitem(last=False)
+            self._optimiser.want(module)
+
+    def _lacks(self, module: Digest) -> bool:
+        if self.tier(module) == "fast":
+            return True
+        wanted = module in self._placed and self._store.info(module) is not None
+        if wanted and not self._artifacts.accepted(module):
+            return True
+        self._placed.pop(module, None)
+        return False
+
+    @property
+    def busy(self) -> bool:
+        """Whether code is being made ready now."""
+        return bool(self._flights) or self._optimiser.waiting > 0
 
     def optimising(self, digest: Digest) -> str | None:
         """For an operator: what becomes of the fast code in memory; None if there is none."""
@@ -181,33 +230,18 @@ class Activation:
     async def _activate(self, spec: FunctionSpec) -> None:
         digest = spec.module
         started = trio.current_time()
-        found = await self._artifacts.trusted(digest)
-        fetch_s = compile_s = None
-        start: StartType = "loaded"
-        if found is None:
-            known = self.failing(digest)
-            if known is not None:
-                raise known.with_traceback(None)
-            fetch_s = await self._have_module(spec)
-            compile_from = trio.current_time()
-            try:
-                found = await self._artifacts.make(digest)
-            except EdgedError as error:
-                self._failed(digest, error)
-                raise
-            self._backoff.succeeded(digest)
-            compile_s = trio.current_time() - compile_from
-            start = "compiled"
-        tier, row = found
-        load_from = trio.current_time()
-        module = await self._artifacts.load(digest, tier, row)
-        load_s = trio.current_time() - load_from
-        phases = Phases(fetch_s=fetch_s, compile_s=compile_s, load_s=load_s)
+        try:
+            (tier, row), start, phases = await self._find(spec)
+            module, load_s = await self._load(digest, tier, row)
+        except ArtifactRefused:  # and dropped: there may be another way
+            (tier, row), start, phases = await self._find(spec)
+            module, load_s = await self._load(digest, tier, row)
+        phases = msgspec.structs.replace(phases, load_s=load_s)
         self._admit(digest, Mapped(module, start, phases, row.size_bytes))
         if tier == "fast":
             self._optimiser.want(digest)
-        self._artifacts.measure(digest, fetch_s=fetch_s, load_s=load_s)
-        self._artifacts.measure(digest, tier, compile_s=compile_s)
+        self._artifacts.measure(digest, fetch_s=phases.fetch_s, load_s=load_s)
+        self._artifacts.measure(digest, tier, compile_s=phases.compile_s)
         self._log.info(
             "function ready",
             module=digest,
@@ -216,10 +250,71 @@ class Activation:
             ready_s=round(trio.current_time() - started, 4),
         )
 
-    async def _optimise(self, module: Digest) -> None:
-        """Puts optimised code in the place of fast code. Raises EdgedError; nothing has changed."""
+    async def _find(self, spec: FunctionSpec) -> tuple[Obtained, StartType, Phases]:
+        found = await self._artifacts.trusted(spec.module)
+        if found is not None:
+            return found, "loaded", Phases()
+        return await self._obtain(spec)
+
+    async def _load(
+        self, module: Digest, tier: Tier, row: ArtifactRow
+    ) -> tuple[LoadedModule, float]:
         began_s = trio.current_time()
-        await self._artifacts.optimise(module)
+        loaded = await self._artifacts.load(module, tier, row)
+        return loaded, trio.current_time() - began_s
+
+    async def _obtain(self, spec: FunctionSpec) -> tuple[Obtained, StartType, Phases]:
+        """Code of either tier, by the shortest way. Raises as `ready`."""
+        digest, began_s = spec.module, trio.current_time()
+        if await self._supplied(spec):
+            found = await self._artifacts.trusted(digest)
+            if found is not None:
+                return found, "artifact", Phases(fetch_s=trio.current_time() - began_s)
+        known = self.failing(digest)
+        if known is not None:
+            raise known.with_traceback(None)
+        fetch_s = await self._have_module(spec)
+        compile_from = trio.current_time()
+        estimate_s = await self._artifacts.estimate_s(
+            digest, "optimised", module_bytes=spec.module_bytes
+        )
+        try:
+            found = await self._artifacts.make(digest, shown=self._supply.shown(estimate_s))
+        except EdgedError as error:
+            self._failed(digest, error)
+            raise
+        self._backoff.succeeded(digest)
+        compile_s = trio.current_time() - compile_from
+        return found, "compiled", Phases(fetch_s=fetch_s, compile_s=compile_s)
+
+    async def _supplied(self, spec: FunctionSpec) -> bool:
+        """Whether a peer's artifact came. With a fast compiler only if that is sooner; else others
+        that compile it are waited for."""
+        digest, size = spec.module, spec.module_bytes
+        if self._has_fast:
+            make_s = await self._artifacts.estimate_s(digest, "fast", module_bytes=size)
+            if self._store.info(digest) is None:
+                make_s += self._rates.fetch_s(size)
+            return await self._supply.sooner(digest, make_s=make_s)
+        while True:
+            step, _ = await self._supply.step(digest, module_bytes=size, urgent=True)
+            if step != "wait":
+                return step == "fetched"
+            await trio.sleep(POLL_S)
+
+    async def _optimise(self, module: Digest) -> float | None:
+        """Puts optimised code in the place of fast code, or says when to try again. Raises
+        EdgedError; nothing has changed."""
+        began_s = trio.current_time()
+        info = self._store.info(module)
+        size = 0 if info is None else info.size_bytes
+        step, estimate_s = "fetched", 0.0
+        if self._artifacts.row(module, "optimised") is None:
+            step, estimate_s = await self._supply.step(module, module_bytes=size, urgent=False)
+        if step == "wait":
+            return POLL_S
+        if step == "build":
+            await self._artifacts.optimise(module, shown=self._supply.shown(estimate_s))
         # Flights look at the artifacts of both tiers, and one of them is about to go.
         while (other := self._flights.get(module)) is not None:
             await other.done.wait()
@@ -230,8 +325,12 @@ class Activation:
             del self._flights[module]
             flight.done.set()
         self._log.info(
-            "function optimised", module=module, after_s=round(trio.current_time() - began_s, 4)
+            "function optimised",
+            module=module,
+            how=step,
+            after_s=round(trio.current_time() - began_s, 4),
         )
+        return None
 
     async def _replace(self, module: Digest) -> None:
         found = await self._artifacts.trusted(module)

@@ -1,33 +1,49 @@
 """This node's artifacts: made, attested, checked each time before they are mapped (SPEC §9).
 
 Owns what the store has of them under this node's artifact keys, one per tier. Native code is
-opened only after its attestation and its hash hold.
+opened only after the policy is content with its attestations (acceptance.py) and its bytes hash to
+what they say: `trusted` and nothing else says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocol.artifact import attest, check_attestation, decode_attestation, encode_attestation
+from protocol.artifact import (
+    ATTESTATIONS_MAX,
+    Attestation,
+    Attested,
+    attest,
+    decode_attestations,
+    encode_attestations,
+    encode_attested,
+)
 from protocol.errors import RemoteProtocolError
-from protocol.identity import Credential, TrustAnchor
-from protocol.ids import Digest
+from protocol.identity import Credential
+from protocol.ids import ArtifactKey, Digest, NodeId
+from protocol.manifest import manifest_digest
 
+from .acceptance import Acceptance, Words
+from .acquisition import Lot
 from .errors import ArtifactRefused, BlobCorrupt, BlobNotFound
 from .interfaces import ArtifactRow, CompileReport, LoadedModule, Runtime, Store, Tier
 from .metrics import Metric
+from .rates import Rates, code_bytes
 from .telemetry import Log, Metrics
 
 MEASURED_MAX: Final = 1024
+JUDGED_MAX: Final = 4096
 Compiler = Callable[[Path, Path], Awaitable[CompileReport]]
 BEST_FIRST: Final[tuple[Tier, ...]] = ("optimised", "fast")
+UNSERVED: Final = Digest("")
+"""Stands for the manifest of what is never served: fast code."""
 
 
 class Artifacts:
@@ -38,23 +54,30 @@ class Artifacts:
         *,
         store: Store,
         runtime: Runtime,
+        acceptance: Acceptance,
         private_key: Ed25519PrivateKey,
         credential: Credential,
-        anchor: TrustAnchor,
+        rates: Rates,
         on_change: Callable[[Digest], None],
+        on_refused: Callable[[ArtifactRow, str, str], None],
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`on_change` is told of a module whose artifact came, went, or is being made."""
+        """`on_change` is told of a module whose artifact came, went, or is being made; `on_refused`
+        of an artifact here that was not opened (reason, detail), before it is dropped."""
         self._store = store
         self._runtime = runtime
+        self._acceptance = acceptance
         self._private_key = private_key
         self._credential = credential
-        self._anchor = anchor
+        self._rates = rates
         self._on_change = on_change
+        self._on_refused = on_refused
         self._building: Counter[Digest] = Counter()
         self._metrics = metrics
         self._log = log
+        self._judged: OrderedDict[Digest, tuple[ArtifactRow, bool]] = OrderedDict()
+        self._header_limiter = trio.CapacityLimiter(2)
         self._costs: OrderedDict[Digest, dict[tuple[Tier, str], float]] = OrderedDict()
         """What making each module ready cost here."""
 
@@ -73,8 +96,48 @@ class Artifacts:
         return None
 
     def building(self, module: Digest) -> bool:
-        """Whether its optimised artifact is being compiled here now."""
+        """Whether its optimised artifact is being compiled here now, for others to wait for."""
         return module in self._building
+
+    def accepted(self, module: Digest) -> bool:
+        """Whether the policy is content with who vouches for the optimised artifact here."""
+        row = self.row(module, "optimised")
+        if row is None:
+            return False
+        known = self._judged.get(module)
+        if known is None or known[0] is not row:
+            try:
+                known = row, self._acceptance.enough(self._words(row))
+            except RemoteProtocolError:
+                known = row, False
+            self._judged[module] = known
+            if len(self._judged) > JUDGED_MAX:
+                self._judged.popitem(last=False)
+        return known[1]
+
+    def fetched(self) -> list[ArtifactRow]:
+        """Those that this node has not compiled itself."""
+        own, found = self._credential.node_id, []
+        for row in self._store.artifacts():
+            if row.key != self._runtime.keys["optimised"]:
+                continue
+            with contextlib.suppress(RemoteProtocolError):
+                if own not in self._words(row).by_builder:
+                    found.append(row)
+        return found
+
+    def _words(self, row: ArtifactRow) -> Words:
+        """Raises RemoteProtocolError."""
+        return self._acceptance.sort(
+            decode_attestations(row.attestations),
+            module=row.module,
+            key=row.key,
+            artifact=row.digest,
+        )
+
+    def builders(self, row: ArtifactRow) -> tuple[NodeId, ...]:
+        """Whose words for it hold. Raises RemoteProtocolError."""
+        return tuple(self._words(row).by_builder)
 
     async def trusted(self, module: Digest) -> tuple[Tier, ArtifactRow] | None:
         """The best artifact of `module` of which all that is claimed holds; what is refused is
@@ -85,51 +148,115 @@ class Artifacts:
                 continue
             try:
                 await self._check(module, row)
-            except (RemoteProtocolError, ArtifactRefused, BlobNotFound) as error:
-                self._log.error(
-                    "artifact refused", module=module, artifact=row.digest, why=str(error)
-                )
-                await self._drop(module, row)
+            except RemoteProtocolError as error:
+                await self._refuse(module, row, error.code, error.detail)
+            except ArtifactRefused as error:
+                await self._refuse(module, row, error.reason, str(error))
+            except BlobNotFound as error:
+                await self._refuse(module, row, "bytes", str(error))
             else:
                 return tier, row
         return None
 
     async def _check(self, module: Digest, row: ArtifactRow) -> None:
-        builder = check_attestation(
-            decode_attestation(row.attestation),
-            self._anchor,
-            module=module,
-            key=row.key,
-            artifact=row.digest,
-            wall_s=time.time(),
-            own_public_key=self._credential.public_key,
-        )
-        if builder != self._credential.node_id:
-            raise ArtifactRefused("built by another node")
+        if (row.module, row.key) not in ((module, key) for key in self._runtime.keys.values()):
+            raise ArtifactRefused("it is of another module or artifact key", reason="attestation")
+        self._acceptance.check(self._words(row))
         if not await self._store.verify(row.digest):
-            raise ArtifactRefused("its bytes do not hash to its digest")
+            raise ArtifactRefused("its bytes do not hash to its digest", reason="bytes")
+
+    async def _refuse(self, module: Digest, row: ArtifactRow, reason: str, detail: str) -> None:
+        self._on_refused(row, reason, detail)
+        await self._drop(module, row)
+
+    # ------------------------------------------------------------ for peers
+    async def attested(self, module: Digest, key: ArtifactKey) -> bytes:
+        """What peers may have of the module's artifact: only what is accepted here, only words
+        that hold, and only a wire form that one of them names. An encoded Attested."""
+        row = self.row(module, "optimised")
+        if row is None or row.key != key or not self.accepted(module):
+            return b""
+        words = [
+            word
+            for builder, word in self._words(row).by_builder.items()
+            if builder != self._credential.node_id or "build" in self._credential.roles
+        ]
+        try:
+            manifest = await self._store.make_manifest(row.digest)
+        except (BlobNotFound, BlobCorrupt):
+            return b""
+        name = manifest_digest(manifest)
+        if name not in {word.manifest for word in words}:
+            return b""
+        return encode_attested(
+            Attested(row.digest, row.size_bytes, manifest.wire_bytes, name, tuple(words))
+        )
+
+    async def adopt(self, module: Digest, lot: Lot) -> None:
+        """An artifact whose blob has been fetched. Raises StoreError."""
+        await self._put(
+            ArtifactRow(
+                module=module,
+                key=self._runtime.keys["optimised"],
+                digest=lot.artifact,
+                size_bytes=lot.size_bytes,
+                compile_s=0.0,
+                attestations=encode_attestations(tuple(lot.words.values())[:ATTESTATIONS_MAX]),
+            )
+        )
+        self._metrics.artifacts_fetched.inc()
+
+    async def _put(self, row: ArtifactRow) -> None:
+        await self._store.put_artifact(row)
+        self._on_change(row.module)
 
     # ------------------------------------------------------------ making
-    async def make(self, module: Digest) -> tuple[Tier, ArtifactRow]:
-        """Compiles `module`, which has been verified, to whichever tier is ready first.
+    async def estimate_s(self, module: Digest, tier: Tier, *, module_bytes: int) -> float:
+        """CPU seconds that compiling takes here; by the whole module's size while it is not."""
+        size = module_bytes
+        with contextlib.suppress(BlobNotFound, OSError):
+            path = self._store.path(module)
+            size = await trio.to_thread.run_sync(code_bytes, path, limiter=self._header_limiter)
+        return self._rates.compile_s(size, tier)
+
+    async def make(self, module: Digest, *, shown: bool) -> tuple[Tier, ArtifactRow]:
+        """Compiles `module`, which has been verified, to whichever tier is ready first; `shown`:
+        others are told to wait for it.
 
         Raises as Runtime.compile, and StoreError."""
-        with contextlib.ExitStack() as stack:
-            if "fast" not in self._runtime.keys:
-                stack.enter_context(self._shown_building(module))
+        with self._shown_building(module, shown=shown and "fast" not in self._runtime.keys):
             return await self._make_checked(module, self._runtime.compile, self._metrics.compiles)
 
-    async def optimise(self, module: Digest) -> None:
+    async def optimise(self, module: Digest, *, shown: bool) -> None:
         """Compiles `module` to the tier "optimised", out of everyone's way.
 
         Raises as Runtime.optimise, and StoreError."""
         if not await self._store.verify(module):
             raise BlobCorrupt(f"module {module[:12]} is damaged on this disk")
-        with self._shown_building(module):
+        with self._shown_building(module, shown=shown):
             await self._make_checked(module, self._runtime.optimise, self._metrics.optimisations)
 
+    async def remake(self, row: ArtifactRow) -> Digest:
+        """Compiles again what was fetched, as `optimise`; the digest of what came of it, which is
+        this node's artifact from now on. Raises as `optimise`."""
+        await self.optimise(row.module, shown=False)
+        made = self.row(row.module, "optimised")
+        if made is None:
+            raise BlobNotFound(f"the artifact of {row.module[:12]} is gone")
+        if made.digest != row.digest:
+            named = [
+                other.module for other in self._store.artifacts() if other.digest == row.digest
+            ]
+            await self._store.delete(row.digest)
+            for module in named:
+                self._on_change(module)
+        return made.digest
+
     @contextlib.contextmanager
-    def _shown_building(self, module: Digest) -> Iterator[None]:
+    def _shown_building(self, module: Digest, *, shown: bool) -> Iterator[None]:
+        if not shown:
+            yield
+            return
         self._building[module] += 1
         self._on_change(module)
         try:
@@ -160,14 +287,21 @@ class Artifacts:
     async def _make(
         self, module: Digest, compiler: Compiler, counter: Metric
     ) -> tuple[Tier, ArtifactRow]:
-        output = self._store.temp_path()
-        report = await compiler(self._store.path(module), output)
+        source, output = self._store.path(module), self._store.temp_path()
+        report = await compiler(source, output)
         counter.labels("ok").inc()
         self._metrics.compile_seconds.inc(report.cpu_s)
         info = await self._store.put_file(output, kind="artifact")
+        served = report.tier == "optimised"
+        manifest = manifest_digest(await self._store.make_manifest(info.digest)) if served else None
         key = self._runtime.keys[report.tier]
-        attestation = attest(
-            self._private_key, self._credential, module=module, key=key, artifact=info.digest
+        own = attest(
+            self._private_key,
+            self._credential,
+            module=module,
+            key=key,
+            artifact=info.digest,
+            manifest=manifest or UNSERVED,
         )
         row = ArtifactRow(
             module=module,
@@ -175,21 +309,36 @@ class Artifacts:
             digest=info.digest,
             size_bytes=info.size_bytes,
             compile_s=report.cpu_s,
-            attestation=encode_attestation(attestation),
+            attestations=encode_attestations((own, *self._others(module, key, info.digest))),
         )
-        await self._store.put_artifact(row)
-        self._on_change(module)
+        await self._put(row)
+        size = await trio.to_thread.run_sync(code_bytes, source, limiter=self._header_limiter)
+        self._rates.compiled(size, report.tier, report.cpu_s)
         peak_bytes = float(report.peak_rss_bytes)
         self.measure(module, report.tier, compile_cpu_s=report.cpu_s, compile_peak_bytes=peak_bytes)
         return report.tier, row
+
+    def _others(
+        self, module: Digest, key: ArtifactKey, artifact: Digest
+    ) -> tuple[Attestation, ...]:
+        """Others' words for what was just made here too."""
+        row = self._store.artifact(module, key)
+        if row is None or row.digest != artifact:
+            return ()
+        try:
+            words = self._words(row)
+        except RemoteProtocolError:
+            return ()
+        words.by_builder.pop(self._credential.node_id, None)
+        return tuple(words.by_builder.values())[: ATTESTATIONS_MAX - 1]
 
     # ------------------------------------------------------------ using
     async def load(self, module: Digest, tier: Tier, row: ArtifactRow) -> LoadedModule:
         """`row` has been checked. Raises ArtifactRefused; the artifact is then dropped."""
         try:
             return await self._runtime.load(module, self._store.path(row.digest), tier)
-        except ArtifactRefused:
-            await self._drop(module, row)
+        except ArtifactRefused as error:
+            await self._refuse(module, row, error.reason, error.private or str(error))
             raise
 
     async def drop(self, module: Digest, tier: Tier) -> None:
@@ -201,6 +350,18 @@ class Artifacts:
     async def _drop(self, module: Digest, row: ArtifactRow) -> None:
         await self._store.delete_artifact(module, row.key)
         self._on_change(module)
+
+    async def distrust(self, builders: tuple[NodeId, ...]) -> list[Digest]:
+        """Trusts these builders no more, drops what now lacks words, and tells of which modules.
+        Raises StoreError."""
+        await self._acceptance.distrust(builders)
+        self._judged.clear()
+        gone = []
+        for row in self._store.artifacts():
+            if row.key == self._runtime.keys["optimised"] and not self.accepted(row.module):
+                await self._refuse(row.module, row, "distrusted", "its builder failed an audit")
+                gone.append(row.module)
+        return gone
 
     # ------------------------------------------------------------ costs
     def measure(self, module: Digest, tier: Tier = "optimised", **values: float | None) -> None:

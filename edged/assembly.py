@@ -26,7 +26,7 @@ from protocol.events import (
 )
 from protocol.gossip import Gossip, GossipConfig
 from protocol.holdings import MODULE_FORMS, READY_FORMS
-from protocol.ids import Digest, FunctionName, NodeId
+from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId
 from protocol.member import Member, Metadata
 from protocol.presets import PRESETS
 from protocol.records import Record, encoded_records
@@ -36,8 +36,6 @@ from protocol.seal import Keyring
 
 from .acknowledging import Nodes
 from .acquaintances import Acquaintances
-from .activation import Activation
-from .artifacts import Artifacts
 from .config import Config, parse_address
 from .deltas import DeltaSource
 from .eventlog import EventLog, function_of
@@ -54,6 +52,7 @@ from .keeping import Keeper
 from .keys import KeyService
 from .load import LoadMeter
 from .lookup import Lookup
+from .native import NativeParts, Surroundings
 from .network import (
     ExchangeService,
     GossipService,
@@ -68,10 +67,13 @@ from .runtime.runtime import WasmtimeRuntime
 from .saved import SavedRecords
 from .serving import WireSource
 from .store import BlobStore
+from .supply import Rivals
 from .telemetry import Log, Metrics
 from .trust import Trust
 from .views import Views, address_text
 
+IDLE_LOAD: Final = 0.05
+"""Below it nobody minds work that may wait."""
 READY_MARGIN_S: Final = 30.0
 """The gateway's own backstop comes so much after a request's wait for its function's code."""
 
@@ -259,14 +261,14 @@ class Parts:
         )
         self.streams = StreamServer(
             trust=trust,
-            source=WireSource(store, log),
+            source=WireSource(store, log, attested=self._attested),
             deltas=DeltaSource(store),
             fetching=self.exchange,
             sync=self.gossip_service,
             replicas=Keeper(
                 store,
                 self.exchange,
-                on_held=self._announce,
+                on_held=self._on_placed,
                 keeping=lambda blob: self.housekeeping.collector.keeping(blob),  # noqa: PLW0108 - made later
                 promise=lambda blob: self.replication.promise(blob),  # noqa: PLW0108 - made later
                 state=state,
@@ -278,27 +280,25 @@ class Parts:
         )
 
     def _wire_functions(self, config: Config) -> None:
-        trust = self._trust
-        self.artifacts = Artifacts(
+        around = Surroundings(
+            trust=self._trust,
             store=self._store,
             runtime=self._runtime,
-            private_key=trust.private_key,
-            credential=trust.credential,
-            anchor=trust.anchor,
-            on_change=self._announce,
-            metrics=self._metrics,
-            log=self._log,
-        )
-        self.activation = Activation(
-            self.artifacts,
-            store=self._store,
             fetcher=self.exchange,
+            announce=self._announce,
             on_held=self._on_held,
-            loaded_bytes_max=config.runtime.loaded_bytes_max,
-            loaded_max=config.runtime.loaded_max,
+            peers=self._peers_with_artifact,
+            rivals=self._rivals,
+            bases=self._artifact_bases,
+            is_idle=lambda: not self.functions.running and self.load.share < IDLE_LOAD,
+            name_of=self._name_of,
+            note=self.events.add,
             metrics=self._metrics,
             log=self._log,
         )
+        native = NativeParts(config, around)
+        self.artifacts, self.activation = native.artifacts, native.activation
+        self.auditor = native.auditor
         self.load = LoadMeter(
             running=lambda: self.functions.running,
             running_max=config.gateway.invocations_max,
@@ -480,26 +480,49 @@ class Parts:
             if kind == "a" and self.gossip.catalog.lookup(name) is None:
                 self.journal.forget(FunctionName(name))
 
+    def _peers_with_artifact(self, module: Digest) -> list[Peer]:
+        return self.views.peers_with_artifact(module)
+
+    def _rivals(self, module: Digest) -> Rivals:
+        return self.views.rivals(module)
+
+    def _name_of(self, node_id: NodeId) -> str:
+        return self.views.member_name(node_id)
+
+    async def _attested(self, module: Digest, key: ArtifactKey) -> bytes:
+        return await self.artifacts.attested(module, key)
+
     def _peers_holding(self, digest: Digest) -> list[Peer]:
         return self.views.peers_holding(digest)
 
     def _peer(self, node_id: NodeId) -> Peer | None:
         return self.views.peer(node_id)
 
-    def _bases(self, module: Digest) -> list[Digest]:
-        """Modules here of other versions of the functions that `module` is the code of now."""
-        catalog, store = self.gossip.catalog, self._store
+    def _kin(self, module: Digest) -> list[Digest]:
+        """Modules of other versions of the functions that `module` is the code of now."""
+        catalog = self.gossip.catalog
         found = dict.fromkeys(
             row.spec.module
             for name, current in catalog.functions()
             if current.spec.module == module
             for row in catalog.versions(name)
         )
-        return [one for one in found if one != module and store.info(one) is not None]
+        return [one for one in found if one != module]
+
+    def _bases(self, module: Digest) -> list[Digest]:
+        return [one for one in self._kin(module) if self._store.info(one) is not None]
+
+    def _artifact_bases(self, module: Digest) -> list[Digest]:
+        rows = (self.artifacts.row(one, "optimised") for one in self._kin(module))
+        return [row.digest for row in rows if row is not None]
 
     def _on_held(self, module: Digest) -> None:
         self.housekeeping.collector.touch(module)
         self._announce(module)
+
+    def _on_placed(self, module: Digest) -> None:
+        self._announce(module)
+        self.activation.placed(module)
 
     def _announce(self, module: Digest) -> None:
         """What has changed of it here; what others know already costs nothing."""

@@ -122,6 +122,20 @@ class RuntimeSection(Section, frozen=True):
     """Modules kept mapped; each holds a file descriptor, of which a process often has 1,024."""
 
 
+class ArtifactsSection(Section, frozen=True):
+    """Native code that other nodes compiled."""
+
+    accept: Annotated[str, Meta(pattern=r"^(none|signed|quorum=([2-9]|1[0-6]))\Z")] = "signed"
+    """none: only what this node compiled; signed: on the word of any node with the role build;
+    quorum=k: when k such nodes, 2 to 16, vouch for the same bytes."""
+    eager: bool = True
+    """Modules placed on this node are compiled, by one node of their artifact key, or their
+    artifacts fetched, before the first request."""
+    audit: bool = False
+    """When idle, compiles again what others compiled; a builder whose code differs is trusted no
+    more on this node, and what it built is dropped."""
+
+
 class StoreSection(Section, frozen=True):
     zstd_level: Annotated[int, Meta(ge=0, le=19)] = 0
     """Of wire forms; 0: the best that takes about half a second for a blob of that size. Nodes
@@ -157,6 +171,7 @@ class Config(Section, frozen=True):
     gossip: GossipSection = GossipSection()
     trust: TrustSection = TrustSection()
     runtime: RuntimeSection = RuntimeSection()
+    artifacts: ArtifactsSection = ArtifactsSection()
     store: StoreSection = StoreSection()
     replication: ReplicationSection = ReplicationSection()
     mounts: dict[str, str] = {}

@@ -82,7 +82,12 @@ class CompileFailed(EdgedError):
 
 
 class ArtifactRefused(EdgedError):
-    """An artifact's signature, key, digest or policy does not hold; it was not loaded."""
+    """An artifact's attestations, key, digest or this node's policy do not hold: it was not loaded.
+    `reason`: "policy", "bytes", "engine", "distrusted", "manifest", or a code of SPEC §9.4."""
+
+    def __init__(self, detail: str, *, reason: str = "engine", private: str = "") -> None:
+        super().__init__(detail, private=private)
+        self.reason = reason
 
 
 class PolicyDenied(EdgedError):

@@ -15,7 +15,7 @@ def held_form(module: Digest, *, store: Store, artifacts: Artifacts) -> Form | N
     """In which form this node tells others that it has `module` (SPEC §7.1)."""
     info = store.info(module)
     here = info is not None and info.kind == "module"
-    if artifacts.row(module, "optimised") is not None:
+    if artifacts.accepted(module):
         return "ready" if here else "artifact"
     if not here:
         return None

@@ -144,6 +144,8 @@ class Node:
             await nursery.start(runtime.run)
             await nursery.start(parts.activation.run)
             await nursery.start(parts.load.run)
+            if parts.auditor is not None:
+                await nursery.start(parts.auditor.run)
             await nursery.start(parts.expiry.run)
             await nursery.start(parts.exchange.run)
             await nursery.start(parts.forwarding.pool.run)

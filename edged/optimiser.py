@@ -1,4 +1,4 @@
-"""Which modules run on quickly compiled code, and replacing it by optimised code in the background.
+"""Which modules lack optimised code, and getting it in the background: fetched, or compiled.
 
 One module at a time, oldest wish first; a module whose compile failed waits (backoff.py) while its
 fast code goes on serving. The queue is bounded: the oldest wish is forgotten first, and comes
@@ -28,14 +28,15 @@ class Optimiser:
 
     def __init__(
         self,
-        replace: Callable[[Digest], Awaitable[None]],
+        replace: Callable[[Digest], Awaitable[float | None]],
         *,
         is_wanted: Callable[[Digest], bool],
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`replace` makes optimised code of a module and puts it in the place of the fast code;
-        `is_wanted` says whether the module runs on fast code."""
+        """`replace` gets optimised code of a module and puts it in the place of fast code, or says
+        in how many seconds it shall be tried again, as another node is about to have it;
+        `is_wanted` says whether the module still lacks it."""
         self._replace = replace
         self._is_wanted = is_wanted
         self._metrics = metrics
@@ -51,6 +52,11 @@ class Optimiser:
         if len(self._queue) > QUEUE_MAX:
             self._queue.popitem(last=False)
         self._changed.set()
+
+    @property
+    def waiting(self) -> int:
+        """Modules that lack optimised code, the one at work included."""
+        return len(self._queue)
 
     def failing(self, module: Digest) -> EdgedError | None:
         """Why `module` still runs on fast code, while optimising it is not tried again."""
@@ -82,12 +88,14 @@ class Optimiser:
 
     async def _try(self, module: Digest) -> None:
         try:
-            await self._replace(module)
+            again_s = await self._replace(module)
         except (EdgedError, OSError) as error:
             self._failed(module, error)
         else:
             self._queue.pop(module, None)
             self._backoff.succeeded(module)
+            if again_s is not None:
+                self._queue[module] = trio.current_time() + again_s
 
     def _failed(self, module: Digest, error: EdgedError | OSError) -> None:
         private = error.private if isinstance(error, EdgedError) else ""

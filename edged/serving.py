@@ -6,9 +6,9 @@ one can still serve: it fails the peer's request only if the blob itself is gone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from protocol.ids import Digest
+from protocol.ids import ArtifactKey, Digest
 from protocol.manifest import Manifest
 
 from .errors import BlobNotFound
@@ -19,8 +19,15 @@ from .telemetry import Log
 class WireSource:
     """Implements interfaces.BlobSource."""
 
-    def __init__(self, store: Store, log: Log) -> None:
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        *,
+        attested: Callable[[Digest, ArtifactKey], Awaitable[bytes]],
+    ) -> None:
         self._store = store
+        self._attested = attested
         self._log = log
 
     async def manifest(self, digest: Digest) -> Manifest:
@@ -28,6 +35,9 @@ class WireSource:
             return await self._store.manifest(digest)
         except BlobNotFound as error:
             return await self._remake(digest, error)
+
+    async def attested(self, module: Digest, key: ArtifactKey) -> bytes:
+        return await self._attested(module, key)
 
     async def wire_segments(self, digest: Digest, indices: Sequence[int]) -> list[bytes]:
         try:

@@ -101,13 +101,6 @@ class Metrics:
             "edged_forwards", "Requests sent to peers that are ready, by result", "result"
         )
         self.running = self._gauge("edged_invocations_running", "Guests running now").labels()
-        self.compiles = self._counter("edged_compiles", "Compiles by result", "result")
-        self.optimisations = self._counter(
-            "edged_optimisations", "Background compiles that replace fast code, by result", "result"
-        )
-        self.compile_seconds = self._counter(
-            "edged_compile_cpu_seconds", "CPU spent compiling"
-        ).labels()
         self.fetched_bytes = self._counter(
             "edged_fetched_wire_bytes", "Wire bytes from peers"
         ).labels()
@@ -141,6 +134,28 @@ class Metrics:
             "edged_under_replicated", "Modules that fewer nodes have than should"
         ).labels()
         self.members = self._gauge("edged_members", "Members by state", "state")
+        self._count_code()
+        self._count_blobs()
+
+    def _count_code(self) -> None:
+        self.compiles = self._counter("edged_compiles", "Compiles by result", "result")
+        self.optimisations = self._counter(
+            "edged_optimisations", "Background compiles that replace fast code, by result", "result"
+        )
+        self.compile_seconds = self._counter(
+            "edged_compile_cpu_seconds", "CPU spent compiling"
+        ).labels()
+        self.artifacts_refused = self._counter(
+            "edged_artifacts_refused", "Artifacts that were not opened, by reason", "reason"
+        )
+        self.artifacts_fetched = self._counter(
+            "edged_artifacts_fetched", "Artifacts that others compiled, fetched and accepted"
+        ).labels()
+        self.audits = self._counter(
+            "edged_audits", "Fetched artifacts compiled again, by result", "result"
+        )
+
+    def _count_blobs(self) -> None:
         self.collected = self._counter("edged_gc_collected", "Blobs removed as unneeded", "kind")
         self.collected_bytes = self._counter(
             "edged_gc_collected_bytes", "Bytes of blobs removed as unneeded"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 import trio
@@ -30,9 +30,12 @@ from .interfaces import (
 )
 from .metrics import Family, Sample, family
 from .store import BlobStore
+from .supply import Rivals
 from .telemetry import Metrics
 
 MEMBER_STATES = ("alive", "suspect", "down", "left")
+KEY_DIGITS: Final = 16
+"""Of its artifact key, a member's metadata has so many."""
 CALL_S: Final = 0.01
 """A usual call of a function: what a queue before it is made of."""
 LOAD_MAX: Final = 0.99
@@ -161,6 +164,29 @@ class Views:
     def modules(self) -> Iterator[Digest]:
         """Of all functions' current versions, by name of the function."""
         return (current.spec.module for _, current in self._gossip.catalog.functions())
+
+    def _of_our_key(self, digest: Digest, forms: Collection[Form]) -> list[Member]:
+        key = self._runtime.artifact_key[:KEY_DIGITS]
+        return [
+            member
+            for member in self._holding(digest, forms)
+            if member.reachable and not member.is_self and member.metadata.artifact_key == key
+        ]
+
+    def peers_with_artifact(self, module: Digest) -> list[Peer]:
+        """Reachable peers of this node's artifact key that show the artifact, nearest first."""
+        return [_peer_of(member) for member in self._of_our_key(module, READY_FORMS)]
+
+    def rivals(self, module: Digest) -> Rivals:
+        """Who else of this node's artifact key has, or could make, the artifact."""
+        shown: dict[Form, list[NodeId]] = {}
+        for member in self._of_our_key(module, get_args(Form)):
+            form = self._gossip.holdings.form(member.node_id, module)
+            if form is not None:
+                shown.setdefault(form, []).append(member.node_id)
+        able = frozenset(node for form in MODULE_FORMS for node in shown.get(form, ()))
+        ready = frozenset(node for form in READY_FORMS for node in shown.get(form, ()))
+        return Rivals(ready=ready, building=frozenset(shown.get("building", ())), able=able)
 
     def peers_ready(self, digest: Digest) -> list[Peer]:
         """Reachable peers whose gateway could answer with the module `digest` at once: the one

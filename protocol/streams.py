@@ -17,8 +17,9 @@ from typing import Annotated, ClassVar, Final, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
+from .artifact import ATTESTED_BYTES_MAX
 from .errors import LocalProtocolError, RemoteProtocolError
-from .ids import Digest, NodeId
+from .ids import ArtifactKey, Digest, NodeId
 from .manifest import (
     BLOB_BYTES_MAX,
     MANIFEST_BYTES_MAX,
@@ -52,6 +53,7 @@ _PREFIX: Final = struct.Struct(">IH")
 _RequestId = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 _Blob = Annotated[Digest, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Node = Annotated[NodeId, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+_Key = Annotated[ArtifactKey, Meta(pattern=r"\A[0-9a-f]{1,64}\Z")]
 _Index = Annotated[int, Meta(ge=0, lt=SEGMENTS_MAX)]
 _Code = Annotated[str, Meta(pattern=r"\A[a-z][a-z-]{0,31}\Z")]
 
@@ -114,6 +116,17 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     body_max: ClassVar[int] = 0
     id: _RequestId
+
+
+class GetAttestations(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9
+):
+    """What the node has of this module's artifact for this key, and who vouches for it."""
+
+    body_max: ClassVar[int] = 0
+    id: _RequestId
+    module: _Blob
+    key: _Key
 
 
 class Replicate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
@@ -217,6 +230,15 @@ class Nothing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     id: _RequestId
 
 
+class AttestationsReply(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=72
+):
+    """Body: an encoded Attested (SPEC §9.2); none: there is none here."""
+
+    body_max: ClassVar[int] = ATTESTED_BYTES_MAX
+    id: _RequestId
+
+
 class Replicated(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=73):
     body_max: ClassVar[int] = 0
     id: _RequestId
@@ -253,6 +275,7 @@ Query = (
     | Want
     | GetAny
     | GetDelta
+    | GetAttestations
     | Replicate
     | Records
     | Confirm
@@ -268,6 +291,7 @@ Reply = (
     | ErrorReply
     | Offer
     | Nothing
+    | AttestationsReply
     | Replicated
     | RecordsStored
     | Confirmed

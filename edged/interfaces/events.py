@@ -17,6 +17,8 @@ EventKind = Literal[
     "record-accepted",
     "record-published",
     "record-forgotten",
+    "artifact-refused",
+    "artifact-mismatch",
     "key-added",
     "key-used",
     "key-removed",

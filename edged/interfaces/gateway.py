@@ -14,8 +14,8 @@ from .runtime import CancelFlag, Invocation, InvocationResult, Tier
 
 StartType = Literal["warm", "loaded", "artifact", "compiled", "snapshot", "forwarded"]
 """What a response had to wait for. warm: code was in memory; loaded: mapped from this node's disk;
-compiled: compiled here; forwarded: another node ran it. artifact, snapshot: reserved for exchange
-and planner."""
+compiled: compiled here; artifact: native code that a peer had; forwarded: another node ran it.
+snapshot: reserved for the planner."""
 
 NodeState = Literal["starting", "ready", "draining"]
 

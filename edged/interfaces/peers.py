@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from protocol.ids import Digest, NodeId
+from protocol.ids import ArtifactKey, Digest, NodeId
 from protocol.manifest import Manifest
 
 from .store import BlobInfo
@@ -63,6 +63,10 @@ class BlobSource(Protocol):
         """All or none. Raises BlobNotFound."""
         ...
 
+    async def attested(self, module: Digest, key: ArtifactKey) -> bytes:
+        """What there is of the module's artifact: an encoded protocol.artifact.Attested."""
+        ...
+
 
 class DeltaSource(Protocol):
     """What makes blobs of this node of other blobs of it, for peers that hold those."""
@@ -85,12 +89,13 @@ class Fetcher(Protocol):
         urgent: bool = True,
         bases: Sequence[Digest] | None = None,
         holder: NodeId | None = None,
+        holders: Callable[[Digest], Sequence[Peer]] | None = None,
     ) -> BlobInfo:
         """Gets a blob from those that hold or fetch it, resuming what is on disk; `progress` gets
         (wire bytes done, of). One transfer per digest however many wait; one that is `urgent` for
         any of them goes before those that are for none. `bases`, held here and best first, may
         make it cheaper; None: what the node knows to be like it. `holder` has it, whatever is
-        known.
+        known. `holders`: who is asked, nearest first; None: those of the module `digest`.
 
         Raises NoHolder, DiskFull, PeerError."""
         ...

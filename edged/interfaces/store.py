@@ -41,16 +41,16 @@ class BlobCheck(msgspec.Struct, frozen=True):
 
 
 class ArtifactRow(msgspec.Struct, frozen=True):
-    """Native code of a module for one artifact key, with its builder's signed word."""
+    """Native code of a module for one artifact key, with its builders' signed words."""
 
     module: Digest
     key: ArtifactKey
     digest: Digest
     size_bytes: int
     compile_s: float
-    """CPU seconds the compile took."""
-    attestation: bytes
-    """Encoded protocol.artifact.Attestation."""
+    """CPU seconds that compiling took here; 0.0: it was fetched."""
+    attestations: bytes
+    """Of all builders known, encoded by protocol.artifact.encode_attestations."""
 
 
 class RepairReport(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """Everything between nodes: sealed gossip datagrams, mutual-TLS streams, fetching blobs."""
 
+from .attestations import ask_attestations
 from .exchange import ExchangeService
 from .gateways import GatewayPool, GatewayPoolLimits
 from .gossip import GossipService
@@ -18,6 +19,7 @@ __all__ = [
     "Lines",
     "StreamLimits",
     "StreamServer",
+    "ask_attestations",
     "bind_gossip",
     "dial",
 ]

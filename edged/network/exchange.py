@@ -67,6 +67,7 @@ class _Flight:
     digest: Digest
     manifest_digest: Digest
     slot: TransferSlot
+    holders: FindHolders
     bases: Sequence[Digest] = ()
     wireless: bool = False
     """The blob came as a delta, so its wire form is still to be made."""
@@ -152,6 +153,7 @@ class ExchangeService:
         urgent: bool = True,
         bases: Sequence[Digest] | None = None,
         holder: NodeId | None = None,
+        holders: FindHolders | None = None,
     ) -> BlobInfo:
         """As interfaces.Fetcher.fetch; also raises Overloaded, Draining, StoreError."""
         while True:
@@ -161,8 +163,13 @@ class ExchangeService:
                 return info
             flight = self._flights.get(digest)
             if flight is None:
-                found = self._bases(digest) if bases is None else bases
-                flight = self._start(digest, manifest_digest, urgent=urgent, bases=found)
+                flight = self._start(
+                    digest,
+                    manifest_digest,
+                    urgent=urgent,
+                    holders=holders or self._holders,
+                    bases=self._bases(digest) if bases is None else bases,
+                )
             elif urgent and not flight.slot.urgent:
                 flight.slot.urgent = True
                 self._slots.grant()
@@ -180,12 +187,18 @@ class ExchangeService:
                     raise Draining("the node is shutting down")
 
     def _start(
-        self, digest: Digest, manifest_digest: Digest, *, urgent: bool, bases: Sequence[Digest] = ()
+        self,
+        digest: Digest,
+        manifest_digest: Digest,
+        *,
+        urgent: bool,
+        holders: FindHolders,
+        bases: Sequence[Digest],
     ) -> _Flight:
         if self._starts is None:
             raise Draining("the node is shutting down")
         slot = TransferSlot(urgent=urgent)
-        flight = _Flight(digest, manifest_digest, slot, bases[:BASES_MAX])
+        flight = _Flight(digest, manifest_digest, slot, holders, bases[:BASES_MAX])
         try:
             self._starts.send_nowait(flight)
         except trio.WouldBlock as error:
@@ -236,7 +249,7 @@ class ExchangeService:
             self._give,
             flight.report,
         )
-        delta = await fetching.run(self._holders(flight.digest))
+        delta = await fetching.run(flight.holders(flight.digest))
         if delta is None:
             return None
         self._metrics.fetched_bytes.inc(len(delta.data))
@@ -345,7 +358,7 @@ class ExchangeService:
         )
 
     def _all_holders(self, digest: Digest, flight: _Flight) -> Sequence[Peer]:
-        known = self._holders(digest)
+        known = flight.holders(digest)
         names = {peer.node_id for peer in known}
         told = [self._find_peer(node) for node in flight.told if node not in names]
         return [*(peer for peer in told if peer is not None), *known]

@@ -25,11 +25,13 @@ from protocol.ids import Digest, NodeId
 from protocol.rng import Rng
 from protocol.streams import (
     ERROR_TEXT_MAX,
+    AttestationsReply,
     Confirm,
     Confirmed,
     DeltaPart,
     ErrorReply,
     GetAny,
+    GetAttestations,
     GetDelta,
     GetManifest,
     GetSegment,
@@ -56,7 +58,9 @@ from .pace import Moving
 from .streams import Connection, GatewayCaller, accept
 from .uploads import Fetching, Session, Uploads
 
-Other = Ping | Sync | GetManifest | Want | GetDelta | Replicate | Records | Confirm
+Other = (
+    Ping | Sync | GetManifest | Want | GetDelta | GetAttestations | Replicate | Records | Confirm
+)
 
 BODIES_AHEAD_MAX: Final = 1024 * 1024
 """Bytes of requests taken from one connection before they are answered."""
@@ -146,6 +150,7 @@ class StreamServer:
         the gateway; `generation`: of this process, told to whoever pings; without `replicas`
         it keeps none for others."""
         self._trust = trust
+        self._source = source
         self._uploads = Uploads(source, fetching, metrics, rng or random.SystemRandom())
         self._deltas = deltas
         self._sync = sync
@@ -352,6 +357,9 @@ class StreamServer:
                     return SyncReply(request.id), await self._sync.answer_sync(session.peer, body)
                 case GetDelta():
                     return await self._delta(request)
+                case GetAttestations():
+                    attested = await self._source.attested(request.module, request.key)
+                    return AttestationsReply(request.id), attested
                 case Records():
                     await self._sync.store_records(body)
                     return RecordsStored(request.id), b""

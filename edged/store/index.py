@@ -44,7 +44,7 @@ _SCHEMA: Final = (
 ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE artifacts (
   module TEXT, key TEXT, digest TEXT NOT NULL, size_bytes INTEGER NOT NULL,
-  compile_s REAL NOT NULL, attestation BLOB NOT NULL, sum BLOB NOT NULL,
+  compile_s REAL NOT NULL, attestations BLOB NOT NULL, sum BLOB NOT NULL,
   PRIMARY KEY (module, key)
 ) STRICT, WITHOUT ROWID""",
     "CREATE TABLE records (key TEXT PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL) STRICT",

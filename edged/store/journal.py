@@ -106,7 +106,7 @@ class State(msgspec.Struct):
         """About what the shortest journal of this state has: a sum, without encoding it."""
         pairs = itertools.chain(self.records.items(), self.meta.items())
         return sum(len(key) + len(value) + _OP_BYTES for key, value in pairs) + sum(
-            len(row.attestation) + _ROW_BYTES for row in self.artifacts.values()
+            len(row.attestations) + _ROW_BYTES for row in self.artifacts.values()
         )
 
 

@@ -7,9 +7,10 @@ import zstandard
 from blake3 import blake3
 from protocol_support import node_id
 
-from protocol.ids import NodeId, digest_of
+from protocol.ids import ArtifactKey, NodeId, digest_of
 from protocol.manifest import Manifest, encode_manifest, manifest_digest, segment_bytes_for
 from protocol.streams import (
+    AttestationsReply,
     Cancel,
     Confirm,
     Confirmed,
@@ -17,6 +18,7 @@ from protocol.streams import (
     Done,
     ErrorReply,
     GetAny,
+    GetAttestations,
     GetDelta,
     GetManifest,
     GetSegment,
@@ -54,6 +56,7 @@ REQUESTS: list[tuple[Message, bytes]] = [
     (GetAny(4, BLOB), b""),
     (Have(BLOB, (0, 128, 8191)), b""),
     (Cancel(4), b""),
+    (GetAttestations(9, BLOB, ArtifactKey("cd" * 32)), b""),
     (Replicate(5, BLOB, OTHER), b""),
     (Records(6), b"\x90"),
     (Confirm(7, BLOB), b""),
@@ -68,6 +71,7 @@ REPLIES: list[tuple[Message, bytes]] = [
     (ErrorReply(3, "blob-not-found", "not here"), b""),
     (Offer(3, False, (NODE,)), b"\x80"),
     (Nothing(4), b""),
+    (AttestationsReply(9), b""),
     (Replicated(5), b""),
     (RecordsStored(6), b""),
     (Confirmed(7, True), b""),
@@ -106,6 +110,7 @@ def stream_cases() -> list[Case]:
         ("a field more", "request", frame([1, 1, 1])),
         ("id over 32 bits", "request", frame([1, 1 << 32])),
         ("a body where there is none", "request", frame([1, 1], b"x")),
+        ("artifact key of no hex digits", "request", frame([9, 1, BLOB, "../key"])),
         ("digest in capitals", "request", frame([3, 1, BLOB.upper()])),
         ("digest of 63 digits", "request", frame([3, 1, BLOB[1:]])),
         ("index 8192", "request", frame([4, 1, BLOB, 8192])),

@@ -34,8 +34,8 @@ from protocol_support import (  # noqa: E402
 from protocol.artifact import (  # noqa: E402
     attest,
     check_attestation,
-    decode_attestation,
-    encode_attestation,
+    decode_attestations,
+    encode_attestations,
 )
 from protocol.codec import (  # noqa: E402
     decode_packet,
@@ -184,8 +184,8 @@ ANCHOR = anchor()
 SPEC = spec_bytes("fuzz")
 CREDENTIAL = credential_of("n0")
 KEY = ArtifactKey("cd" * 32)
-ATTESTATION = encode_attestation(
-    attest(key_of("n0"), CREDENTIAL, module=DIGEST, key=KEY, artifact=DIGEST)
+ATTESTATION = encode_attestations(
+    [attest(key_of("n0"), CREDENTIAL, module=DIGEST, key=KEY, artifact=DIGEST, manifest=DIGEST)]
 )
 
 
@@ -205,10 +205,10 @@ def spec(data: bytes) -> None:
 
 
 def attestation(data: bytes) -> None:
-    decoded = decode_attestation(data)
-    check_attestation(
-        decoded, ANCHOR, module=DIGEST, key=KEY, artifact=DIGEST, wall_s=WALL_MS / 1000
-    )
+    for decoded in decode_attestations(data):
+        check_attestation(
+            decoded, ANCHOR, module=DIGEST, key=KEY, artifact=DIGEST, wall_s=WALL_MS / 1000
+        )
 
 
 def credential(data: bytes) -> None:

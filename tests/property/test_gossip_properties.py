@@ -27,7 +27,7 @@ from protocol_support import (
     version_record,
 )
 
-from protocol.artifact import decode_attestation
+from protocol.artifact import decode_attestations
 from protocol.buckets import GROUPS, PLACES
 from protocol.catalog import Catalog, SavedRecord
 from protocol.codec import (
@@ -199,7 +199,7 @@ junk = st.one_of(
 
 @given(junk)
 def test_arbitrary_bytes_are_refused_and_nothing_worse(data: bytes) -> None:
-    for decode in (decode_packet, decode_record, decode_spec, decode_manifest, decode_attestation):
+    for decode in (decode_packet, decode_record, decode_spec, decode_manifest, decode_attestations):
         only_refused(lambda decode=decode: decode(data))  # type: ignore[misc]
     for decode in (decode_sync_request, decode_sync_reply):
         only_refused(lambda decode=decode: decode(data))  # type: ignore[misc]

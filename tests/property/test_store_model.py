@@ -236,7 +236,7 @@ rows = st.builds(
     digest=digests,
     size_bytes=st.integers(0, 2**40),
     compile_s=st.floats(0, 1e6),
-    attestation=st.binary(max_size=50),
+    attestations=st.binary(max_size=50),
 )
 ops_lists = st.lists(
     st.one_of(

@@ -431,7 +431,9 @@ async def test_transfers_are_bounded(bench: Bench) -> None:
         for number in range(WAITING_MAX + 100):
             digest = digest_of(number.to_bytes(4))
             try:
-                site.exchange._start(digest, NAMED, urgent=True)
+                site.exchange._start(
+                    digest, NAMED, urgent=True, holders=lambda _digest: [], bases=()
+                )
             except Overloaded:
                 break
         else:

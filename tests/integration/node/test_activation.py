@@ -14,7 +14,7 @@ from edged.artifacts import Artifacts
 from edged.store import open_store
 from edged.telemetry import make_log
 from edged.trust import load_trust
-from protocol.artifact import attest, encode_attestation
+from protocol.artifact import attest, encode_attestations
 
 from .cluster import Lab, Running, lab, says
 
@@ -85,7 +85,9 @@ async def test_artifact_altered_on_disk_is_refused_and_compiled_again(tmp_path: 
         assert "artifact refused" in a.log.getvalue()
 
 
-async def test_artifact_that_another_node_attested_is_refused(tmp_path: Path) -> None:
+async def test_artifact_that_another_node_attested_is_refused_if_none_may(
+    tmp_path: Path,
+) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         cluster.prepare("other")
@@ -103,14 +105,15 @@ async def test_artifact_that_another_node_attested_is_refused(tmp_path: Path) ->
             module=row.module,
             key=row.key,
             artifact=row.digest,
+            manifest=row.digest,
         )
         await store.put_artifact(
-            msgspec.structs.replace(row, attestation=encode_attestation(forged))
+            msgspec.structs.replace(row, attestations=encode_attestations([forged]))
         )
         await store.close()
-        a = await cluster.start("a")
+        a = await cluster.start("a", artifacts={"accept": "none"})
         assert (await a.get("/f")).headers["x-edged-start"] == "compiled"
-        assert "built by another node" in a.log.getvalue()
+        assert 'artifacts.accept is \\"none\\"' in a.log.getvalue()
 
 
 async def test_mapped_code_is_bounded_and_comes_back_from_disk(tmp_path: Path) -> None:
@@ -179,11 +182,10 @@ async def test_sole_holder_rebuilds_a_flipped_module_and_says_meanwhile_that_it_
 ) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
-        b = await cluster.start("b")
-        await cluster.agree()
         deployed = await a.deploy("f", says("rebuilt"))
         await mapped(a, "f")
         await cluster.stop("a")
+        b = await cluster.start("b")
         artifacts(a)[0].unlink()
         (module,) = (a.config.data_dir / "blobs").rglob(f"{deployed['module']}.module")
         data = bytearray(module.read_bytes())
@@ -206,8 +208,13 @@ async def test_a_lost_module_is_no_longer_announced(tmp_path: Path) -> None:
         await holders_show(b, "ready")
         for path in a.config.data_dir.rglob(f"{deployed['module']}*"):
             path.unlink()
-        assert (await b.get("/f")).status_code == 503
-        await holders_show(b, "artifact")
+        answer = await b.get("/f")
+        assert (answer.content, answer.headers["x-edged-start"]) == (b"gone", "artifact")
+        p = await cluster.start("p", runtime={"target": "pulley64"}, gateway={"forward": False})
+        await cluster.agree()
+        while (await p.get("/f")).status_code != 503:
+            await trio.sleep(0.05)
+        await holders_show(p, "artifact", "artifact")
 
 
 async def test_damaged_artifact_shared_with_another_module_is_never_mapped(tmp_path: Path) -> None:
@@ -274,7 +281,7 @@ async def test_a_system_without_resources_fails_the_request_not_the_node(
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
 
-        async def exhausted(*_: object) -> None:
+        async def exhausted(*_: object, **__: object) -> None:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         with monkeypatch.context() as patch:

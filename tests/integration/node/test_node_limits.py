@@ -24,9 +24,9 @@ async def test_cold_functions_do_not_turn_away_a_ready_one(
         compiled = Artifacts.make
         release = trio.Event()
 
-        async def slow(self: Artifacts, module: object) -> object:
+        async def slow(self: Artifacts, module: object, *, shown: bool) -> object:
             await release.wait()
-            return await compiled(self, module)  # type: ignore[arg-type]
+            return await compiled(self, module, shown=shown)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Artifacts, "make", slow)
         await a.deploy("cold", says("cold"))

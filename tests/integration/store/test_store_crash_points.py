@@ -125,7 +125,7 @@ def check(data_dir: Path, acked: list[str], made: Manifest | None = None) -> Non
     if "artifact" in acked:
         row = core.artifact(digest_of(A), KEY)
         assert row is not None
-        assert row.attestation == b"word"
+        assert row.attestations == b"word"
     for row in core.artifacts():
         assert row.digest in held
     records = dict(core.records())

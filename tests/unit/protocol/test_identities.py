@@ -7,7 +7,16 @@ import pytest
 from protocol_support import CA, DIGEST, NOT_AFTER_S, anchor, credential_of, key_of
 
 from protocol import ids
-from protocol.artifact import attest, check_attestation, decode_attestation, encode_attestation
+from protocol.artifact import (
+    ATTESTATIONS_MAX,
+    Attested,
+    attest,
+    check_attestation,
+    decode_attestations,
+    decode_attested,
+    encode_attestations,
+    encode_attested,
+)
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import TrustAnchor, issue_credential, public_bytes, sign, verify
 from protocol.ids import ArtifactKey, Digest
@@ -108,10 +117,15 @@ def test_remembered_credentials_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_attestation_holds_for_exactly_what_it_says() -> None:
     builder = credential_of("b0", roles=("build",))
-    made = attest(key_of("b0"), builder, module=Digest(DIGEST), key=KEY, artifact=OTHER)
-    again = decode_attestation(encode_attestation(made))
+    made = attest(
+        key_of("b0"), builder, module=Digest(DIGEST), key=KEY, artifact=OTHER, manifest=OTHER
+    )
+    (again,) = decode_attestations(encode_attestations((made,)))
     wanted = {"module": Digest(DIGEST), "key": KEY, "artifact": OTHER}
     assert check_attestation(again, anchor(), **wanted, wall_s=1) == builder.node_id
+    other_form = msgspec.structs.replace(again, manifest=Digest(DIGEST))
+    with pytest.raises(RemoteProtocolError, match="signature"):
+        check_attestation(other_form, anchor(), **wanted, wall_s=1)
     for field, value in (("module", OTHER), ("key", ArtifactKey("00" * 32)), ("artifact", DIGEST)):
         with pytest.raises(RemoteProtocolError, match="attestation"):
             check_attestation(again, anchor(), **(wanted | {field: value}), wall_s=1)
@@ -119,12 +133,33 @@ def test_attestation_holds_for_exactly_what_it_says() -> None:
 
 def test_only_builders_attest() -> None:
     wanted = {"module": Digest(DIGEST), "key": KEY, "artifact": OTHER}
-    made = attest(key_of("n0"), credential_of("n0", roles=("serve",)), **wanted)
+    made = attest(key_of("n0"), credential_of("n0", roles=("serve",)), **wanted, manifest=OTHER)
     with pytest.raises(RemoteProtocolError, match="credential-role"):
         check_attestation(made, anchor(), **wanted, wall_s=1)
-    forged = attest(key_of("n1"), credential_of("b0", roles=("build",)), **wanted)
+    forged = attest(key_of("n1"), credential_of("b0", roles=("build",)), **wanted, manifest=OTHER)
     with pytest.raises(RemoteProtocolError, match="signature"):
         check_attestation(forged, anchor(), **wanted, wall_s=1)
-    for junk in (b"", b"\x90", b"\xff" * 40):
+    for junk in (b"", b"\x91\x90", b"\xff" * 40, encode_attestations([made] * 17)):
         with pytest.raises(RemoteProtocolError, match="attestation"):
-            decode_attestation(junk)
+            decode_attestations(junk)
+
+
+def test_what_a_peer_says_it_holds_is_bounded() -> None:
+    builder = credential_of("b0", roles=("build",))
+    wanted = {"module": Digest(DIGEST), "key": KEY, "artifact": OTHER}
+    word = attest(key_of("b0"), builder, **wanted, manifest=OTHER)
+    told = Attested(OTHER, 9, 5, Digest(DIGEST), (word,) * ATTESTATIONS_MAX)
+    assert decode_attested(encode_attested(told)) == told
+    assert decode_attested(encode_attested(None)) is None
+    for wrong in (
+        {"artifact": "../x"},
+        {"manifest": ""},
+        {"size_bytes": 0},
+        {"wire_bytes": 1 << 40},
+        {"attestations": (word,) * (ATTESTATIONS_MAX + 1)},
+    ):
+        with pytest.raises(RemoteProtocolError, match="attestation"):
+            decode_attested(encode_attested(msgspec.structs.replace(told, **wrong)))
+    for junk in (b"\x90", b"\xff" * 40):
+        with pytest.raises(RemoteProtocolError, match="attestation"):
+            decode_attested(junk)

@@ -1,0 +1,137 @@
+"""Wires what concerns native code: whose word counts, where it comes from, auditing it. Starts
+nothing; only `assembly` uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.ids import ArtifactKey, Digest, NodeId
+
+from .acceptance import Acceptance
+from .acquisition import Acquisition
+from .activation import Activation
+from .artifacts import Artifacts
+from .audit import Auditor
+from .config import Config
+from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Store
+from .network import ask_attestations
+from .rates import Rates
+from .supply import Rivals, Supply
+from .telemetry import Log, Metrics
+from .trust import Trust
+
+USELESS: Final = frozenset({"engine", "distrusted"})
+"""Reasons for which an artifact that was fetched is not fetched again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the node has already. `peers`, `bases` and `rivals` as Acquisition and Supply want them;
+    `is_idle` is about guests only."""
+
+    trust: Trust
+    store: Store
+    runtime: Runtime
+    fetcher: Fetcher
+    announce: Callable[[Digest], None]
+    on_held: Callable[[Digest], None]
+    peers: Callable[[Digest], Sequence[Peer]]
+    rivals: Callable[[Digest], Rivals]
+    bases: Callable[[Digest], Sequence[Digest]]
+    is_idle: Callable[[], bool]
+    name_of: Callable[[NodeId], str]
+    note: Callable[[EventKind, str, str], None]
+    metrics: Metrics
+    log: Log
+
+
+class NativeParts:
+    def __init__(self, config: Config, around: Surroundings) -> None:
+        self._around = around
+        self._rates = Rates()
+        self._acceptance = Acceptance(
+            config.artifacts.accept,
+            anchor=around.trust.anchor,
+            credential=around.trust.credential,
+            store=around.store,
+        )
+        self._acquisition = Acquisition(
+            acceptance=self._acceptance,
+            fetcher=around.fetcher,
+            key=around.runtime.artifact_key,
+            ask=self._ask,
+            peers=around.peers,
+            bases=around.bases,
+            note=around.note,
+            rates=self._rates,
+            metrics=around.metrics,
+            log=around.log,
+        )
+        self.artifacts = self._make_artifacts()
+        self.activation = self._make_activation(config)
+        self.auditor = self._make_auditor() if config.artifacts.audit else None
+
+    async def _ask(self, peer: Peer, module: Digest, key: ArtifactKey) -> bytes:
+        return await ask_attestations(peer, self._around.trust, module, key)
+
+    def _refused(self, row: ArtifactRow, reason: str, detail: str) -> None:
+        self._acquisition.refuse(row.module, None, reason, detail)
+        if reason in USELESS:
+            self._acquisition.unfit(row.module, row.digest)
+
+    def _make_artifacts(self) -> Artifacts:
+        around = self._around
+        return Artifacts(
+            store=around.store,
+            runtime=around.runtime,
+            acceptance=self._acceptance,
+            private_key=around.trust.private_key,
+            credential=around.trust.credential,
+            rates=self._rates,
+            on_change=around.announce,
+            on_refused=self._refused,
+            metrics=around.metrics,
+            log=around.log,
+        )
+
+    def _make_activation(self, config: Config) -> Activation:
+        around = self._around
+        supply = Supply(
+            node_id=around.trust.node_id,
+            key=around.runtime.artifact_key,
+            acceptance=self._acceptance,
+            acquisition=self._acquisition,
+            artifacts=self.artifacts,
+            rivals=around.rivals,
+            rates=self._rates,
+            log=around.log,
+        )
+        return Activation(
+            self.artifacts,
+            supply,
+            store=around.store,
+            fetcher=around.fetcher,
+            rates=self._rates,
+            on_held=around.on_held,
+            loaded_bytes_max=config.runtime.loaded_bytes_max,
+            loaded_max=config.runtime.loaded_max,
+            eager=config.artifacts.eager,
+            tiers=around.runtime.keys,
+            metrics=around.metrics,
+            log=around.log,
+        )
+
+    def _make_auditor(self) -> Auditor:
+        around, activation = self._around, self.activation
+        return Auditor(
+            self.artifacts,
+            store=around.store,
+            is_idle=lambda: around.is_idle() and not activation.busy,
+            unmap=activation.unmap,
+            name_of=around.name_of,
+            note=around.note,
+            metrics=around.metrics,
+            log=around.log,
+        )

@@ -1,0 +1,80 @@
+"""What compiling and fetching cost on this node: measured, and guessed until then."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from .interfaces import Tier
+
+WEIGHT: Final = 0.3
+"""Of the newest measurement."""
+CODE_BYTES_PER_S: Final[dict[Tier, float]] = {"optimised": 0.55e6, "fast": 4.4e6}
+"""Of the code section per core: Cranelift 0.45 to 0.7 MB/s from tiny guests to Ruby, Winch eight
+times that."""
+COMPILE_FIXED_S: Final = 0.03
+"""Of any compile: handing it to a worker, at best one that stands by."""
+LINK_BYTES_PER_S: Final = 12.5e6
+"""100 Mbit/s, until something was fetched."""
+COMPILE_SAMPLE_BYTES: Final = 64 * 1024
+FETCH_SAMPLE_BYTES: Final = 256 * 1024
+"""Less says more of fixed costs than of the rate."""
+SECTIONS_MAX: Final = 1000
+_CODE_SECTION: Final = 10
+
+
+class Rates:
+    """All state belongs to the node's event loop."""
+
+    def __init__(self) -> None:
+        self._compile = dict(CODE_BYTES_PER_S)
+        self._link = LINK_BYTES_PER_S
+
+    def compile_s(self, code_bytes: int, tier: Tier) -> float:
+        return COMPILE_FIXED_S + code_bytes / self._compile[tier]
+
+    def compiled(self, code_bytes: int, tier: Tier, cpu_s: float) -> None:
+        if code_bytes >= COMPILE_SAMPLE_BYTES and cpu_s > 0:
+            self._compile[tier] += WEIGHT * (code_bytes / cpu_s - self._compile[tier])
+
+    def fetch_s(self, wire_bytes: int) -> float:
+        return wire_bytes / self._link
+
+    def fetched(self, wire_bytes: int, took_s: float) -> None:
+        if wire_bytes >= FETCH_SAMPLE_BYTES and took_s > 0:
+            self._link += WEIGHT * (wire_bytes / took_s - self._link)
+
+    def too_slow(self, wire_bytes: int, took_s: float) -> None:
+        """A fetch that was given up: however little came, it tells."""
+        if took_s > 0:
+            self._link = min(self._link, max(wire_bytes / took_s, 1.0))
+
+
+def code_bytes(module: Path) -> int:
+    """Of the code section: what a compile's time is proportional to. Blocking. 0 if it has none, or
+    is no wasm module. Raises OSError."""
+    fd = os.open(module, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        at = 8
+        for _ in range(SECTIONS_MAX):
+            head = os.pread(fd, 6, at)
+            if len(head) < 2:
+                return 0
+            size, length = _leb128(head[1:])
+            if head[0] == _CODE_SECTION:
+                return size
+            at += 1 + length + size
+        return 0
+    finally:
+        os.close(fd)
+
+
+def _leb128(data: bytes) -> tuple[int, int]:
+    """(value, bytes it takes)."""
+    value = 0
+    for index, byte in enumerate(data):
+        value |= (byte & 0x7F) << (7 * index)
+        if not byte & 0x80:
+            return value, index + 1
+    return value, len(data)

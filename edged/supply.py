@@ -1,0 +1,150 @@
+"""Where a module's optimised artifact comes from: fetched, waited for, or compiled here. SPEC §9.3.
+
+Decides by protocol.building with what is seen and measured; knows how long each module has been
+waited for, and which peers were asked in vain. Compiles nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import msgspec
+import trio
+
+from protocol.building import PATIENCE, SMALL_S, Scene, next_step, rank_of
+from protocol.ids import ArtifactKey, Digest, NodeId
+
+from .acceptance import Acceptance
+from .acquisition import Acquisition
+from .artifacts import Artifacts
+from .errors import NoHolder, PeerError
+from .rates import Rates
+from .telemetry import Log
+
+POLL_S: Final = 0.1
+"""While another node's compile is waited for."""
+FETCH_MIN_S: Final = 2.0
+"""A fetch may take this long, however quick the compiler: links falter."""
+WAITS_MAX: Final = 1024
+
+Step = Literal["fetched", "wait", "build"]
+
+
+class Rivals(msgspec.Struct, frozen=True):
+    """Reachable peers of this node's artifact key, by what they show of a module."""
+
+    ready: frozenset[NodeId]
+    building: frozenset[NodeId]
+    able: frozenset[NodeId]
+    """Those that have the module."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    since_s: float
+    asked: frozenset[NodeId] = field(default_factory=frozenset)
+
+
+class Supply:
+    """All state belongs to the node's event loop."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        key: ArtifactKey,
+        acceptance: Acceptance,
+        acquisition: Acquisition,
+        artifacts: Artifacts,
+        rivals: Callable[[Digest], Rivals],
+        rates: Rates,
+        log: Log,
+    ) -> None:
+        self._node_id = node_id
+        self._key = key
+        self._acceptance = acceptance
+        self._acquisition = acquisition
+        self._artifacts = artifacts
+        self._rivals = rivals
+        self._rates = rates
+        self._log = log
+        self._waits: OrderedDict[Digest, _Wait] = OrderedDict()
+
+    async def sooner(self, module: Digest, *, make_s: float) -> bool:
+        """Fetches the artifact, if somebody has it and it is expected here before `make_s`, what
+        making code costs. Raises StoreError, Draining, Overloaded."""
+        if not self._acceptance.builders_needed or not self._acquisition.sources(module):
+            return False
+        return await self._fetch(module, budget_s=make_s, urgent=True) == "fetched"
+
+    async def step(self, module: Digest, *, module_bytes: int, urgent: bool) -> tuple[Step, float]:
+        """What to do next about the optimised artifact, which may be here then; and what compiling
+        is expected to cost. Called again, after POLL_S, for "wait".
+
+        Raises StoreError, Draining, Overloaded."""
+        estimate_s = await self._artifacts.estimate_s(
+            module, "optimised", module_bytes=module_bytes
+        )
+        waiting = self._waits.setdefault(module, _Wait(trio.current_time()))
+        if len(self._waits) > WAITS_MAX:
+            self._waits.popitem(last=False)
+        found = self._look(module, estimate_s, waiting)
+        if found == "wait":
+            return "wait", estimate_s
+        if found == "build":
+            self._waits.pop(module, None)
+            return "build", estimate_s
+        waiting.asked = self._rivals(module).ready
+        fetched = await self._fetch(module, budget_s=PATIENCE * estimate_s, urgent=urgent)
+        if fetched == "none":
+            return "wait", estimate_s  # looks again at once: there may be nothing to wait for
+        self._waits.pop(module, None)
+        return "fetched" if fetched == "fetched" else "build", estimate_s
+
+    def _look(
+        self, module: Digest, estimate_s: float, waiting: _Wait
+    ) -> Literal["fetch", "wait", "build"]:
+        seen, needed = self._rivals(module), self._acceptance.builders_needed
+        believed = {peer.node_id for peer in self._acquisition.sources(module)} & seen.ready
+        new = seen.ready != waiting.asked and bool(believed)
+        scene = Scene(
+            rank=rank_of(self._node_id, module, self._key, seen.able),
+            ready=len(believed) if new else 0,
+            # With too few words so far, who has finished still counts towards the policy's number.
+            building=len(seen.building | believed if needed > 1 else seen.building),
+        )
+        return next_step(
+            scene,
+            builders=needed,
+            estimate_s=estimate_s,
+            waited_s=trio.current_time() - waiting.since_s,
+        )
+
+    @staticmethod
+    def shown(estimate_s: float) -> bool:
+        """Whether a compile takes long enough that others are told of it."""
+        return estimate_s >= SMALL_S
+
+    async def _fetch(
+        self, module: Digest, *, budget_s: float, urgent: bool
+    ) -> Literal["fetched", "none", "dear"]:
+        try:
+            lot = await self._acquisition.survey(module)
+            if lot is None:
+                return "none"
+            if self._rates.fetch_s(lot.wire_bytes) > budget_s:
+                return "dear"
+            limit_s = max(FETCH_MIN_S, PATIENCE * budget_s)
+            if not await self._acquisition.fetch(module, lot, urgent=urgent, limit_s=limit_s):
+                self._log.info("artifact not fetched in time", module=module, limit_s=limit_s)
+                return "dear"
+        except (NoHolder, PeerError) as error:
+            self._log.info(
+                "artifact not fetched", module=module, why=str(error), private=error.private
+            )
+            return "none"
+        await self._artifacts.adopt(module, lot)
+        return "fetched"
