@@ -26,6 +26,8 @@ from .passage import REFUSED, Headers, Passage, answered, passed_on
 PEERS_TRIED_MAX: Final = 3
 GATHERED_BYTES_MAX: Final = 256 * 1024
 """Of a body that is read first: it takes a holder no longer, as a guest starts with all of it."""
+REFUSAL_MAX: Final = 40
+"""Of a refusal's code, in the log."""
 STALL_TIMEOUT_S: Final = 20.0
 """A peer that takes no byte of a request, or gives none of an answer that has begun, for so long is
 given up (as HttpLimits.write_stall_s)."""
@@ -176,7 +178,9 @@ class Forwarder:
         Raises PeerError: it may be neither; and as RequestBody, for the client's part of it. Once
         the answer has begun, an error means that it is cut short."""
         if order.body.length is not None and order.body.length <= GATHERED_BYTES_MAX:
+            began_at = trio.current_time()
             await order.body.gather()
+            order.limit.deadline += trio.current_time() - began_at
         for peer in peers:
             order.delivered = False
             result = "unreachable"
@@ -218,7 +222,7 @@ class Forwarder:
         if refusal and not order.body.begun:
             if reader.done and reader.head.keep_alive:
                 stream.keep()
-            raise _Refused(refusal[0].decode("latin1"))
+            raise _Refused(refusal[0][:REFUSAL_MAX].decode("latin1"))
         return reader, piece
 
     async def _ask_streaming(

@@ -105,8 +105,10 @@ class StreamLimits:
     authenticated nor, as an honest handshake takes milliseconds, those that are about to be."""
     per_peer_max: int = 16
     """Twice the transfers a node runs at once, plus syncs."""
+    gateway_connections_max: int = 512
+    """HTTP connections, which count here only; the gateway refuses half of them, and says so."""
     gateway_per_peer_max: int = 80
-    """HTTP connections, which count here only; in all: as many as the gateway takes."""
+    """More are refused likewise."""
     handshake_timeout_s: float = 5.0
     idle_timeout_s: float = 60.0
     frame_timeout_s: float = 30.0
@@ -264,8 +266,9 @@ class StreamServer:
         """To the gateway, which answers also those that it refuses: a caller must know that its
         request was not delivered."""
         peer, gateway = caller.peer, self._gateway
-        if gateway is None:
-            self._refuse("no-gateway", "", peer)
+        crowded = self._gateway_per_peer.total() >= self._limits.gateway_connections_max
+        if gateway is None or crowded:
+            self._refuse("crowded" if crowded else "no-gateway", "", peer)
             caller.stream.abort()
             return
         with _counted(self._gateway_per_peer, peer):

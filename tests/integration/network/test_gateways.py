@@ -14,7 +14,7 @@ from network_support import EchoSync, MakeTrust, MemorySource, Served, until
 from edged.errors import PeerError
 from edged.interfaces import Peer
 from edged.network.gateways import GatewayPool, GatewayPoolLimits
-from edged.network.server import StreamServer
+from edged.network.server import StreamLimits, StreamServer
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
 from protocol.ids import NodeId
@@ -47,7 +47,11 @@ class Echo:
 
 @asynccontextmanager
 async def serving(
-    trust: Trust, log: Log, gateway: Echo | None, is_member: Callable[[NodeId], bool] | None = None
+    trust: Trust,
+    log: Log,
+    gateway: Echo | None,
+    is_member: Callable[[NodeId], bool] | None = None,
+    limits: StreamLimits | None = None,
 ) -> AsyncIterator[Served]:
     metrics = Metrics()
     server = StreamServer(
@@ -57,6 +61,7 @@ async def serving(
         is_member=is_member or (lambda _: True),
         metrics=metrics,
         log=log,
+        limits=limits,
     )
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     host, port = listeners[0].socket.getsockname()
@@ -159,6 +164,29 @@ async def test_strangers_are_answered_that_they_are_refused(
         with suppress(PeerError):  # or a plain end
             assert await converse(pool, peer_of(a, served), b"get it") == b""
         await served.wait_refused("no-gateway")
+
+
+@pytest.mark.parametrize("limit", ["per_peer", "connections"])
+async def test_connections_to_the_gateway_are_bounded(
+    make_trust: MakeTrust, log: Log, limit: str
+) -> None:
+    a, b = make_trust("a"), make_trust("b")
+    echo = Echo()
+    limits = StreamLimits(
+        gateway_connections_max=1 if limit == "connections" else 9, gateway_per_peer_max=1
+    )
+    async with serving(a, log, echo, limits=limits) as served:
+        pool, peer = GatewayPool(trust=b, log=log), peer_of(a, served)
+        async with pool.stream(peer) as first:
+            await first.send_all((b"one",))
+            assert await first.receive() == b"ONE"
+            if limit == "per_peer":
+                assert await converse(pool, peer, b"another") == b"refused"
+                await served.wait_refused("per-peer")
+            else:
+                with suppress(PeerError):  # or a plain end
+                    assert await converse(pool, peer, b"another") == b""
+                await served.wait_refused("crowded")
 
 
 async def test_only_the_expected_node_is_spoken_to_and_a_dead_one_costs_little(
