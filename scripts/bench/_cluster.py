@@ -47,7 +47,7 @@ class Sighting(NamedTuple):
     at_s: float
     observer: str
     kind: str
-    """up, suspect, down, left, told"""
+    """up, suspect, down, left, told; tells: it is on this node's disk and goes out"""
     subject: str
 
 
@@ -97,6 +97,10 @@ class Side(ABC):
     @abstractmethod
     def tell(self, name: str, subject: str) -> tuple[float, float]:
         """Makes `name` spread something; (when asked, when acknowledged)."""
+
+    def tells_s(self, name: str, subject: str, asked_s: float, acknowledged_s: float) -> float:
+        """When that began to spread."""
+        return self.seen("tells", subject, asked_s).get(name, acknowledged_s)
 
     # ------------------------------------------------------------ life
     @property
@@ -263,11 +267,12 @@ class EdgedSide(Side):
 
     def refresh_told(self) -> None:
         """From the event logs: a function is there when the record that names its version is."""
+        kinds = {"record-accepted": "told", "record-published": "tells"}
         for name in self.running:
             self.sightings += [
-                Sighting(row["at_ms"] / 1000, name, "told", row["name"])
+                Sighting(row["at_ms"] / 1000, name, kinds[row["kind"]], row["name"])
                 for row in self.events(name)
-                if row["kind"] == "record-accepted" and row["detail"].startswith("a/")
+                if row["kind"] in kinds and row["detail"].startswith("a/")
             ]
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -322,7 +327,8 @@ class EdgedSide(Side):
         self.tell(self.names[0], "warm")
 
     def tell(self, name: str, subject: str) -> tuple[float, float]:
-        body = msgspec.json.encode({"module": self._module})
+        # One other node shall have it on disk, so that little else than gossip is measured.
+        body = msgspec.json.encode({"module": self._module, "replicas": 1})
         connection, headers = self._connect(name), self._headers(name)
         connection.connect()
         try:
