@@ -60,7 +60,7 @@ class Keeper:
                 del self._asked[peer]
 
     async def _have(self, peer: NodeId, blob: Digest, manifest: Digest) -> None:
-        if await self.confirm(blob):
+        if await self._keeps(blob):
             return
         await self._fetcher.fetch(blob, manifest, progress=lambda _done, _of: None, holder=peer)
         self._on_held(blob)
@@ -70,6 +70,10 @@ class Keeper:
     async def confirm(self, blob: Digest) -> bool:
         """Whether it is on disk, looked at byte by byte as the asker relies on it, and promised to
         stay."""
+        async with self._keeping(blob):
+            return await self._keeps(blob)
+
+    async def _keeps(self, blob: Digest) -> bool:
         try:
             intact = await self._store.verify(blob)
         except BlobNotFound:

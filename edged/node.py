@@ -41,6 +41,9 @@ __all__ = ["Addresses", "Node", "run_node"]
 GENERATION: Final = "generation"
 RUN_FILE: Final = "run.json"
 CONTROL_DRAIN_S: Final = 2.0
+CATCH_UP_S: Final = 2.0
+"""Before the gateway opens: what was deployed while this node was away should not be 404 here. Its
+port is bound, so whoever connects waits."""
 LEAVE_TIMEOUT_S: Final = 2.0
 UPLOAD_TIMEOUT_S: Final = 600.0
 """256 MiB at 3.5 Mbit/s: an operator on a slow link may still deploy."""
@@ -162,11 +165,15 @@ class Node:
             await nursery.start(parts.acquaintances.run)
             await nursery.start(parts.replication.run)
             await nursery.start(parts.housekeeping.run)
-            parts.gossip_service.join(config.gossip.seeds, parts.acquaintances.recall())
+            known = parts.acquaintances.recall()
+            parts.gossip_service.join(config.gossip.seeds, known)
             control: HttpServer = await nursery.start(
                 listen, control_app, [sockets.control], CONTROL_LIMITS
             )
             gateway: HttpServer | None = None
+            if known or set(config.gossip.seeds) - {sockets.addresses.gossip_address}:
+                with trio.move_on_after(CATCH_UP_S):
+                    await parts.gossip_service.caught_up.wait()
             if sockets.gateway is not None:
                 gateway = await nursery.start(
                     listen, parts.gateway, [sockets.gateway], gateway_limits(config.gateway)

@@ -193,18 +193,14 @@ class Operations:
     async def _deploy(self, function: FunctionName, request: DeployRequest) -> Deployed:
         spec, wire_bytes = await self._make_spec(request)
         encoded = encode_spec(spec)
-        catalog = self._cluster.catalog
+        version = version_of(encoded)
+        self._prepare(function, encoded)  # what is refused here shall go nowhere else before
         change = self._cluster.nodes.change(spec.module, spec.replicas, wire_bytes=wire_bytes)
         async with change:
             await change.spread(spec.manifest)
             async with self._writing:
-                before = catalog.lookup(function)
-                wall_ms = self._cluster.wall_ms()
-                version = version_of(encoded)
-                try:
-                    records = catalog.prepare_deploy(function, encoded, wall_ms=wall_ms)
-                except RemoteProtocolError as error:
-                    raise _refused(error) from error
+                before = self._cluster.catalog.lookup(function)
+                records = self._prepare(function, encoded)
                 await self._commit(records)
             self._activation.start(spec)
             replicas = await self._store_elsewhere(change, function, version, records)
@@ -215,6 +211,15 @@ class Operations:
             created=bool(records),
             replicas=replicas,
         )
+
+    def _prepare(self, function: FunctionName, encoded: bytes) -> list[Record]:
+        """Moves nothing but the catalog's clock. Raises Conflict, BadRequest."""
+        try:
+            return self._cluster.catalog.prepare_deploy(
+                function, encoded, wall_ms=self._cluster.wall_ms()
+            )
+        except RemoteProtocolError as error:
+            raise _refused(error) from error
 
     async def _store_elsewhere(
         self, change: Change, function: FunctionName, version: VersionId, records: Sequence[Record]

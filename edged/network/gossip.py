@@ -136,6 +136,8 @@ class GossipService:
         self._prober = StreamProber(trust, numeric=self._numeric, report=self._stream_probed)
         self._provers = trio.CapacityLimiter(PROVERS)
         self._waiting = trio.CancelScope()
+        self.caught_up: Final = trio.Event()
+        """Set once this node knows all that one of its peers knew."""
         self._stopping = False
         self._ended = trio.Event()
         self._ended.set()
@@ -394,6 +396,7 @@ class GossipService:
     async def _sync(self, helpers: trio.Nursery, peer: Member) -> None:
         try:
             await self._sync_with(peer)
+            self.caught_up.set()
         except (PeerError, RemoteProtocolError) as error:
             self._gossip.sync_failed(peer.node_id)
             private = error.private if isinstance(error, PeerError) else ""

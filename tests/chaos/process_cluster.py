@@ -43,7 +43,13 @@ class Member:
     """One process and its files."""
 
     def __init__(
-        self, base: Path, name: str, preset: str, ports: Sequence[int], seeds: Sequence[str]
+        self,
+        base: Path,
+        name: str,
+        preset: str,
+        ports: Sequence[int],
+        seeds: Sequence[str],
+        region: str = "local",
     ) -> None:
         self.base, self.name = base, name
         self.gossip, self.control, self.gateway = (f"{HOST}:{port}" for port in ports)
@@ -52,7 +58,7 @@ class Member:
         """Its gateway may refuse connections now."""
         base.mkdir(parents=True)
         config = {
-            "node": {"name": name},
+            "node": {"name": name, "region": region},
             "gateway": {"bind": self.gateway},
             "control": {"bind": self.control},
             "gossip": {"bind": self.gossip, "seeds": list(seeds), "preset": preset},
@@ -91,6 +97,17 @@ class Member:
         self.restarting = True
         self.signal(signal.SIGTERM)
         assert self.process.wait(WAIT_S) == 0
+        self.spawn()
+        self.wait_ready()
+        self.restarting = False
+
+    def kill(self) -> None:
+        """Without a word; its files stay."""
+        self.restarting = True
+        self.end()
+
+    def revive(self) -> None:
+        """Returns when it is ready again."""
         self.spawn()
         self.wait_ready()
         self.restarting = False
@@ -136,7 +153,10 @@ class Member:
 class Members:
     """All of a cluster."""
 
-    def __init__(self, base: Path, presets: Sequence[str]) -> None:
+    def __init__(
+        self, base: Path, presets: Sequence[str], regions: Sequence[str] = ("local",)
+    ) -> None:
+        """Regions are dealt out in turn."""
         ports = free_ports(3 * len(presets), taken=())
         seeds = [f"{HOST}:{port}" for port in ports[: 3 * min(3, len(presets)) : 3]]
         create_ca(base / "ca")
@@ -144,7 +164,8 @@ class Members:
         for index, preset in enumerate(presets):
             name = f"n{index}"
             own = ports[3 * index : 3 * index + 3]
-            self.all.append(Member(base / name, name, preset, own, seeds))
+            region = regions[index % len(regions)]
+            self.all.append(Member(base / name, name, preset, own, seeds, region))
             issue_node(base / "ca", base / name / "trust", name=name)
 
     @property
@@ -175,9 +196,11 @@ class Members:
 
 
 @contextmanager
-def cluster(base: Path, presets: Sequence[str]) -> Iterator[Members]:
+def cluster(
+    base: Path, presets: Sequence[str], regions: Sequence[str] = ("local",)
+) -> Iterator[Members]:
     """Started, whole, and gone afterwards."""
-    made = Members(base, presets)
+    made = Members(base, presets, regions)
     try:
         made.start()
         yield made

@@ -69,7 +69,10 @@ class MemorySource:
 
 
 class EchoSync:
-    """Answers a sync with what it got, or refuses it."""
+    """Answers a sync with what it got, or refuses it; stores no records."""
+
+    async def store_records(self, body: bytes) -> None:
+        raise PeerError("keeps no records")
 
     async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
         if body == b"refuse":
@@ -204,6 +207,9 @@ class GossipNode:
     async def answer_sync(self, peer: NodeId, body: bytes) -> bytes:
         await trio.sleep(self.syncs_take_s)
         return await self.service.answer_sync(peer, body)
+
+    async def store_records(self, body: bytes) -> None:
+        await self.service.store_records(body)
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, RecordsAccepted) and not self.fail_saves:

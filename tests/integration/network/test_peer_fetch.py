@@ -72,7 +72,7 @@ class Bench:
         self.make_trust = make
         self.log = log
         self.stores: list[BlobStore] = []
-        self._nursery = nursery
+        self.nursery = nursery
         self._root = root
 
     async def site(
@@ -86,12 +86,12 @@ class Bench:
         )
         self.stores.append(store)
         site = Site(self.make_trust(name), store, self.log, config)
-        await self._nursery.start(site.exchange.run)
+        await self.nursery.start(site.exchange.run)
         return site
 
     async def holder(self, name: str, source: MemorySource, *sites: Site) -> Served:
         trust = self.make_trust(name)
-        served = await start_serving(self._nursery, trust, source, self.log)
+        served = await start_serving(self.nursery, trust, source, self.log)
         for site in sites:
             site.know(trust, served.address)
         return served
@@ -286,6 +286,43 @@ async def test_a_holder_that_restarts_is_tried_again(bench: Bench) -> None:
     await fetch(site)
     assert await site.store.read(BLOB) == DATA
     assert source.served.count(-1) == 2
+
+
+async def test_all_holders_but_one_give_the_blob_up_during_the_fetch(bench: Bench) -> None:
+    """Evicted, as surplus may be, or died: the last one has it all."""
+
+    class Evicting(MemorySource):
+        async def wire_segment(self, digest: Digest, index: int) -> bytes:
+            if len(self.served) == 2:
+                del self.blobs[digest]
+                self.served.append(-1)
+            return await super().wire_segment(digest, index)
+
+    site = await bench.site()
+    going = [Evicting(DATA) for _ in range(3)]
+    for index, source in enumerate(going):
+        await bench.holder(f"g{index}", source, site)
+    last = MemorySource(DATA)
+    await bench.holder("last", last, site)
+    await fetch(site)
+    assert await site.store.read(BLOB) == DATA
+    assert any(source.served[-1:] == [-1] for source in going)
+    assert last.served
+
+
+async def test_a_holder_that_gossip_does_not_know_yet_is_told_of(bench: Bench) -> None:
+    site = await bench.site()
+    trust = bench.make_trust("h")
+    served = await start_serving(bench.nursery, trust, MemorySource(DATA), bench.log)
+    address = served.address
+    site.members[trust.node_id] = Peer(
+        trust.node_id, "h", "local", address, address, "", rtt_s=None
+    )
+    with pytest.raises(NoHolder):
+        await fetch(site)
+    with trio.fail_after(20):
+        await site.exchange.fetch(BLOB, NAMED, progress=ignore, holder=trust.node_id)
+    assert await site.store.read(BLOB) == DATA
 
 
 async def test_many_who_want_one_blob_cause_one_transfer(bench: Bench) -> None:

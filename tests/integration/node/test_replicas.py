@@ -172,3 +172,29 @@ async def test_a_surplus_copy_goes_when_its_placement_has_it(
         rows = (await nodes[0].ask("GET", "/v1/events"))["events"]
         assert ("copy-dropped", "f") in [(row["kind"], row["name"]) for row in rows]
         assert (await nodes[0].get("/f")).content == f"f{index}".encode()
+
+
+async def test_two_versions_from_two_sides_of_a_partition_both_survive(tmp_path: Path) -> None:
+    """Each side acknowledges its own; when they meet, the later one is current everywhere, and the
+    other can be rolled back to."""
+    async with lab(tmp_path) as cluster:
+        for name, seed in (("a", None), ("b", "a"), ("c", None), ("d", "c")):
+            seeds = [] if seed is None else [cluster.nodes[seed].addresses.gossip_address]
+            await cluster.start(name, gossip={"seeds": seeds})
+        await cluster.agree("a", "b")
+        await cluster.agree("c", "d")
+        one = await cluster.nodes["a"].deploy("f", says("one"))
+        two = await cluster.nodes["c"].deploy("f", says("two"))
+        assert (one["replicas"], two["replicas"]) == (["a", "b"], ["c", "d"])
+        seeds = [cluster.nodes["c"].addresses.gossip_address]
+        await cluster.nodes["a"].ask("POST", "/v1/join", json={"seeds": seeds})
+        await cluster.agree()
+        for node in cluster.nodes.values():
+            assert (await node.get("/f")).content == b"two"
+        versions = (await cluster.nodes["d"].ask("GET", "/v1/functions/f/versions"))["versions"]
+        assert [row["version"] for row in versions] == [two["version"], one["version"]]
+        back = await cluster.nodes["d"].ask(
+            "POST", "/v1/functions/f/rollback", json={"version": None}
+        )
+        assert (back["version"], len(back["replicas"])) == (one["version"], 3)
+        assert (await cluster.nodes["d"].get("/f")).content == b"one"
