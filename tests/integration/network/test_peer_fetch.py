@@ -14,7 +14,7 @@ from network_support import MakeTrust, MemorySource, Served, make_blob, start_se
 
 from edged.errors import DiskFull, Draining, NoHolder, Overloaded, PeerError
 from edged.interfaces import BlobInfo, Peer
-from edged.network import ExchangeService
+from edged.network import ExchangeService, uploads
 from edged.network.exchange import WAITING_MAX
 from edged.store import BlobStore, open_store
 from edged.telemetry import Log, Metrics
@@ -101,6 +101,12 @@ class Bench:
         address = listeners[0].socket.getsockname()
         await listeners[0].aclose()
         site.know(self.make_trust(name), address)
+
+
+@pytest.fixture(autouse=True)
+def _no_reading_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holders here change their ways after so many segments were asked for."""
+    monkeypatch.setattr(uploads, "AHEAD_BYTES_MAX", 0)
 
 
 @pytest.fixture
