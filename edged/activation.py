@@ -135,7 +135,9 @@ class Activation:
 
     def is_near(self, digest: Digest) -> bool:
         """Whether it is in memory, or will be as soon as an artifact on disk is mapped."""
-        return digest in self._mapped or self._artifacts.best(digest) is not None
+        if digest in self._mapped or self._artifacts.accepted(digest):
+            return True
+        return self._artifacts.row(digest, "fast") is not None
 
     def tier(self, digest: Digest) -> Tier | None:
         """Of the code that is in memory now."""

@@ -24,9 +24,9 @@ async def test_a_cold_node_forwards_while_one_fetch_and_one_compile_make_it_read
 ) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
-        b = await cluster.start("b")
+        b = await cluster.start("b", artifacts={"accept": "none", "eager": False})
         await cluster.agree()
-        await a.deploy("f", says("herd"))
+        await a.deploy("f", says("herd"), policy={"concurrency": 100})
         await ready(b, "f", "a")
         wire = (await a.ask("GET", "/v1/functions/f/explain"))["forms"][1]["size_bytes"]
         starts: Counter[str] = Counter()
@@ -58,7 +58,7 @@ async def test_a_holder_that_stops_loses_no_forwarded_request(tmp_path: Path) ->
         a = await cluster.start("a")
         c = await cluster.start("c")
         # It never gets ready, so it forwards for as long as somebody else is.
-        b = await cluster.start("b", runtime={"compile_timeout_s": 0.001})
+        b = await cluster.start("b", runtime={"target": "pulley64", "compile_timeout_s": 0.001})
         await cluster.agree()
         await a.deploy("f", says("kept"))
         await c.get("/f")
