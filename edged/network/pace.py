@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ class Pace:
     def __init__(self) -> None:
         self.started_at_s = time.time()
         self.done_bytes = 0
+        self.moved_at = -math.inf
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS_MAX)
 
     def reach(self, done_bytes: int) -> None:
-        now = trio.current_time()
+        now = self.moved_at = trio.current_time()
         if not self._marks:
             # What was there before, from an earlier transfer, was not moved by this one.
             self._marks.append((now, done_bytes))

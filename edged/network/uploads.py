@@ -55,6 +55,8 @@ AHEAD_BYTES_MAX: Final = 512 * 1024
 """Read at once for one peer, what it did not ask for among it."""
 PROMPT_S: Final = 0.005
 """A batch that left within that may be followed by one of twice its size."""
+FRESH_S: Final = 30.0
+"""Without a byte for so long, a blob is not being sent any more."""
 BLOBS_PER_CONNECTION_MAX: Final = 64
 """A fetch uses its connections alone, so an honest peer wants one blob at a time on each."""
 
@@ -96,6 +98,10 @@ class Sending:
     total_bytes: int
     pace: Pace = field(default_factory=Pace)
 
+    def is_fresh(self) -> bool:
+        """A peer that only keeps its connection holds nothing up."""
+        return trio.current_time() - self.pace.moved_at < FRESH_S
+
 
 @dataclass(eq=False, slots=True)
 class Session:
@@ -127,6 +133,7 @@ class Session:
                 if any(waiting.id == request.id for waiting, _ in self.queue):
                     self.cancelled.add(request.id)
             case Done():
+                self.sending.pop(request.blob, None)
                 if request.blob in self.wanted:
                     self.leave(request.blob)
             case _:
@@ -171,8 +178,11 @@ class Uploads:
         return session
 
     def is_serving(self, blob: Digest) -> bool:
-        """Some peer was given some of it on a connection that stands."""
-        return any(blob in session.sending for session in self._sessions)
+        """Some peer was given some of it a moment ago, and has not said that it is done."""
+        return any(
+            (sending := session.sending.get(blob)) is not None and sending.is_fresh()
+            for session in self._sessions
+        )
 
     def moving(self) -> list[Moving]:
         return [
@@ -189,6 +199,7 @@ class Uploads:
             )
             for session in self._sessions
             for blob, sending in session.sending.items()
+            if sending.is_fresh()
         ]
 
     def end(self, session: Session) -> None:
