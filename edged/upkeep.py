@@ -146,14 +146,17 @@ class UpkeepService:
 
     def transfers(self) -> TransfersView:
         moving = [*self._exchange.moving(), *self._streams.moving()]
-        functions = self._functions({one.digest for one in moving})
+        modules = {row.digest: row.module for row in self._store.artifacts()} if moving else {}
+        functions = self._functions({modules.get(one.digest, one.digest) for one in moving})
         return TransfersView(
             self._node,
             tuple(
                 TransferView(
                     direction=one.direction,
                     digest=one.digest,
-                    functions=tuple(functions.get(one.digest, [])[:NAMES_SHOWN_MAX]),
+                    functions=tuple(
+                        functions.get(modules.get(one.digest, one.digest), [])[:NAMES_SHOWN_MAX]
+                    ),
                     state=one.state,
                     urgent=one.urgent,
                     done_bytes=one.done_bytes,
