@@ -35,6 +35,12 @@ def ignore(done: int, total: int) -> None:
     pass
 
 
+@pytest.fixture(autouse=True)
+def _holders_read_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing ahead, so that a source's reads tell what the fetcher wanted."""
+    monkeypatch.setattr(uploads, "AHEAD_BYTES_MAX", 0)
+
+
 class Site:
     """A node that fetches; `peers` is what it believes of others."""
 

@@ -83,7 +83,8 @@ async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) 
         a = await cluster.start("a")
         b = await cluster.start("b", gateway={"forward": False})
         await cluster.agree()
-        deployed = await a.deploy("hello", says("one"))
+        # One replica: what a peer was asked to keep for others, it keeps for a while (SPEC §11).
+        deployed = await a.deploy("hello", says("one"), replicas=1)
         await cluster.knows(b, "/hello")
         module = deployed["module"]
         await a.ask("DELETE", "/v1/functions/hello")
@@ -97,7 +98,7 @@ async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) 
 
         while await holders() != [1]:
             await trio.sleep(0.05)
-        body = msgspec.json.encode({"module": module})  # without another upload
+        body = msgspec.json.encode({"module": module, "replicas": 1})  # without another upload
         await a.ask("PUT", "/v1/functions/again", content=body)
         assert (await cluster.knows(b, "/again")).text == "one"
         flip(next((tmp_path / "b/data/blobs").glob("*/*.module")))
