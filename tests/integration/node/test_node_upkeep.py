@@ -67,7 +67,8 @@ async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
         assert first["module"] not in left
         assert second["module"] in left  # pinned, and its code with it
         assert collected["kept"]["pinned"] == 2
-        assert sorted(left.values()) == ["artifact"] * 2 + ["manifest"] * 2 + ["module"] * 2
+        for kind in ("module", "artifact"):
+            assert list(left.values()).count(kind) == 2
         assert (await a.get("/other")).text == "three"
         await a.ask("DELETE", f"/v1/pins/{second['module']}")
         await collect(a)
@@ -81,7 +82,8 @@ async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
 async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
-        b = await cluster.start("b", gateway={"forward": False})
+        # Of another target than `a`, whose native code is of no use to it: it needs the module.
+        b = await cluster.start("b", gateway={"forward": False}, runtime={"target": "pulley64"})
         await cluster.agree()
         # One replica: what a peer was asked to keep for others, it keeps for a while (SPEC §11).
         deployed = await a.deploy("hello", says("one"), replicas=1)
@@ -102,7 +104,7 @@ async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) 
         await a.ask("PUT", "/v1/functions/again", content=body)
         assert (await cluster.knows(b, "/again")).text == "one"
         flip(next((tmp_path / "b/data/blobs").glob("*/*.module")))
-        flip(next((tmp_path / "b/data/wire").glob("*/*")))
+        flip(next((tmp_path / "b/data/wire").glob(f"*/{module}.*")))
         view = await verified(b)
         outcomes = {row["digest"]: row["outcome"] for row in view["findings"]}
         assert outcomes == {module: "fetched from peers"}
