@@ -261,7 +261,7 @@ class Parts:
         )
         self.streams = StreamServer(
             trust=trust,
-            source=WireSource(store, log, attested=self._attested),
+            source=WireSource(store, log, attested=self._attested, manifests=self._manifests),
             deltas=DeltaSource(store),
             fetching=self.exchange,
             sync=self.gossip_service,
@@ -508,6 +508,10 @@ class Parts:
             for row in catalog.versions(name)
         )
         return [one for one in found if one != module]
+
+    def _manifests(self, module: Digest) -> tuple[Digest, ...]:
+        wanted = self.gossip.catalog.modules.get(module)
+        return () if wanted is None else wanted.manifests
 
     def _bases(self, module: Digest) -> list[Digest]:
         return [one for one in self._kin(module) if self._store.info(one) is not None]

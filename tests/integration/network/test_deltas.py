@@ -19,7 +19,7 @@ from edged.network import deltas as network_deltas
 from edged.serving import WireSource
 from edged.store import BlobStore, open_store
 from edged.telemetry import Log, Metrics
-from protocol.ids import Digest, digest_of
+from protocol.ids import ArtifactKey, Digest, digest_of
 from protocol.manifest import manifest_digest
 from protocol.streams import DELTA_PART_BYTES
 
@@ -28,6 +28,10 @@ OLD = b"\0asm\x01\0\0\0" + LETTERS + random.Random(1).randbytes(3_000_000)
 NEW = OLD[:1_000_000] + random.Random(2).randbytes(700_000) + OLD[1_000_500:]
 """Its delta has three parts."""
 OLD_BLOB, NEW_BLOB = digest_of(OLD), digest_of(NEW)
+
+
+async def nothing_attested(_module: Digest, _key: ArtifactKey) -> bytes:
+    return b""
 
 
 class Cluster:
@@ -54,7 +58,7 @@ class Cluster:
         self, nursery: trio.Nursery, store: BlobStore, deltas: DeltaSource | None, name: str = "h"
     ) -> Metrics:
         trust = self.make_trust(name)
-        source = WireSource(store, self.log)
+        source = WireSource(store, self.log, attested=nothing_attested)
         served = await start_serving(nursery, trust, source, self.log, deltas=deltas)
         address = served.address
         self.peers.append(Peer(trust.node_id, name, "local", address, address, "", rtt_s=None))
@@ -233,3 +237,23 @@ async def test_no_more_than_a_few_wait_for_one(cluster: Cluster) -> None:
         for blob in blobs:
             nursery.start_soon(ask, blob)
     assert len(refused) == 1
+
+
+async def test_a_wire_form_is_made_again_only_if_it_is_the_one_the_record_names(
+    cluster: Cluster,
+) -> None:
+    named = await (await cluster.store("origin", OLD, zstd_level=1)).manifest(OLD_BLOB)
+    for level in (1, 19):
+        store = await cluster.store(f"level-{level}", zstd_level=level)
+        await store.put(OLD, kind="module")
+        source = WireSource(
+            store,
+            cluster.log,
+            attested=nothing_attested,
+            manifests=lambda _module: [manifest_digest(named)],
+        )
+        if level == 1:
+            assert await source.manifest(OLD_BLOB) == named
+            continue
+        with pytest.raises(BlobNotFound, match="cannot be made here"):
+            await source.manifest(OLD_BLOB)
