@@ -254,7 +254,7 @@ class Scrubber:
                     if row.digest == info.digest:
                         self._repairs.unmap(row.module)
                         self._repairs.announce(row.module)
-                return "dropped; it is made again when it is needed"
+                return "dropped; it is fetched or made again when it is needed"
             case "manifest":
                 if any(blob.manifest == info.digest for blob in self._store.blobs()):
                     return "made again with the wire form it belongs to"

@@ -146,7 +146,7 @@ async def test_each_kind_of_damage(bench: Bench) -> None:
         module["both"]: ("corrupt", True, "fetched from peers"),
         module["lost"]: ("corrupt", False, f"no reachable peer holds blob {module['lost']}"),
         module["unneeded"]: ("corrupt", False, "nothing needs it"),
-        info.digest: ("corrupt", True, "dropped; it is made again when it is needed"),
+        info.digest: ("corrupt", True, "dropped; it is fetched or made again when it is needed"),
         bench.wanted[module["wire"]]: (
             *("corrupt", True, "made again with the wire form it belongs to"),
         ),
