@@ -127,6 +127,63 @@ async def test_a_host_that_takes_no_connection_is_silent(
             await look.wait("silent")
 
 
+async def test_a_dial_that_nothing_comes_of_is_not_waited_for(
+    make_trust: MakeTrust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a lost SYN."""
+    dials, attempt = 0, streamprobes._attempt
+
+    async def attempt_lost_first(
+        address: Address,
+        found: list[trio.SocketStream | StreamOutcome],
+        others: trio.CancelScope,
+    ) -> None:
+        nonlocal dials
+        dials += 1
+        if dials == 1:
+            await trio.sleep_forever()
+        await attempt(address, found, others)
+
+    monkeypatch.setattr(streamprobes, "_attempt", attempt_lost_first)
+    monkeypatch.setattr(streamprobes, "REDIAL_S", 0.01)
+    a, b = make_trust("a"), make_trust("b")
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener, looking(a) as look:
+        look.start(probe_of(b.node_id, listener.socket.getsockname()))
+        await look.wait("stalled")
+        assert dials >= 2
+
+
+async def test_dials_end_with_their_look(
+    make_trust: MakeTrust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = make_trust("a")
+    cancelled = 0
+
+    async def hang(*_: object) -> None:
+        nonlocal cancelled
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled += 1
+
+    monkeypatch.setattr(streamprobes, "_attempt", hang)
+    monkeypatch.setattr(streamprobes, "REDIAL_S", 0.01)
+    monkeypatch.setattr(streamprobes, "CONNECT_TIMEOUT_S", 0.05)
+    async with looking(a) as look:
+        look.start(probe_of(a.node_id, ("127.0.0.1", 1)))
+        await look.wait("silent")
+        assert 1 <= cancelled <= 5, "no more of them than there is time for"
+        before = cancelled
+        monkeypatch.setattr(streamprobes, "CONNECT_TIMEOUT_S", 60.0)
+        look.start(probe_of(a.node_id, ("127.0.0.1", 1)))
+        await trio.testing.wait_all_tasks_blocked()
+        look.prober.end(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert cancelled > before
+        assert look.outcomes == ["silent"]
+
+
 async def test_a_member_whose_datagrams_are_lost_lives(make_trust: MakeTrust, log: Log) -> None:
     """Its stream answers: counted, and nobody is suspected for it."""
     trusts = [make_trust(name) for name in "ab"]
