@@ -82,11 +82,11 @@ async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
 async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
+        # Before there is `b`: what a peer was asked to keep, it keeps for a while (SPEC §11.5).
+        deployed = await a.deploy("hello", says("one"), replicas=1)
         # Of another target than `a`, whose native code is of no use to it: it needs the module.
         b = await cluster.start("b", gateway={"forward": False}, runtime={"target": "pulley64"})
         await cluster.agree()
-        # One replica: what a peer was asked to keep for others, it keeps for a while (SPEC §11).
-        deployed = await a.deploy("hello", says("one"), replicas=1)
         await cluster.knows(b, "/hello")
         module = deployed["module"]
         await a.ask("DELETE", "/v1/functions/hello")
