@@ -69,10 +69,13 @@ class Acceptance:
     def distrusted(self) -> tuple[NodeId, ...]:
         return tuple(self._distrusted)
 
-    async def distrust(self, builders: Sequence[NodeId]) -> None:
-        """For good: an operator who has mended such a node gives it a new key. Raises StoreError;
-        they are distrusted until the restart then."""
+    def distrust(self, builders: Sequence[NodeId]) -> None:
+        """At once; for good once `save` has returned: an operator who has mended such a node gives
+        it a new key."""
         self._distrusted |= dict.fromkeys(builders)
+
+    async def save(self) -> None:
+        """Raises StoreError."""
         await self._store.set_meta(DISTRUSTED, msgspec.msgpack.encode(list(self._distrusted)))
 
     def sort(

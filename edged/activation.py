@@ -164,7 +164,7 @@ class Activation:
     @property
     def busy(self) -> bool:
         """Whether code is being made ready now."""
-        return bool(self._flights) or self._optimiser.waiting > 0
+        return bool(self._flights)
 
     def optimising(self, digest: Digest) -> str | None:
         """For an operator: what becomes of the fast code in memory; None if there is none."""

@@ -236,6 +236,10 @@ class Artifacts:
         with self._shown_building(module, shown=shown):
             await self._make_checked(module, self._runtime.optimise, self._metrics.optimisations)
 
+    def sharing(self, artifact: Digest) -> list[Digest]:
+        """The modules whose code it is said to be here: such as differ in custom sections only."""
+        return [row.module for row in self._store.artifacts() if row.digest == artifact]
+
     async def remake(self, row: ArtifactRow) -> Digest:
         """Compiles again what was fetched, as `optimise`; the digest of what came of it, which is
         this node's artifact from now on. Raises as `optimise`."""
@@ -351,17 +355,21 @@ class Artifacts:
         await self._store.delete_artifact(module, row.key)
         self._on_change(module)
 
-    async def distrust(self, builders: tuple[NodeId, ...]) -> list[Digest]:
-        """Trusts these builders no more, drops what now lacks words, and tells of which modules.
-        Raises StoreError."""
-        await self._acceptance.distrust(builders)
+    def distrust(self, builders: tuple[NodeId, ...]) -> list[Digest]:
+        """Trusts these builders no more; the modules whose artifacts here lack words now."""
+        self._acceptance.distrust(builders)
         self._judged.clear()
-        gone = []
-        for row in self._store.artifacts():
-            if row.key == self._runtime.keys["optimised"] and not self.accepted(row.module):
-                await self._refuse(row.module, row, "distrusted", "its builder failed an audit")
-                gone.append(row.module)
-        return gone
+        key = self._runtime.keys["optimised"]
+        modules = [row.module for row in self._store.artifacts() if row.key == key]
+        return [module for module in modules if not self.accepted(module)]
+
+    async def forget(self, modules: list[Digest]) -> None:
+        """Drops the artifacts of distrusted builders, and remembers whom. Raises StoreError."""
+        await self._acceptance.save()
+        for module in modules:
+            row = self.row(module, "optimised")
+            if row is not None:
+                await self._refuse(module, row, "distrusted", "its builder failed an audit")
 
     # ------------------------------------------------------------ costs
     def measure(self, module: Digest, tier: Tier = "optimised", **values: float | None) -> None:

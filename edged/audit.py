@@ -72,6 +72,7 @@ class Auditor:
         if len(self._audited) > AUDITED_MAX:
             self._audited.popitem(last=False)
         builders = self._artifacts.builders(row)
+        sharing = self._artifacts.sharing(row.digest)
         try:
             made = await self._artifacts.remake(row)
         except (EdgedError, OSError) as error:
@@ -82,9 +83,16 @@ class Auditor:
             self._metrics.audits.labels("ok").inc()
             self._log.info("audit: the artifact holds", module=row.module, artifact=row.digest)
             return
-        await self._evict(row, builders, made)
+        self._report(row, builders, made)
+        lacking = self._artifacts.distrust(builders)
+        for module in dict.fromkeys([*sharing, *lacking]):
+            self._unmap(module)
+        try:
+            await self._artifacts.forget(lacking)
+        except EdgedError as error:  # none of it is opened again all the same, while this node runs
+            self._log.error("distrust is not on disk", builders=builders, why=str(error))
 
-    async def _evict(self, row: ArtifactRow, builders: tuple[NodeId, ...], made: Digest) -> None:
+    def _report(self, row: ArtifactRow, builders: tuple[NodeId, ...], made: Digest) -> None:
         names = [self._name_of(builder) for builder in builders]
         self._metrics.audits.labels("mismatch").inc()
         self._log.error(
@@ -95,6 +103,3 @@ class Auditor:
         for name in names:
             detail = f"module {row.module[:12]}: vouched for {row.digest[:12]}, is {made[:12]}"
             self._note("artifact-mismatch", name, detail)
-        self._unmap(row.module)
-        for module in await self._artifacts.distrust(builders):
-            self._unmap(module)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from protocol.ids import ArtifactKey, Digest, NodeId
 
@@ -21,9 +20,6 @@ from .rates import Rates
 from .supply import Rivals, Supply
 from .telemetry import Log, Metrics
 from .trust import Trust
-
-USELESS: Final = frozenset({"engine", "distrusted"})
-"""Reasons for which an artifact that was fetched is not fetched again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ class NativeParts:
 
     def _refused(self, row: ArtifactRow, reason: str, detail: str) -> None:
         self._acquisition.refuse(row.module, None, reason, detail)
-        if reason in USELESS:
+        if reason == "engine":  # it would be so again
             self._acquisition.unfit(row.module, row.digest)
 
     def _make_artifacts(self) -> Artifacts:

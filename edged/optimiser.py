@@ -53,11 +53,6 @@ class Optimiser:
             self._queue.popitem(last=False)
         self._changed.set()
 
-    @property
-    def waiting(self) -> int:
-        """Modules that lack optimised code, the one at work included."""
-        return len(self._queue)
-
     def failing(self, module: Digest) -> EdgedError | None:
         """Why `module` still runs on fast code, while optimising it is not tried again."""
         return self._backoff.failing(module)
@@ -93,8 +88,9 @@ class Optimiser:
             self._failed(module, error)
         else:
             self._queue.pop(module, None)
-            self._backoff.succeeded(module)
-            if again_s is not None:
+            if again_s is None:
+                self._backoff.succeeded(module)
+            else:
                 self._queue[module] = trio.current_time() + again_s
 
     def _failed(self, module: Digest, error: EdgedError | OSError) -> None:

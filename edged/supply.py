@@ -29,6 +29,8 @@ POLL_S: Final = 0.1
 FETCH_MIN_S: Final = 2.0
 """A fetch may take this long, however quick the compiler: links falter."""
 WAITS_MAX: Final = 1024
+FORGOTTEN_S: Final = 5.0
+"""Who has not looked for so long had stopped waiting."""
 
 Step = Literal["fetched", "wait", "build"]
 
@@ -45,6 +47,7 @@ class Rivals(msgspec.Struct, frozen=True):
 @dataclass(slots=True)
 class _Wait:
     since_s: float
+    looked_s: float
     asked: frozenset[NodeId] = field(default_factory=frozenset)
 
 
@@ -88,9 +91,7 @@ class Supply:
         estimate_s = await self._artifacts.estimate_s(
             module, "optimised", module_bytes=module_bytes
         )
-        waiting = self._waits.setdefault(module, _Wait(trio.current_time()))
-        if len(self._waits) > WAITS_MAX:
-            self._waits.popitem(last=False)
+        waiting = self._waiting(module)
         found = self._look(module, estimate_s, waiting)
         if found == "wait":
             return "wait", estimate_s
@@ -99,10 +100,21 @@ class Supply:
             return "build", estimate_s
         waiting.asked = self._rivals(module).ready
         fetched = await self._fetch(module, budget_s=PATIENCE * estimate_s, urgent=urgent)
+        waiting.looked_s = trio.current_time()
         if fetched == "none":
             return "wait", estimate_s  # looks again at once: there may be nothing to wait for
         self._waits.pop(module, None)
         return "fetched" if fetched == "fetched" else "build", estimate_s
+
+    def _waiting(self, module: Digest) -> _Wait:
+        now_s = trio.current_time()
+        waiting = self._waits.get(module)
+        if waiting is None or now_s - waiting.looked_s > FORGOTTEN_S:
+            waiting = self._waits[module] = _Wait(now_s, now_s)
+            if len(self._waits) > WAITS_MAX:
+                self._waits.popitem(last=False)
+        waiting.looked_s = now_s
+        return waiting
 
     def _look(
         self, module: Digest, estimate_s: float, waiting: _Wait

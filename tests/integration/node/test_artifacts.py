@@ -28,7 +28,8 @@ ONE_TIER = {"tiers": "optimised"}
 async def shown(node: Running, wanted: dict[str, str], name: str = "f") -> None:
     """Until `node` knows these forms, by holder; "|" between those that will do."""
     while True:
-        holders = (await node.ask("GET", f"/v1/functions/{name}"))["holders"]
+        answer = await node.control("GET", f"/v1/functions/{name}")
+        holders = answer.json()["holders"] if answer.is_success else ()
         found = {holder["node"]: holder["form"] for holder in holders}
         if all(found.get(holder) in form.split("|") for holder, form in wanted.items()):
             return

@@ -219,7 +219,8 @@ async def test_a_distrusted_builder_counts_nothing_also_after_a_restart(
     autojump_clock: MockClock,
 ) -> None:
     world = World()
-    await world.acceptance.distrust([node_id("b1")])
+    world.acceptance.distrust([node_id("b1")])
+    await world.acceptance.save()
     world.answers = {"p": told(word("b1"))}
     assert await world.survey() is None
     again = world.accepting("signed")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import MockClock
 
 from edged.backoff import FAILURES_MAX, Backoff
@@ -144,3 +145,25 @@ async def test_pauses_grow_to_a_bound_and_end_with_a_success(autojump_clock: Moc
         backoff.failed(digest(number), BAD)
     assert backoff.failing(digest(1)) is None
     assert backoff.failing(digest(2)) is BAD
+
+
+async def test_what_another_node_is_about_to_have_is_looked_at_again_and_lets_others_pass(
+    autojump_clock: MockClock,
+) -> None:
+    looked: list[Digest] = []
+
+    async def replace(module: Digest) -> float | None:
+        looked.append(module)
+        await trio.lowlevel.checkpoint()
+        return 0.1 if module == digest(1) and looked.count(digest(1)) < 4 else None
+
+    optimiser = Optimiser(
+        replace, is_wanted=lambda _module: True, metrics=Metrics(), log=make_log("o")
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(optimiser.run)
+        optimiser.want(digest(1))
+        optimiser.want(digest(2))
+        await trio.sleep(10)
+        optimiser.stop()
+    assert looked == [digest(1), digest(2), digest(1), digest(1), digest(1)]

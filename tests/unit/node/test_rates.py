@@ -1,0 +1,59 @@
+"""What compiling and fetching are expected to cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edged.rates import COMPILE_FIXED_S, COMPILE_SAMPLE_BYTES, FETCH_SAMPLE_BYTES, Rates, code_bytes
+
+HEADER = b"\0asm\x01\0\0\0"
+
+
+def section(number: int, body: bytes) -> bytes:
+    size, out = len(body), bytearray([number])
+    while size >= 0x80:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([*out, size]) + body
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (HEADER + section(1, bytes(300)) + section(10, bytes(70_000)) + section(11, b"d"), 70_000),
+        (HEADER + section(0, b"\x04name") + section(10, b"\0"), 1),
+        (HEADER + section(11, bytes(9)), 0),
+        (HEADER, 0),
+        (b"", 0),
+        (HEADER + b"\x01\xff\xff\xff\xff\x7f", 0),
+        (HEADER + section(0, b"") * 5_000 + section(10, bytes(5)), 0),
+    ],
+    ids=["after others", "at the end", "none", "empty", "no bytes", "cut", "too many sections"],
+)
+def test_code_is_what_a_compile_takes_time_for(
+    module: bytes, expected: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.wasm"
+    path.write_bytes(module)
+    assert code_bytes(path) == expected
+
+
+def test_rates_follow_what_is_measured() -> None:
+    rates = Rates()
+    before_s = rates.compile_s(1_000_000, "optimised")
+    assert before_s > rates.compile_s(1_000_000, "fast") > COMPILE_FIXED_S
+    rates.compiled(COMPILE_SAMPLE_BYTES - 1, "optimised", 100.0)
+    rates.compiled(1_000_000, "optimised", 0.0)
+    assert rates.compile_s(1_000_000, "optimised") == before_s
+    for _ in range(50):
+        rates.compiled(1_000_000, "optimised", 10.0)
+    assert rates.compile_s(1_000_000, "optimised") == pytest.approx(10.0, rel=0.01)
+    rates.fetched(FETCH_SAMPLE_BYTES - 1, 100.0)
+    assert rates.fetch_s(12_500_000) == 1.0
+    for _ in range(50):
+        rates.fetched(1_000_000, 1.0)
+    assert rates.fetch_s(1_000_000) == pytest.approx(1.0, rel=0.01)
+    rates.too_slow(0, 5.0)
+    assert rates.fetch_s(1_000) == 1_000.0
