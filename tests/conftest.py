@@ -15,6 +15,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Imported by a test in the middle of a run, where pytest rewrites it, Python 3.11's parser fails
+# now and then ("AST constructor recursion depth mismatch").
+import hypothesis.internal.conjecture.optimiser  # noqa: F401
 import pytest
 from children import zombies
 from hypothesis import HealthCheck, settings
