@@ -49,7 +49,7 @@ async def test_a_cold_node_forwards_while_one_fetch_and_one_compile_make_it_read
         assert await b.metric("edged_compiles_total") == 1
         assert await b.metric("edged_fetched_wire_bytes_total") == wire
         answered = await b.metric('edged_forwards_total{result="answered"}')
-        assert starts["forwarded"] <= answered == await b.metric("edged_forwards_total")
+        assert starts["forwarded"] <= answered
 
 
 async def test_a_holder_that_stops_loses_no_forwarded_request(tmp_path: Path) -> None:
