@@ -397,6 +397,10 @@ class Activation:
         self._on_held(spec.module)
         return trio.current_time() - started
 
+    def offered(self, module: Digest) -> bool:
+        """Whether a peer shows an artifact for it that this node might accept."""
+        return self._supply.offered(module)
+
     def failing(self, module: Digest) -> EdgedError | None:
         """Why `module` could not be made ready, while that is not tried again."""
         return self._backoff.failing(module)

@@ -458,12 +458,14 @@ class Operations:
             return "warm"
         if self._artifacts.best(module) is not None:
             return "loaded"
+        if self._activation.offered(module):
+            return "artifact"
         if self._activation.failing(module) is not None:
             return "compile-failed"
         if self._store.info(module) is not None:
             return "compiled"
         reachable = ("alive", "suspect")
-        holders = self._cluster.holders(module)
+        holders = [one for one in self._cluster.holders(module) if one.form != "artifact"]
         if any(holder.state in reachable and not holder.is_self for holder in holders):
             return "fetch+compiled"
         return "no-holder"

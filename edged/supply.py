@@ -76,10 +76,14 @@ class Supply:
         self._log = log
         self._waits: OrderedDict[Digest, _Wait] = OrderedDict()
 
+    def offered(self, module: Digest) -> bool:
+        """Whether peers show an artifact that this node might accept."""
+        return bool(self._acceptance.builders_needed and self._acquisition.sources(module))
+
     async def sooner(self, module: Digest, *, make_s: float) -> bool:
         """Fetches the artifact, if somebody has it and it is expected here before `make_s`, what
         making code costs. Raises StoreError, Draining, Overloaded."""
-        if not self._acceptance.builders_needed or not self._acquisition.sources(module):
+        if not self.offered(module):
             return False
         return await self._fetch(module, budget_s=make_s, urgent=True) == "fetched"
 

@@ -150,8 +150,8 @@ class ExplainView(msgspec.Struct, frozen=True):
     target: str
     artifact_key: ArtifactKey
     next_start: str
-    """What a request now would have to do: "warm", "loaded", "compiled", "fetch+compiled"; or why
-    it would fail: "no-holder", "compile-failed"."""
+    """What a request now would have to do: "warm", "loaded", "artifact" (of a peer), "compiled",
+    "fetch+compiled"; or why it would fail: "no-holder", "compile-failed"."""
     forms: tuple[FormView, ...]
     holders: tuple[HolderView, ...]
     optimising: str | None = None

@@ -83,6 +83,9 @@ async def test_one_compiles_and_the_others_fetch_also_from_each_other(tmp_path: 
         await deploy(a, "f", LARGE)
         for node in (b, c, p):
             await shown(node, {"a": "ready"})
+        for node, start_type in ((b, "artifact"), (p, "fetch+compiled")):
+            explained = await node.ask("GET", "/v1/functions/f/explain")
+            assert explained["next_start"] == start_type
         answer = await b.get("/f")
         assert (answer.content, answer.headers["x-edged-start"]) == (b"hello", "artifact")
         timing = answer.headers["server-timing"]
