@@ -190,13 +190,17 @@ class Views:
 
     def peers_ready(self, digest: Digest) -> list[Peer]:
         """Reachable peers whose gateway could answer with the module `digest` at once: the one
-        with the least round trip and load first."""
-        found = [
-            member
-            for member in self._holding(digest, READY_FORMS)
-            if member.reachable and not member.is_self and member.metadata.gateway_url
-        ]
-        return [_peer_of(member) for member in sorted(found, key=_wait_s)]
+        with the least round trip and load first. Last, one that is building: it likely runs code of
+        the fast tier meanwhile, and refuses in a round trip if it does not."""
+        holdings = self._gossip.holdings
+        ready: list[Member] = []
+        building: list[Member] = []
+        for member in self._holding(digest, READY_FORMS | {"building"}):
+            if member.reachable and not member.is_self and member.metadata.gateway_url:
+                form = holdings.form(member.node_id, digest)
+                (ready if form in READY_FORMS else building).append(member)
+        building = sorted(building, key=_wait_s)[:1]
+        return [_peer_of(member) for member in (*sorted(ready, key=_wait_s), *building)]
 
     def sites(self) -> list[Site]:
         """Where copies may be: every reachable member, this node among them."""

@@ -23,8 +23,13 @@ def test_node_toml_holds_every_key_with_its_default() -> None:
     assert load_config(CONFIGS / "node.toml").node.name == "edge-1"
 
 
-@pytest.mark.parametrize(
-    "path", sorted((CONFIGS / "clusters").glob("*.toml")), ids=lambda p: p.stem
-)
-def test_cluster_files(path: Path) -> None:
-    assert len(load_spec(path).nodes) == 3
+@pytest.mark.parametrize(("name", "nodes", "regions"), [("local3", 3, 1), ("regions5", 5, 3)])
+def test_cluster_files(name: str, nodes: int, regions: int) -> None:
+    spec = load_spec(CONFIGS / "clusters" / f"{name}.toml")
+    assert len(spec.nodes) == nodes
+    assert len({node.region for node in spec.nodes}) == regions
+
+
+def test_every_cluster_file_is_tested() -> None:
+    files = {path.stem for path in (CONFIGS / "clusters").glob("*.toml")}
+    assert files == {"local3", "regions5"}

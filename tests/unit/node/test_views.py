@@ -83,15 +83,16 @@ class World:
         return [peer.name for peer in self.views.peers_holding(MODULE)]
 
 
-def test_only_who_has_an_artifact_and_a_gateway_is_ready() -> None:
+def test_ready_is_who_has_an_artifact_and_a_gateway_and_last_one_that_builds() -> None:
     world = World()
     world.add(1, "module")
     world.add(2, "building")
     world.add(3, "ready")
     world.add(4, "artifact")
     world.add(5, "ready", metadata={"gateway_url": ""})
-    assert world.ready() == ["n3", "n4"]
-    assert world.holding() == ["n1", "n2", "n3", "n5"]
+    world.add(6, "building", rtt_s=0.0001)
+    assert world.ready() == ["n3", "n4", "n6"]
+    assert world.holding() == ["n6", "n1", "n2", "n3", "n5"]
 
 
 def test_the_nearest_comes_first_unless_it_is_busy() -> None:
