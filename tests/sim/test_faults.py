@@ -70,9 +70,12 @@ def test_a_clean_crash_loses_what_waits() -> None:
 def test_an_accepted_record_is_on_disk_a_moment_later() -> None:
     sim = running()
     sim.deploy(sim.nodes[0], "hello")
-    sim.run(0.003)
     other = sim.nodes[1]
     assert other.gossip is not None
+    for _ in range(100):
+        if other.gossip.catalog.lookup("hello") is not None:
+            break
+        sim.run(0.001)
     assert other.gossip.catalog.lookup("hello") is not None
     assert not other.disk.records
     sim.run(1)

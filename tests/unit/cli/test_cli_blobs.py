@@ -123,6 +123,7 @@ class _Enough(KeyboardInterrupt):
 def test_watching_transfers(
     cli: Any, node: NodeThread, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     node.upkeep.moving = (FETCH, QUEUED)
     monkeypatch.setattr(transfers_module, "is_terminal", lambda: how == "terminal")
     looks = threading.Semaphore(2)
