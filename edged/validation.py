@@ -32,8 +32,8 @@ PATTERNS: Final[Mapping[str, str]] = {
         "a name of the node's [mounts]: 1 to 63 of a-z 0-9 _ -, the first a letter or digit"
     ),
     r"^(none|signed|quorum=([2-9]|1[0-6]))": (
-        '"none" (compile all here), "signed" (by any builder of the cluster), or "quorum=K", K of 2 to'
-        " 16 builders"
+        '"none" (compile all here), "signed" (by any builder of the cluster), or "quorum=K", K of 2'
+        " to 16 builders"
     ),
 }
 """Rules in words, by the pattern without its end; one that has no words here is shown as it is."""
