@@ -442,6 +442,8 @@ class Parts:
                 member, why = event.member, event.reason.text
                 if isinstance(event, MemberDown):
                     self.exchange.drop(member.node_id)
+                else:
+                    self.forwarding.doubted(member.node_id)
                 self._note_reachable(member)
                 self._log.info(
                     f"member {kind}", member=member.name, member_id=member.node_id, why=why

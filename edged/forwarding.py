@@ -70,6 +70,10 @@ class Forwarding:
         """There are new functions, or peers."""
         self.pool.look_again()
 
+    def doubted(self, peer: NodeId) -> None:
+        """It is suspect."""
+        self.pool.doubt(peer)
+
     def lost(self, peer: NodeId, *, down: bool) -> None:
         """It is down, or has left."""
         self.pool.drop(peer, down=down)

@@ -196,7 +196,8 @@ class Views:
         ready: list[Member] = []
         building: list[Member] = []
         for member in self._holding(digest, READY_FORMS | {"building"}):
-            if member.reachable and not member.is_self and member.metadata.gateway_url:
+            # One that is suspect would keep a request waiting until it is down or back.
+            if member.state == "alive" and not member.is_self and member.metadata.gateway_url:
                 form = holdings.form(member.node_id, digest)
                 (ready if form in READY_FORMS else building).append(member)
         building = sorted(building, key=_wait_s)[:1]

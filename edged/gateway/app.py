@@ -301,6 +301,7 @@ class Gateway:
                 request_id=request.request_id,
                 started_at=request.started_at,
                 limit=limit,
+                timeout_s=function.spec.policy.timeout_ms / 1000,
             )
             if not await forwarder.forward(order, peers, exchange, send, tell):
                 return False

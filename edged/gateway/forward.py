@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from edged.errors import EdgedError, PeerError
+from edged.errors import DeadlineExceeded, EdgedError, PeerError
 from edged.http import AnswerReader, ClientGone, DirectExchange
 from edged.interfaces import FunctionView, GatewayStream, Peer, PeerGateways
 from edged.telemetry import Log, Metrics
@@ -31,6 +31,8 @@ REFUSAL_MAX: Final = 40
 STALL_TIMEOUT_S: Final = 20.0
 """A peer that takes no byte of a request, or gives none of an answer that has begun, for so long is
 given up (as HttpLimits.write_stall_s)."""
+ANSWER_MARGIN_S: Final = 2.0
+"""On top of what the function may take: code that is mapped from a disk, the way, a busy peer."""
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 """RFC 9110 §9.2.2."""
 CONTINUE: Final = (b"expect", b"100-continue")
@@ -42,6 +44,7 @@ class Order:
     """One request to pass on, and how far that has got."""
 
     __slots__ = (
+        "answer_s",
         "answering",
         "body",
         "delivered",
@@ -61,15 +64,18 @@ class Order:
         request_id: bytes,
         started_at: float,
         limit: trio.CancelScope,
+        timeout_s: float,
     ) -> None:
         """`passage`: as the next node gets it, but for the time that is left, which is that of
-        `limit`; `scope`: its headers hold no reserved fields."""
+        `limit`; `timeout_s`: what a guest may take; `scope`: without reserved fields."""
         self.scope = scope
         self.body = body
         self.passage = passage
         self.request_id = request_id
         self.started_at = started_at
         self.limit = limit
+        self.answer_s = timeout_s + ANSWER_MARGIN_S
+        """For a ready peer to begin its answer, from when it has all of the request."""
         self.delivered = False
         """All of it has left for the present peer."""
         self.answering = False
@@ -124,7 +130,9 @@ class _Upload:
                 parts += [] if more else [b"0\r\n\r\n"]
             await send_within(self._stream, parts)
         order.delivered = True
-        order.limit.deadline += trio.current_time() - began_at
+        now = trio.current_time()
+        order.limit.deadline += now - began_at
+        self._waiting.deadline = now + order.answer_s
 
 
 async def send_within(stream: GatewayStream, parts: Sequence[bytes]) -> None:
@@ -195,12 +203,15 @@ class Forwarder:
                 self._note(peer, "cut" if order.answering else result, error)
                 if not order.may_repeat:
                     raise
+            except DeadlineExceeded as error:
+                self._note(peer, "late", error)
+                raise
             else:
                 self._metrics.forwards.labels("answered").inc()
                 return True
         return False
 
-    def _note(self, peer: Peer, result: str, error: PeerError) -> None:
+    def _note(self, peer: Peer, result: str, error: EdgedError) -> None:
         self._metrics.forwards.labels(result).inc()
         self._log.info(
             "forward failed", peer=peer.name, result=result, why=str(error), private=error.private
@@ -216,7 +227,7 @@ class Forwarder:
         else:
             await send_within(stream, [self._head(order), whole] if whole else [self._head(order)])
             order.delivered = True
-            piece = await _read_head(stream, reader)
+            piece = await self._read_head(stream, reader, order)
         assert reader.head is not None
         refusal = [value for name, value in reader.head.headers if name == REFUSED]
         if refusal and not order.body.begun:
@@ -229,10 +240,13 @@ class Forwarder:
         self, stream: GatewayStream, order: Order, reader: AnswerReader
     ) -> bytes:
         await send_within(stream, [self._head(order, CONTINUE)])
-        while not reader.continued:
-            piece = reader.feed(await _more(stream))
-            if reader.head is not None:
-                return piece
+        with trio.move_on_after(order.answer_s):
+            while not reader.continued:
+                piece = reader.feed(await _more(stream))
+                if reader.head is not None:
+                    return piece
+        if not reader.continued:
+            raise PeerError("does not take the request")
         piece, lost = b"", None
         async with trio.open_nursery() as nursery:
             upload = _Upload(stream, order, nursery.cancel_scope)
@@ -246,7 +260,23 @@ class Forwarder:
         failed = upload.error or lost
         if failed is not None:
             raise failed
+        if reader.head is None:
+            raise _late(order)
         return piece
+
+    async def _read_head(self, stream: GatewayStream, reader: AnswerReader, order: Order) -> bytes:
+        """Gives up a peer that is late, and one that is suspect if another may be asked. Raises
+        PeerError; DeadlineExceeded: it may not be asked of another."""
+        with trio.move_on_after(order.answer_s) as waiting:
+            if order.may_repeat:
+                stream.on_doubt(waiting.cancel)
+            try:
+                return await _read_head(stream, reader)
+            finally:
+                stream.on_doubt(None)
+        if order.may_repeat:
+            raise PeerError("gave no answer in time, or is suspect")
+        raise _late(order)
 
     def _head(self, order: Order, *more: tuple[bytes, bytes]) -> bytes:
         scope = order.scope
@@ -314,6 +344,12 @@ async def _read_head(stream: GatewayStream, reader: AnswerReader) -> bytes:
         piece = reader.feed(await _more(stream))
         if reader.head is not None:
             return piece
+
+
+def _late(order: Order) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the node that was asked gave no answer within {order.answer_s:g} s; it may have run"
+    )
 
 
 async def _more(stream: GatewayStream) -> bytes:

@@ -37,6 +37,10 @@ class GatewayStream(Protocol):
         """b"" at the end. Raises PeerError."""
         ...
 
+    def on_doubt(self, act: Callable[[], None] | None) -> None:
+        """What to do, once, when the peer is suspected of being down."""
+        ...
+
     def keep(self) -> None:
         """Its exchange is complete: it may carry another."""
         ...

@@ -51,6 +51,7 @@ class PooledStream:
         self.idle_since = trio.current_time()
         self.kept = False
         self._tls = tls
+        self._act: Callable[[], None] | None = None
 
     async def send_all(self, parts: Sequence[bytes]) -> None:
         try:
@@ -63,6 +64,14 @@ class PooledStream:
             return bytes(await self._tls.receive())
         except _LOST as error:
             raise PeerError("connection lost while receiving", private=why(error)) from error
+
+    def on_doubt(self, act: Callable[[], None] | None) -> None:
+        self._act = act
+
+    def doubt(self) -> None:
+        act, self._act = self._act, None
+        if act is not None:
+            act()
 
     def keep(self) -> None:
         self.kept = True
@@ -165,6 +174,11 @@ class GatewayPool:
             for stream in self._idle:
                 stream.abort()
             self._idle.clear()
+
+    def doubt(self, peer: NodeId) -> None:
+        """`peer` is suspect: whoever can do without it need not wait until it is down."""
+        for stream in [each for each in self._busy if each.peer == peer]:
+            stream.doubt()
 
     async def _connect_ahead(self, peer: Peer) -> None:
         try:

@@ -35,6 +35,7 @@ class Stream:
         self.stream = stream
         self.kept = False
         self.sent = 0
+        self.act: Callable[[], None] | None = None
 
     async def send_all(self, parts: Sequence[bytes]) -> None:
         try:
@@ -49,6 +50,9 @@ class Stream:
             return bytes(await self.stream.receive_some(65536))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError("connection lost while receiving") from error
+
+    def on_doubt(self, act: Callable[[], None] | None) -> None:
+        self.act = act
 
     def keep(self) -> None:
         self.kept = True
@@ -95,6 +99,7 @@ class Net:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.members: dict[str, Member] = {}
         self.ready: list[str] = []
+        self.streams: list[Stream] = []
         self._nursery = nursery
 
     def peer(self, name: str) -> Peer:
@@ -158,7 +163,8 @@ class Net:
 
         self._nursery.start_soon(run)
         ours.setblocking(False)
-        return Stream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        self.streams.append(Stream(trio.SocketStream(trio.socket.from_stdlib_socket(ours))))
+        return self.streams[-1]
 
 
 class Gateways:

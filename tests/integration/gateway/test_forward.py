@@ -6,10 +6,12 @@ import threading
 
 import pytest
 import trio
+import trio.testing
 from forward_support import Net, cold, net, node_id, warm
 from gateway_support import Behaviours, result, spec
 
 from edged.errors import Overloaded
+from edged.gateway import forward
 from edged.gateway.forward import GATHERED_BYTES_MAX
 from edged.interfaces import Invocation, InvocationResult
 from protocol.function import Policy
@@ -323,6 +325,77 @@ async def test_what_was_delivered_runs_again_only_if_that_is_harmless(wire: obje
         assert (lost.status, lost.json()["type"]) == (502, "urn:edged:error:peer")
         assert (a.forwards("lost"), b.connections) == (2, 2)
         assert [call.stdin for call in a.functions.calls] == [b"y"]
+
+
+async def stops(stream: trio.SocketStream) -> None:
+    """As a process that was sent SIGSTOP: its kernel takes what is sent."""
+    while await stream.receive_some():
+        pass
+
+
+async def test_a_peer_that_is_suspect_is_not_waited_for_where_that_is_harmless() -> None:
+    async with net() as made:
+        await pair(made)
+        a, b = made.members["a"], made.members["b"]
+        b.wire = stops
+        clients = [await a.connect(), await a.connect()]
+        await clients[0].send(request())
+        await clients[1].send(request(method=b"POST", body=b"x"))
+        while b.connections < 2 or not all(stream.sent for stream in made.streams):
+            await trio.sleep(0.005)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [stream.act is not None for stream in made.streams].count(True) == 1
+        for stream in made.streams:
+            if stream.act is not None:
+                stream.act()
+        answer = await clients[0].response()
+        assert (answer.status, answer.headers["x-edged-node"]) == (200, "a")
+        assert a.forwards("lost") == 1
+        assert a.functions.calls[0].stdin == b"", "the POST waits"
+        assert len(a.functions.calls) == 1
+
+
+@pytest.mark.parametrize("body", [b"x", b"x" * (GATHERED_BYTES_MAX + 1)])
+async def test_a_peer_that_is_late_is_given_up(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def takes_all(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await stops(stream)
+
+    monkeypatch.setattr(forward, "ANSWER_MARGIN_S", 0.05)
+    functions = Behaviours()
+    functions.add(
+        "f", spec(policy=Policy(timeout_ms=50, body_bytes=MEBIBYTE)), lambda _: result(b"")
+    )
+    functions.far = {"f"}
+    async with net() as made:
+        await pair(made, functions=functions)
+        a, b = made.members["a"], made.members["b"]
+        b.wire = takes_all
+        late = await a.exchange(request(method=b"POST", body=body))
+        assert (late.status, late.json()["type"]) == (504, "urn:edged:error:deadline")
+        assert "may have run" in late.json()["detail"]
+        assert a.forwards("late") == 1
+        assert a.functions.calls == []
+        answer = await a.exchange(request())
+        assert (answer.status, answer.headers["x-edged-node"]) == (200, "a")
+
+
+async def test_a_peer_that_never_takes_a_long_body_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "ANSWER_MARGIN_S", 0.05)
+    functions = Behaviours()
+    functions.add(
+        "f", spec(policy=Policy(timeout_ms=50, body_bytes=MEBIBYTE)), lambda _: result(b"")
+    )
+    functions.far = {"f"}
+    async with net() as made:
+        await pair(made, functions=functions)
+        a, b = made.members["a"], made.members["b"]
+        b.wire = stops
+        answer = await a.exchange(request(method=b"POST", body=b"x" * (GATHERED_BYTES_MAX + 1)))
+        assert (answer.status, answer.headers["x-edged-node"]) == (200, "a")
 
 
 @pytest.mark.parametrize("framing", [b"content-length: 10", b"transfer-encoding: chunked"])

@@ -231,6 +231,13 @@ async def test_a_peer_that_is_down_is_cut_and_warm_ones_are_connected_ahead(
             await trio.sleep(1)
         async with pool.stream(peer) as stream:
             assert len(echo.accepted) == 1
+            doubts: list[str] = []
+            stream.on_doubt(lambda: doubts.append("doubted"))
+            pool.doubt(b.node_id)
+            assert doubts == []
+            pool.doubt(a.node_id)
+            pool.doubt(a.node_id)
+            assert doubts == ["doubted"], "once"
             pool.drop(a.node_id, down=False)
             await stream.send_all((b"still",))
             assert await stream.receive() == b"STILL"

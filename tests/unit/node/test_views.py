@@ -61,7 +61,7 @@ class World:
         )
         member = Member(
             node_id=node(number),
-            state="alive",
+            state=fields.pop("state", "alive"),
             generation=1,
             incarnation=0,
             metadata=msgspec.structs.replace(metadata, **fields.pop("metadata", {})),
@@ -91,8 +91,9 @@ def test_ready_is_who_has_an_artifact_and_a_gateway_and_last_one_that_builds() -
     world.add(4, "artifact")
     world.add(5, "ready", metadata={"gateway_url": ""})
     world.add(6, "building", rtt_s=0.0001)
+    world.add(7, "ready", state="suspect")
     assert world.ready() == ["n3", "n4", "n6"]
-    assert world.holding() == ["n6", "n1", "n2", "n3", "n5"]
+    assert world.holding() == ["n6", "n1", "n2", "n3", "n5", "n7"]
 
 
 def test_the_nearest_comes_first_unless_it_is_busy() -> None:
