@@ -210,6 +210,7 @@ class Operations:
             previous=before.version if before is not None else None,
             created=bool(records),
             replicas=replicas,
+            wanted=spec.replicas,
         )
 
     def _prepare(self, function: FunctionName, encoded: bytes) -> list[Record]:
@@ -288,6 +289,7 @@ class Operations:
             previous=current.version,
             created=bool(records),
             replicas=replicas,
+            wanted=target.spec.replicas,
         )
 
     def _rollback_target(self, name: FunctionName, version: str | None) -> VersionRow:

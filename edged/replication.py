@@ -147,7 +147,8 @@ class ReplicationService:
             wanted=number,
             placed=tuple(name(node) for node in placed),
             missing=tuple(name(node) for node in placed if node not in holders),
-            under_replicated=len(holders) < len(placed),
+            holders=len(holders),
+            under_replicated=len(holders) < number,
         )
 
     # ------------------------------------------------------------ what the machine wants

@@ -131,7 +131,7 @@ class Metrics:
             "edged_copies_dropped", "Surplus modules given up"
         ).labels()
         self.under_replicated = self._gauge(
-            "edged_under_replicated", "Modules that fewer nodes have than should"
+            "edged_under_replicated", "Modules that fewer nodes have than are wanted"
         ).labels()
         self.members = self._gauge("edged_members", "Members by state", "state")
         self._count_code()

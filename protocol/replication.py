@@ -249,7 +249,8 @@ class Replication:
         return () if blob is None else tuple(site.node_id for site in blob.placed)
 
     def lacking(self) -> list[Digest]:
-        """Wanted blobs of which fewer reachable nodes say that they have them than should."""
+        """Wanted blobs that fewer reachable nodes say they have than are wanted, even if there
+        are no more nodes."""
         return [digest for digest, blob in self._blobs.items() if self._lacks(digest, blob)]
 
     @property
@@ -264,7 +265,7 @@ class Replication:
 
     def _lacks(self, digest: Digest, blob: _Blob) -> bool:
         copies = len(self._holders(digest)) + self._held(digest)
-        return copies < min(blob.wanted.replicas, len(self._sites))
+        return copies < blob.wanted.replicas
 
     # ------------------------------------------------------------ placements
     def _placement(self, digest: Digest, wanted: Wanted) -> tuple[Site, ...]:

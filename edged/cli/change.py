@@ -24,6 +24,7 @@ def rollback(name: str, version: str | None, as_json: bool, **where: Any) -> Non
 
     from edged.interfaces import Deployed
 
+    from .deploy import warn_of_few
     from .show import function_path
     from .target import find_target
 
@@ -46,6 +47,7 @@ def rollback(name: str, version: str | None, as_json: bool, **where: Any) -> Non
     done = msgspec.json.decode(data, type=Deployed)
     before = f" (was {done.previous[:12]})" if done.previous else ""
     click.echo(f"{done.name} is at version {(done.version or '')[:12]}{before}")
+    warn_of_few(done)
 
 
 def _exists(client: Client, name: str) -> bool:

@@ -224,3 +224,11 @@ def _tell(stored: ModuleStored, deployed: Deployed, urls: list[str], node: str) 
         click.echo(f"  invoke   {clean(url)}")
     if len(urls) > URLS_SHOWN:
         click.echo(f"           and {len(urls) - URLS_SHOWN} more exports (--json lists them)")
+    warn_of_few(deployed)
+
+
+def warn_of_few(deployed: Deployed) -> None:
+    """Not with --json, which has both numbers."""
+    held, wanted = len(deployed.replicas), deployed.wanted
+    if held < wanted:
+        click.echo(f"warning: {held} of {wanted} on disk; restored when nodes are there", err=True)

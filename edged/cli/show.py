@@ -113,11 +113,11 @@ def _show_function(data: bytes) -> None:
             ("mounts", " ".join(f"{m.source}:{m.guest_path}" for m in policy.mounts) or NONE),
         )
     )
-    placed = detail.replicas
+    placed, lacking = detail.replicas, detail.replicas.under_replicated
     click.echo(
         f"replicas: {placed.wanted} wanted, to be on {', '.join(placed.placed) or NONE}"
         + (f"; missing on {', '.join(placed.missing)}" if placed.missing else "")
-        + ("; UNDER-REPLICATED" if placed.under_replicated else "")
+        + (f"; UNDER-REPLICATED: {placed.holders} of {placed.wanted}" if lacking else "")
     )
     _show_holders(detail.holders)
 

@@ -93,8 +93,10 @@ class ReplicasView(msgspec.Struct, frozen=True):
     """Names of the nodes it belongs on, best first: as many as wanted, or all."""
     missing: tuple[str, ...]
     """Those of them that do not say they have it."""
+    holders: int
+    """Reachable nodes, of the placement or not, that say they have it."""
     under_replicated: bool
-    """Fewer nodes have it than should."""
+    """They are fewer than wanted, be it that there are no more nodes."""
 
 
 class FunctionDetail(msgspec.Struct, frozen=True):
@@ -115,6 +117,9 @@ class Deployed(msgspec.Struct, frozen=True):
     """False: this exact version was current already."""
     replicas: tuple[str, ...] = ()
     """Names of nodes that have it on disk."""
+    wanted: int = 0
+    """How many its version asks for: more than `replicas` if fewer can be reached; the rest get it
+    when they are there. 0 after remove."""
 
 
 class FutureRecord(msgspec.Struct, frozen=True):
@@ -212,7 +217,7 @@ class ReplicationView(msgspec.Struct, frozen=True):
 
     modules: int = 0
     under_replicated: int = 0
-    """Fewer reachable nodes say that they have it than should."""
+    """Fewer reachable nodes say that they have it than are wanted, be it that there are no more."""
     repairing: int = 0
     """Being fetched here because this node is to have it."""
     waiting: int = 0

@@ -114,6 +114,23 @@ async def test_the_next_in_order_replaces_a_full_disk(tmp_path: Path) -> None:
         assert not on_disk(full, module)
 
 
+async def test_too_few_nodes_are_told_of_and_made_good(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        first = await cluster.start("a", replication={"repair_after_s": 0.3})
+        deployed = await first.deploy("f", says("alone"))
+        assert (deployed["replicas"], deployed["wanted"]) == (["a"], 3)
+        view = (await first.ask("GET", "/v1/functions/f"))["replicas"]
+        assert (view["wanted"], view["holders"], view["missing"]) == (3, 1, [])
+        assert view["under_replicated"]
+        assert (await first.ask("GET", "/v1/status"))["replication"]["under_replicated"] == 1
+        assert await first.metric("edged_under_replicated") == 1
+        for name in "bc":
+            await cluster.start(name, replication={"repair_after_s": 0.3})
+        while (await first.ask("GET", "/v1/functions/f"))["replicas"]["under_replicated"]:
+            await trio.sleep(0.05)
+        assert await first.metric("edged_under_replicated") == 0
+
+
 async def test_what_a_dead_node_had_is_made_again_elsewhere(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         nodes = await start(cluster, 5, replication={"repair_after_s": 0.5})
@@ -127,6 +144,7 @@ async def test_what_a_dead_node_had_is_made_again_elsewhere(tmp_path: Path) -> N
             "wanted": 3,
             "placed": [ranking[1], ranking[2], heir],
             "missing": [],
+            "holders": 3,
             "under_replicated": False,
         }
         while (await watching.ask("GET", "/v1/functions/f"))["replicas"] != expected:

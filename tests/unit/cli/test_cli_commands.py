@@ -91,6 +91,17 @@ def test_for_people(cli: Any, node: NodeThread, module_file: Path) -> None:
     assert "no functions yet" in cli("functions").stdout
 
 
+def test_fewer_copies_than_wanted_are_warned_of(cli: Any, as_json: Any, module_file: Path) -> None:
+    warning = "warning: 1 of 3 on disk; restored when nodes are there\n"
+    few = cli("deploy", module_file, "--replicas", "3")
+    assert (few.exit_code, few.stderr) == (0, warning)
+    assert "UNDER-REPLICATED: 1 of 3" in cli("describe", "hello").stdout
+    assert cli("deploy", module_file, "--replicas", "1").stderr == ""
+    assert cli("rollback", "hello").stderr == warning
+    told = as_json("deploy", module_file, "--replicas", "4")["function"]
+    assert (told["replicas"], told["wanted"]) == (["n1"], 4)
+
+
 def test_function_toml(as_json: Any, tmp_path: Path, module_file: Path) -> None:
     config = tmp_path / "function.toml"
     config.write_text(

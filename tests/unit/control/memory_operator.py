@@ -102,6 +102,7 @@ class MemoryOperator:
             entrypoint=request.entrypoint,
             methods=request.methods,
             policy=request.policy,
+            replicas=request.replicas or 1,
         )
         function = self.table.setdefault(name, _Function())
         previous = self._current(function)
@@ -110,7 +111,13 @@ class MemoryOperator:
         function.specs.append(spec)
         function.times.append(time.time())
         function.current = len(function.specs) - 1
-        return Deployed(name, self._current(function), previous, created=True)
+        return self._deployed(name, function, previous)
+
+    def _deployed(self, name, function: _Function, previous) -> Deployed:
+        wanted = function.specs[function.current].replicas
+        return Deployed(
+            name, self._current(function), previous, created=True, replicas=("n1",), wanted=wanted
+        )
 
     def _current(self, function: _Function):
         if function.current < 0:
@@ -148,7 +155,7 @@ class MemoryOperator:
     def describe(self, name: str) -> FunctionDetail:
         summary = self._summary(name)
         function = self.table[name]
-        replicas = ReplicasView(3, ("n1", "n2"), ("n2",), under_replicated=True)
+        replicas = ReplicasView(3, ("n1", "n2"), ("n2",), 1, under_replicated=True)
         return FunctionDetail(summary, function.specs[function.current], self._holders(), replicas)
 
     def versions(self, name: str) -> tuple[VersionView, ...]:
@@ -183,7 +190,7 @@ class MemoryOperator:
             if len(fits) > 1:
                 raise BadRequest(f"{version} fits {len(fits)} versions")
             function.current = fits[0]
-        return Deployed(name, self._current(function), previous, created=True)
+        return self._deployed(name, function, previous)
 
     async def remove(self, name: str) -> Deployed:
         await trio.lowlevel.checkpoint()

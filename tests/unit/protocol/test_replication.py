@@ -247,3 +247,7 @@ def test_lacking_counts_what_nodes_say() -> None:
     world.disk.add(mine)
     assert world.machine.lacking() == []
     assert world.machine.placed(digest_of(b"unwanted")) == ()
+    for node in IDS[1:]:
+        world.machine.member_gone(node, world.now)
+    world.elsewhere.clear()
+    assert world.machine.lacking() == [mine, other], "also if there are no more nodes"
