@@ -1,6 +1,6 @@
 """The steps of scripts/check: each runs even when one before it failed.
 
-The tests run as two processes side by side. Ends with "N passed, N failed", which a CI reads.
+The tests run as three processes side by side. Ends with "N passed, N failed", which a CI reads.
 `--quick` leaves out simulations, sockets, processes, whatever is marked slow, and building guests;
 `--slow` adds what is marked long: minutes of stopped and starved processes.
 Arguments after `--` go to pytest.
@@ -30,6 +30,7 @@ QUICK += ["--ignore", "tests/conformance/test_guests.py"]  # compiles them
 COMPUTING = [f"tests/{name}" for name in (
     "unit/protocol", "property", "sim", "fuzz", "conformance", "tidy", "packaging",
 )]  # fmt: skip
+WAITING = [f"tests/{name}" for name in ("chaos", "integration/cluster", "integration/node")]
 SEEDS = ["--seeds", "200", "--fresh", "50", "--jobs", "2"]
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 CLOSING = re.compile(r"^=* ?.*\b(passed|failed|error|errors|no tests ran)\b.* in [\d.]+s.*$")
@@ -69,7 +70,7 @@ def run_tool(command: list[str]) -> bool:
 
 
 class Suite:
-    """One pytest process. Its output goes to a file, so that two can run at once."""
+    """One pytest process. Its output goes to a file, so that several can run at once."""
 
     def __init__(
         self, name: str, arguments: list[str], env: dict[str, str], *, trace: bool
@@ -126,16 +127,17 @@ def run_suites(suites: list[Suite], timeout_s: float) -> tuple[bool, Counter[str
 
 
 def suites_of(options: argparse.Namespace, env: dict[str, str]) -> list[Suite]:
-    """Two halves at once, one busy with computing, one mostly waiting: a machine has two cores."""
+    """Three at once, one busy with computing, one mostly waiting, and the rest: a machine has two
+    cores."""
     if options.quick or options.pytest:
         chosen = ["-m", "not slow", *QUICK] if options.quick else []
         return [Suite("tests", [*chosen, *options.pytest], env, trace=True)]
-    rest = [f"--ignore={path}" for path in COMPUTING]
-    if options.slow:
-        rest.append("--long")
+    more = ["--durations=5", *(["--long"] if options.slow else [])]
+    rest = [f"--ignore={path}" for path in (*COMPUTING, *WAITING)]
     return [
-        Suite("protocol", ["--durations=5", *COMPUTING], env, trace=True),
-        Suite("node", ["--durations=5", "tests", *rest], env, trace=False),
+        Suite("protocol", [*more, *COMPUTING], env, trace=True),
+        Suite("processes", [*more, *WAITING], env, trace=False),
+        Suite("node", [*more, "tests", *rest], env, trace=False),
     ]
 
 

@@ -28,7 +28,15 @@ TEST_TIMEOUT_S = 120.0
 SLOW_TEST_TIMEOUT_S = 420.0
 LONG_TEST_TIMEOUT_S = 900.0
 # Tracing doubles a simulation's time, and these directories' tests are the long ones.
-UNMEASURED = {"sim", "scenarios", "integration", "chaos", "packaging"}
+UNMEASURED = {
+    "sim",
+    "sim_exchange",
+    "sim_replicas",
+    "scenarios",
+    "integration",
+    "chaos",
+    "packaging",
+}
 
 # A shared machine makes any deadline a coin toss; examples are reproducible from the printed blob.
 settings.register_profile(

@@ -194,7 +194,17 @@ class Side(ABC):
         ]
 
     def cost(self, name: str) -> Cost:
-        return cost_of(self.processes[name].pid)
+        process = self.processes[name]
+        if process.poll() is not None:
+            raise RuntimeError(
+                f"{self.label} {name} ended with {process.returncode}:\n{self.last_words(name)}"
+            )
+        return cost_of(process.pid)
+
+    def last_words(self, name: str) -> str:
+        """The end of its log."""
+        del name
+        return ""
 
 
 class EdgedSide(Side):
@@ -244,9 +254,11 @@ class EdgedSide(Side):
         for name in self.running:
             while not (self._base / name / "data" / "run.json").exists():
                 if self.processes[name].poll() is not None or time.monotonic() > deadline_s:
-                    tail = (self._base / name / "node.log").read_text()[-2000:]
-                    raise RuntimeError(f"{name} does not start:\n{tail}")
+                    raise RuntimeError(f"{name} does not start:\n{self.last_words(name)}")
                 time.sleep(0.02)
+
+    def last_words(self, name: str) -> str:
+        return (self._base / name / "node.log").read_text(errors="replace")[-4000:]
 
     def refresh(self) -> None:
         for name in self.names:

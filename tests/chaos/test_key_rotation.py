@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import reap, zombies
 
 from edged.cluster import process
 from edged.cluster.spec import spec_of
@@ -93,11 +94,13 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     boss = Supervisor(Home(tmp_path / "state"))
+    before = set(zombies())
     try:
         yield Cluster(boss, boss.up("rotate", spec_of(3), timeout_s=TIMEOUT_S))
     finally:
         boss.down("rotate")
         process.kill_all(process.strays(tmp_path / "state"), timeout_s=5)
+        reap(set(zombies()) - before)  # their real parent is a command that ends before they do
 
 
 class Load:

@@ -54,7 +54,7 @@ def test_news_spreads_as_theory_says() -> None:
     assert fmean(one.last_s for one in found) == pytest.approx(last_s, rel=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pauses_harm_fewer_with_lifeguard_than_without() -> None:
     ours = measure.false_deaths(50, 60, 2, pausing=4, pause_s=8)
     off = measure.false_deaths(50, 60, 2, pausing=4, pause_s=8, knobs=measure.WITHOUT_LIFEGUARD)

@@ -149,6 +149,7 @@ def test_two_hundred_nodes() -> None:
     assert run.total_sent <= 1.06
 
 
+@pytest.mark.long
 def test_two_hundred_nodes_and_a_slow_seed() -> None:
     """The seed is the bottleneck: each segment leaves it once. Manifest and offer go to each of 199
     nodes, which is as much as this small blob again."""
