@@ -342,6 +342,7 @@ class Parts:
             views=self.views,
             announce=self._announce,
             promised=lambda module: self.replication.promised(module),  # noqa: PLW0108 - made later
+            absent=lambda: self.replication.absent(),  # noqa: PLW0108 - made later
             events=self.events,
             state=state,
             metrics=self._metrics,
@@ -541,9 +542,10 @@ class Parts:
             self._log.error("too many blobs to announce all; peers cannot find this", blob=module)
         self.gossip_service.notify()
 
-    def _on_lost(self, digest: Digest) -> None:
+    def _on_lost(self, digest: Digest, what: str) -> None:
         """A module, the wire form of one, or an artifact, whose module the store has forgotten."""
         self._announce(digest)
+        self.housekeeping.scrubber.lost(digest, what)
         for module, form in self.gossip.holdings.held(self._trust.node_id).items():
             if form in READY_FORMS:
                 self._announce(module)

@@ -40,6 +40,7 @@ class BlobNeeds:
         members: Callable[[], dict[str, int]],
         announce: Callable[[Digest], None],
         promised: Callable[[Digest], bool],
+        absent: Callable[[], list[Digest]],
     ) -> None:
         """`members`: count by state, this node among the alive."""
         self._catalog = catalog
@@ -51,6 +52,7 @@ class BlobNeeds:
         self._members = members
         self.announce = announce
         self._promised = promised
+        self.absent = absent
 
     def is_wanted(self, module: Digest) -> bool:
         return self._catalog.modules.get(module) is not None
@@ -115,12 +117,14 @@ class Housekeeping:
         views: Views,
         announce: Callable[[Digest], None],
         promised: Callable[[Digest], bool],
+        absent: Callable[[], list[Digest]],
         events: EventLog,
         state: Callable[[], NodeState],
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`keys`: of the code that engines here load; `promised`: peers rely on the copy here."""
+        """`keys`: of the code that engines here load; `promised`: peers rely on the copy here;
+        `absent`: modules that belong here and are not on disk."""
         self.pins = Pins(
             store, modules=lambda name: (r.spec.module for r in catalog.versions(name)), log=log
         )
@@ -134,6 +138,7 @@ class Housekeeping:
             members=views.member_counts,
             announce=announce,
             promised=promised,
+            absent=absent,
         )
         self.collector = Collector(
             store,
@@ -146,17 +151,7 @@ class Housekeeping:
             metrics=metrics,
             log=log,
         )
-        self.scrubber = Scrubber(
-            store,
-            exchange,
-            needs,
-            node=node,
-            interval_days=config.verify_interval_days,
-            bytes_per_s=config.verify_bytes_per_s,
-            note=events.add,
-            metrics=metrics,
-            log=log,
-        )
+        self.scrubber = self._make_scrubber(config, node, store, exchange, events, metrics, log)
         self.upkeep = UpkeepService(
             node=node,
             store=store,
@@ -170,6 +165,28 @@ class Housekeeping:
             holders=views.holders,
             member_name=views.member_name,
             state=state,
+        )
+
+    def _make_scrubber(
+        self,
+        config: StoreSection,
+        node: str,
+        store: BlobStore,
+        exchange: ExchangeService,
+        events: EventLog,
+        metrics: Metrics,
+        log: Log,
+    ) -> Scrubber:
+        return Scrubber(
+            store,
+            exchange,
+            self._needs,
+            node=node,
+            interval_days=config.verify_interval_days,
+            bytes_per_s=config.verify_bytes_per_s,
+            note=events.add,
+            metrics=metrics,
+            log=log,
         )
 
     def has_use_for(self, module: Digest) -> bool:

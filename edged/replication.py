@@ -136,6 +136,10 @@ class ReplicationService:
             waiting=self._machine.waiting,
         )
 
+    def absent(self) -> list[Digest]:
+        """Modules that belong here and are not on this disk."""
+        return self._machine.absent()
+
     def replicas(self, module: Digest) -> ReplicasView:
         """Of a wanted module."""
         wanted = self._modules.get(module)

@@ -1,6 +1,9 @@
 """Hashes every byte of the store again, now and then and when an operator asks, and repairs what is
 damaged: a wire form from its blob, a module from its wire form or from peers. An artifact is only
-dropped, with the code that is mapped from it: it is made again when it is needed.
+dropped, with the code that is mapped from it: it is made again when it is needed. An operator's
+check also fetches what belongs here and is not on this disk; by itself a node does that anyway
+(replication). Whoever finds damage, each loss is one `blob-damaged` event: what a check finds it
+tells with the outcome, the rest `lost` tells.
 
 One check at a time; an operator's goes at full speed and ends a scheduled one, which is slowed to
 `bytes_per_s`. When the last complete one was is kept in the store. Owned by the node's event loop.
@@ -45,6 +48,10 @@ class Repairs(Protocol):
 
     def manifest(self, module: Digest) -> Digest | None:
         """The one that a live version names for it; None: nothing needs the module."""
+        ...
+
+    def absent(self) -> list[Digest]:
+        """Modules that belong here and are not on this disk."""
         ...
 
     def announce(self, module: Digest) -> None: ...
@@ -103,6 +110,9 @@ class Scrubber:
         self._newest: _Run | None = None
         self._asked: trio.Event | None = None
         """None: not running."""
+        self._untold: dict[Digest, str] = {}
+        """Losses since the blob before was checked: that of the one being checked, and what others
+        have found meanwhile."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
@@ -165,6 +175,26 @@ class Scrubber:
         ago_s = self._wall_s() - (self._last_s() or 0.0)
         return ago_s < -DAY_S or ago_s >= self._interval_days * DAY_S
 
+    # ------------------------------------------------------------ losses
+    def lost(self, digest: Digest, what: str) -> None:
+        """See BlobStore.on_lost: whoever has found it."""
+        run = self._newest
+        self._untold[digest] = what
+        if run is None or run.finished_at_s is not None:
+            self._tell_losses()
+
+    def _tell_losses(self) -> None:
+        absent = frozenset(self._repairs.absent()) if self._untold else frozenset()
+        for digest, what in self._untold.items():
+            if what.startswith("wire form"):
+                hope = "edged verify makes it again"
+            elif digest in absent:
+                hope = "it belongs here and is fetched again"
+            else:
+                hope = "fetched or made again when it is needed"
+            self._note("blob-damaged", digest, f"{what}: {hope}")
+        self._untold.clear()
+
     # ------------------------------------------------------------ one check
     async def _check_all(self, run: _Run) -> None:
         rows = self._store.artifacts()
@@ -175,17 +205,21 @@ class Scrubber:
         try:
             with run.scope:
                 await self._store.scrub(on_checked)
+                if run.trigger == "operator":
+                    await self._fetch_absent(run)
                 await self._store.set_meta(COMPLETED, int(self._wall_s()).to_bytes(8))
                 run.complete = True
         except StoreError as error:
             self._log.error("check of the store failed", reason=str(error), private=error.private)
         finally:
             run.finished_at_s = self._wall_s()
+            self._tell_losses()
         if run.complete:
             self._tell(run)
 
     def _tell(self, run: _Run) -> None:
-        damaged = len(run.findings) + run.findings_more
+        absent = sum(finding.found == "absent" for finding in run.findings)
+        damaged = len(run.findings) + run.findings_more - absent
         lasting = sum(not finding.repaired for finding in run.findings)
         write = self._log.error if lasting else self._log.info
         write(
@@ -193,12 +227,18 @@ class Scrubber:
             blobs=run.blobs_checked,
             bytes=run.bytes_checked,
             damaged=damaged,
+            absent=absent,
             not_repaired=lasting,
         )
-        text = f"{run.blobs_checked} blobs, {damaged} damaged, {lasting} of them not repaired"
+        text = (
+            f"{run.blobs_checked} blobs, {damaged} damaged, {absent} absent, {lasting} not repaired"
+        )
         self._note("store-verified", self._node, text)
 
     async def _on_checked(self, run: _Run, check: BlobCheck, rows: list[ArtifactRow]) -> None:
+        if check.result != "whole":
+            self._untold.pop(check.info.digest, None)
+        self._tell_losses()
         if check.result != "whole":
             finding = await self._finding(check, rows)
             if finding is not None:
@@ -248,7 +288,7 @@ class Scrubber:
             return "its wire form was made again"
         match info.kind:
             case "module":
-                return await self._repair_module(info)
+                return await self._repair_module(info.digest, info.manifest)
             case "artifact":
                 for row in rows:
                     if row.digest == info.digest:
@@ -260,20 +300,36 @@ class Scrubber:
                     return "made again with the wire form it belongs to"
                 return None
 
-    async def _repair_module(self, info: BlobInfo) -> str | None:
-        manifest = self._repairs.manifest(info.digest) or info.manifest
+    async def _repair_module(self, module: Digest, described_by: Digest | None) -> str | None:
+        manifest = self._repairs.manifest(module) or described_by
         if manifest is None:
             return None
-        if await self._store.rebuild(info.digest, manifest) is not None:
-            self._repairs.announce(info.digest)
+        if await self._store.rebuild(module, manifest) is not None:
+            self._repairs.announce(module)
             return "rebuilt from its wire form"
-        if self._repairs.manifest(info.digest) is None:
+        if self._repairs.manifest(module) is None:
             return None
         with trio.move_on_after(FETCH_TIMEOUT_S) as fetching:
             await self._fetcher.fetch(
-                info.digest, manifest, progress=lambda _done, _of: None, urgent=False
+                module, manifest, progress=lambda _done, _of: None, urgent=False
             )
         if fetching.cancelled_caught:
             raise Conflict(f"no peer gave it within {FETCH_TIMEOUT_S:g} s")
-        self._repairs.announce(info.digest)
+        self._repairs.announce(module)
         return "fetched from peers"
+
+    async def _fetch_absent(self, run: _Run) -> None:
+        """All in FETCH_TIMEOUT_S: the rest is left to replication."""
+        left = dict.fromkeys(self._repairs.absent())
+        with trio.move_on_after(FETCH_TIMEOUT_S):
+            for module in list(left):
+                repaired = True
+                try:
+                    outcome = await self._repair_module(module, None)
+                except EdgedError as error:
+                    repaired, outcome = False, str(error)
+                del left[module]
+                if outcome is not None:
+                    run.add(Finding(module, "module", "absent", repaired, outcome))
+        for module in left:
+            run.add(Finding(module, "module", "absent", False, "the node goes on fetching it"))

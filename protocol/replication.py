@@ -253,6 +253,10 @@ class Replication:
         are no more nodes."""
         return [digest for digest, blob in self._blobs.items() if self._lacks(digest, blob)]
 
+    def absent(self) -> list[Digest]:
+        """Wanted blobs that belong here and are not on this disk."""
+        return [digest for digest, blob in self._blobs.items() if self._is_missing(digest, blob)]
+
     @property
     def repairing(self) -> int:
         return len(self._repairing)

@@ -210,8 +210,9 @@ def _show_collection(view: GcView) -> None:
 def verify(only_look: bool, as_json: bool, **where: Any) -> None:
     """Check every byte on a node's disk.
 
-    What is damaged is repaired, from peers where it must. Nodes do it by themselves, slowly, each
-    week. Exit code 1 if something could not be repaired.
+    What is damaged is repaired, from peers where it must; what belongs on the node and is not there
+    is fetched. Nodes do it by themselves, slowly, each week. Exit code 1 if something could not be
+    repaired.
     Ctrl-C stops waiting, not the check."""
     import msgspec
 
@@ -272,10 +273,12 @@ def _show_verification(view: VerifyView) -> None:
         click.echo("no check since the node started")
     else:
         took = (view.finished_at_s or time.time()) - (view.started_at_s or 0.0)
-        damaged = len(view.findings) + view.findings_more
+        absent = sum(finding.found == "absent" for finding in view.findings)
+        damaged = len(view.findings) + view.findings_more - absent
         click.echo(
             f"{view.state}: {view.blobs_checked} of {view.blobs} blobs,"
             f" {size(view.bytes_checked)} in {duration(took)}, {damaged or 'none'} damaged"
+            + (f"; {absent} that belong here were not" if absent else "")
         )
     if view.last_complete_at_s is not None and view.state != "done":
         click.echo(f"the last complete check was {ago(view.last_complete_at_s)}")

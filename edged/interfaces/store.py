@@ -27,8 +27,9 @@ class BlobInfo(msgspec.Struct, frozen=True):
     """Unix time."""
 
 
-CheckResult = Literal["whole", "corrupt", "missing", "wire-lost"]
-"""corrupt: quarantined; missing: its file was gone; wire-lost: only its wire form was not right."""
+CheckResult = Literal["whole", "corrupt", "missing", "wire-lost", "absent"]
+"""corrupt: quarantined; missing: its file was gone; wire-lost: only its wire form was not right;
+absent: it belongs here (SPEC §11.1) and the store does not know it."""
 
 
 class BlobCheck(msgspec.Struct, frozen=True):

@@ -96,7 +96,7 @@ class Core:
         self._temp_numbers = itertools.count()
         self._temp_prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._closed = False
-        self.on_lost: Callable[[Digest], None] = lambda _digest: None
+        self.on_lost: Callable[[Digest, str], None] = lambda _digest, _what: None
         """Called in the thread that noticed, after the fact, under the blob's lock."""
 
     # ------------------------------------------------------------ the one way to change the index
@@ -341,7 +341,7 @@ class Core:
             if held.row.manifest is not None:
                 self.keep_wire(digest, held.row.manifest)
         finally:
-            self.on_lost(digest)
+            self.on_lost(digest, f"{held.row.kind} {why}")
 
     def keep_wire(self, digest: Digest, name: Digest) -> None:
         """Best effort: where it fails, the next start does it. The caller holds the blob's lock."""

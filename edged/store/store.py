@@ -103,17 +103,18 @@ class BlobStore:
         self._wire = WireForms(opened.core, zstd_level=zstd_level)
         self._trio_token = trio.lowlevel.current_trio_token()
         self._core.on_lost = self._lost
-        self.on_lost: Callable[[Digest], None] | None = None
+        self.on_lost: Callable[[Digest, str], None] | None = None
         """Called in the event loop's thread, once for each blob that turned out damaged or missing,
         and for each wire form: `info` then says None (gone; see rebuild), or a blob that cannot be
-        served until make_manifest. Not for deletes. Must not raise."""
+        served until make_manifest. The text is for people: what, and corrupt (quarantined) or
+        missing. Not for deletes. Must not raise."""
 
-    def _lost(self, digest: Digest) -> None:
+    def _lost(self, digest: Digest, what: str) -> None:
         """In a worker thread."""
 
         def tell() -> None:
             if self.on_lost is not None:
-                self.on_lost(digest)
+                self.on_lost(digest, what)
 
         with contextlib.suppress(trio.RunFinishedError):
             self._trio_token.run_sync_soon(tell)

@@ -115,7 +115,7 @@ class WireForms:
             if damaged:
                 with translated("quarantining a wire form"):
                     move_to_quarantine(core.disk, core.layout, path)
-            core.on_lost(digest)
+            core.on_lost(digest, f"wire form {'corrupt' if damaged else 'missing'}")
 
     # ------------------------------------------------------------ making
     def make(self, digest: Digest, expected: Digest | None = None) -> Manifest:

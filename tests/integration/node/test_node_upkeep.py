@@ -138,6 +138,8 @@ async def test_ordinary_tools_fetch_and_resume(tmp_path: Path) -> None:
         refused = await a.control("GET", f"/v1/blobs/{module}")
         assert refused.status_code == 500
         assert refused.json()["type"] == "urn:edged:error:blob-corrupt"
+        told = [(row["kind"], row["name"]) for row in (await a.ask("GET", "/v1/events"))["events"]]
+        assert told.count(("blob-damaged", module)) == 1
         out.unlink()
         done = await trio.run_process(argv, check=False, stderr=subprocess.DEVNULL)
         assert done.returncode != 0

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from edged.errors import Draining, NoHolder
+from edged.errors import BlobCorrupt, BlobNotFound, Draining, NoHolder
 from edged.eventlog import EventLog
 from edged.interfaces import ArtifactRow, BlobInfo, VerifyView
 from edged.scrubber import DAY_S, LOOK_S, Scrubber
@@ -32,12 +32,14 @@ class Bench:
         self.store = store
         self.root = root
         self.wanted: dict[Digest, Digest] = {}
+        self.placed: list[Digest] = []
         self.lent: dict[Digest, bytes] = {}
         self.announced: list[Digest] = []
         self.unmapped: list[Digest] = []
         self.events = EventLog(node="n1", generation=1)
         self.skew_s = 0.0
         self.scrubber = self.make()
+        store.on_lost = lambda digest, what: self.scrubber.lost(digest, what)
 
     def make(self, *, interval_days: float = 7.0, bytes_per_s: int = 10_000_000) -> Scrubber:
         return Scrubber(
@@ -56,6 +58,9 @@ class Bench:
     # ------------------------------------------------------------ Repairs and Fetcher
     def manifest(self, module: Digest) -> Digest | None:
         return self.wanted.get(module)
+
+    def absent(self) -> list[Digest]:
+        return [digest for digest in self.placed if self.store.info(digest) is None]
 
     def announce(self, module: Digest) -> None:
         self.announced.append(module)
@@ -160,6 +165,42 @@ async def test_each_kind_of_damage(bench: Bench) -> None:
     assert kinds == ["blob-damaged"] * 7 + ["store-verified"]
     again = await bench.check()
     assert again.findings == ()
+
+
+async def test_what_others_find_is_told_once_and_fetched_by_a_check(bench: Bench) -> None:
+    data = {name: os.urandom(60_000) for name in ("read", "gone", "spare", "wire")}
+    module = {name: await bench.module(text) for name, text in data.items()}
+    bench.placed = [module["read"], module["gone"]]
+    for name in ("read", "gone", "spare"):
+        bench.damage(bench.store.path(module[name]))
+        shutil.rmtree(bench.wire(module[name]).parent)
+        for _ in range(2):
+            with pytest.raises((BlobCorrupt, BlobNotFound)):
+                await bench.store.read(module[name])
+    bench.damage(bench.wire(module["wire"]))
+    segments = (await bench.store.manifest(module["wire"])).segments
+    with pytest.raises(BlobNotFound):
+        await bench.store.wire_segments(module["wire"], range(segments))
+    rows = (await bench.events.read(after=0, limit=99, wait_s=0)).events
+    assert [(row.kind, row.name, row.detail) for row in rows] == [
+        ("blob-damaged", module[name], text)
+        for name, text in {
+            "read": "module corrupt: it belongs here and is fetched again",
+            "gone": "module corrupt: it belongs here and is fetched again",
+            "spare": "module corrupt: fetched or made again when it is needed",
+            "wire": "wire form corrupt: edged verify makes it again",
+        }.items()
+    ]
+    bench.lent[module["read"]] = data["read"]
+    view = await bench.check()
+    assert {f.digest: (f.found, f.repaired, f.outcome) for f in view.findings} == {
+        module["read"]: ("absent", True, "fetched from peers"),
+        module["gone"]: ("absent", False, f"no reachable peer holds blob {module['gone']}"),
+    }
+    assert module["read"] in bench.announced
+    rows = (await bench.events.read(after=len(rows), limit=99, wait_s=0)).events
+    assert [row.kind for row in rows] == ["store-verified"]
+    assert rows[0].detail.endswith("0 damaged, 2 absent, 1 not repaired")
 
 
 async def test_files_that_vanished(bench: Bench) -> None:

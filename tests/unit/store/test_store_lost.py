@@ -24,11 +24,13 @@ class Losses:
 
     def __init__(self, store: BlobStore) -> None:
         self.digests: list[Digest] = []
+        self.told: list[str] = []
         self.threads: set[int] = set()
         store.on_lost = self
 
-    def __call__(self, digest: Digest) -> None:
+    def __call__(self, digest: Digest, what: str) -> None:
         self.digests.append(digest)
+        self.told.append(what)
         self.threads.add(threading.get_ident())
 
     async def settled(self) -> list[Digest]:
@@ -94,6 +96,7 @@ async def test_told_when_making_a_wire_form_finds_it(
     harm(store.path(info.digest))
     await make_manifest(store, info.digest)
     assert await losses.settled() == [info.digest]
+    assert losses.told == [f"module {'corrupt' if harm is damage else 'missing'}"]
 
 
 @pytest.mark.parametrize("harm", [damage, Path.unlink], ids=["damaged", "vanished"])
@@ -109,6 +112,7 @@ async def test_told_of_a_wire_form_that_cannot_be_served(
             with contextlib.suppress(BlobNotFound):
                 await store.wire_segment(info.digest, index)
     assert await losses.settled() == [info.digest]
+    assert losses.told == [f"wire form {'corrupt' if harm is damage else 'missing'}"]
     assert store.info(info.digest) is not None, "the blob itself is there"
 
 
@@ -138,7 +142,7 @@ async def test_a_listener_may_rebuild(store: BlobStore) -> None:
             assert await store.rebuild(digest, name)
             rebuilt.set()
 
-        store.on_lost = lambda digest: nursery.start_soon(rebuild, digest)
+        store.on_lost = lambda digest, _what: nursery.start_soon(rebuild, digest)
         damage(store.path(info.digest))
         await verify(store, info.digest)
         with trio.fail_after(10):
