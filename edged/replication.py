@@ -149,6 +149,7 @@ class ReplicationService:
         name = self._nodes.name
         return ReplicasView(
             wanted=number,
+            asked_by=function_of(self._modules.asking_most(module)) if wanted else "",
             placed=tuple(name(node) for node in placed),
             missing=tuple(name(node) for node in placed if node not in holders),
             holders=len(holders),

@@ -141,8 +141,15 @@ class UpkeepService:
     ) -> tuple[BlobKind, AbstractContextManager[BlobContent]]:
         info = self._store.info(digest)
         if info is None:
-            raise BlobNotFound(f"blob {digest} is not on this node", digest=digest)
+            raise self._elsewhere(digest)
         return info.kind, await self._store.open_verified(digest)
+
+    def _elsewhere(self, digest: Digest) -> BlobNotFound:
+        """Who says to hold it is known of modules only."""
+        names = [h.node for h in self._holders(digest) if h.form != "artifact" and not h.is_self]
+        shown = ", ".join(names[:NAMES_SHOWN_MAX]) + (", …" if names[NAMES_SHOWN_MAX:] else "")
+        known = f"; held by {shown}" if names else ""
+        return BlobNotFound(f"blob {digest} is not on this node{known}", digest=digest)
 
     def transfers(self) -> TransfersView:
         moving = [*self._exchange.moving(), *self._streams.moving()]

@@ -62,6 +62,12 @@ class Modules:
         """Key of a version record that names it, for people; "" if none does. Looks at all."""
         return next((key for key, one in self._named.items() if one.module == module), "")
 
+    def asking_most(self, module: Digest) -> str:
+        """Key of a version record that asks for the greatest number; "" if none names it. Looks at
+        all."""
+        rows = (row for row in self._named.items() if row[1].module == module)
+        return max(rows, key=lambda row: row[1].replicas, default=("", None))[0]
+
     def take_changed(self) -> list[Digest]:
         """Those for which `get` may tell something new since the last call."""
         changed = list(self._changed)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PAGE: Final = 1000
 POLL_S: Final = 0.2
 REASONS: Final = {
+    "wanted": "that live versions of functions need",
     "recent": "stored or used in the last half minute",
     "in grace": "unneeded but in grace",
 }
@@ -136,9 +137,11 @@ def _pin(method: str, target: str | None, *, as_json: bool, **where: Any) -> Non
         _show_pins(msgspec.json.decode(data, type=PinsView))
     else:
         change = msgspec.json.decode(data, type=PinChange)
-        done = "pinned" if method == "PUT" else "not pinned"
-        already = "" if change.changed else " already"
-        click.echo(f"{change.kind} {change.target} is {done}{already}")
+        if method == "PUT":
+            done = "is pinned" if change.changed else "is pinned already"
+        else:
+            done = "is not pinned any more" if change.changed else "was not pinned"
+        click.echo(f"{change.kind} {change.target} {done}")
 
 
 def _show_pins(view: PinsView) -> None:

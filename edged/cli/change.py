@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,6 +13,8 @@ from .common import EXIT_FAILED, EdgedCommand, NodeProblem, print_json, target_o
 
 if TYPE_CHECKING:
     from .client import Client
+
+VERSION: Final = re.compile(r"[0-9a-f]{4,64}\Z")
 
 
 @click.command(cls=EdgedCommand)
@@ -22,14 +25,19 @@ def rollback(name: str, version: str | None, as_json: bool, **where: Any) -> Non
     """Make an earlier VERSION (4 or more digits of it) current again; default: the one before."""
     import msgspec
 
+    from edged.errors import ConfigError
     from edged.interfaces import Deployed
 
     from .deploy import warn_of_few
     from .show import function_path
     from .target import find_target
 
-    target = find_target(**where)
-    client = target.control()
+    if version is not None and not VERSION.match(version):
+        raise ConfigError(
+            f"version {version[:80]!r}: 4 to 64 lower-case hex digits; edged versions {name}"
+            " lists them"
+        )
+    client = find_target(**where).control()
     try:
         data = client.call(
             "POST",

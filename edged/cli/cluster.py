@@ -178,7 +178,7 @@ def up(
     if file and flags:
         raise ConfigError("--file says how many nodes, which targets and regions: leave out flags")
     boss = supervisor()
-    chosen = name or (Path(file).stem if file else DEFAULT_NAME)
+    chosen = name or (_name_of(file) if file else DEFAULT_NAME)
     if file:
         spec = load_spec(Path(file))
     elif not flags and boss.home.exists(chosen):
@@ -190,6 +190,17 @@ def up(
     with _terminable(), _progress(f"starting {chosen}") as report:
         boss.up(chosen, spec, timeout_s=timeout_s or _timeout_s(nodes), report=report)
     _show_status(boss.status(chosen), as_json=as_json)
+
+
+def _name_of(file: str) -> str:
+    """Raises ConfigError."""
+    from edged.cluster.state import check_cluster_name
+    from edged.errors import ConfigError
+
+    try:
+        return check_cluster_name(Path(file).stem)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; the file's name is none: give --name") from error
 
 
 @cluster.command(cls=EdgedCommand)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import click
@@ -12,6 +12,14 @@ from .common import EdgedCommand, print_json, target_options
 
 if TYPE_CHECKING:
     from edged.interfaces import GossipView, HolderView, ReplicationView
+
+STATES: Final = {
+    "mapped": "native code in memory",
+    "artifact": "native code on disk, not in memory",
+    "module": "module on disk, no native code",
+    "remote": "nothing",
+}
+"""`state` of a FunctionSummary, for people."""
 
 T = TypeVar("T")
 Where = str | None
@@ -96,10 +104,10 @@ def _show_function(data: bytes) -> None:
             ("module", f"{spec.module} ({size(spec.module_bytes)})"),
             (
                 "on this node",
-                f"{summary.state} ({summary.tier} code)" if summary.tier else summary.state,
+                STATES[summary.state] + (f" ({summary.tier})" if summary.tier else ""),
             ),
             ("abi", spec.abi),
-            ("entrypoint", spec.entrypoint or "_start"),
+            ("entrypoint", spec.entrypoint or ("_start" if spec.abi != "export" else NONE)),
             ("args", " ".join(spec.args) or NONE),
             ("methods", " ".join(spec.methods) or "as the abi has them"),
             ("timeout", f"{policy.timeout_ms} ms"),
@@ -114,6 +122,11 @@ def _show_function(data: bytes) -> None:
         )
     )
     placed, lacking = detail.replicas, detail.replicas.under_replicated
+    if placed.wanted > spec.replicas:
+        click.echo(
+            f"this version asks for {spec.replicas} replicas; {placed.asked_by}, with the same"
+            f" module, for {placed.wanted}: that counts"
+        )
     click.echo(
         f"replicas: {placed.wanted} wanted, to be on {', '.join(placed.placed) or NONE}"
         + (f"; missing on {', '.join(placed.missing)}" if placed.missing else "")

@@ -71,15 +71,20 @@ def look(client: Client) -> TransfersView:
 
 def _show(view: TransfersView) -> None:
     if not view.transfers:
-        click.echo(f"{view.node} neither fetches nor sends anything now")
+        click.echo(_idle(view))
         return
     console().print(_table(view.transfers))
+
+
+def _idle(view: TransfersView) -> str:
+    return f"{view.node} neither fetches nor sends anything now"
 
 
 def _watch(client: Client, interval_s: float, *, as_json: bool) -> None:
     import msgspec
 
     if as_json or not is_terminal():
+        idle = False
         while True:
             view = look(client)
             if as_json:
@@ -88,6 +93,9 @@ def _watch(client: Client, interval_s: float, *, as_json: bool) -> None:
             else:
                 for row in view.transfers:
                     click.echo(clean(_line(row)))
+                if not view.transfers and not idle:
+                    click.echo(f"{time.strftime('%H:%M:%S')} {_idle(view)}")
+                idle = not view.transfers
             time.sleep(interval_s)
     from rich.console import Console
     from rich.live import Live
@@ -96,8 +104,8 @@ def _watch(client: Client, interval_s: float, *, as_json: bool) -> None:
     with Live(console=Console(highlight=False), auto_refresh=False) as shown:
         while True:
             view = look(client)
-            idle = f"{view.node} neither fetches nor sends anything now; Ctrl-C ends"
-            shown.update(_table(view.transfers) if view.transfers else idle, refresh=True)
+            drawn = _table(view.transfers) if view.transfers else f"{_idle(view)}; Ctrl-C ends"
+            shown.update(drawn, refresh=True)
             time.sleep(interval_s)
 
 
@@ -140,10 +148,14 @@ def _line(row: TransferView) -> str:
     direction = "from" if row.direction == "fetch" else "to"
     of = f" ({' '.join(row.functions)})" if row.functions else ""
     ends = "" if _is_whole(row) else f", {direction} {' '.join(row.peers) or 'nobody yet'}"
+    begins = f"{at} {row.direction} {short(row.digest)}{of} {row.state}"
+    if row.total_bytes is None:  # no manifest yet: nothing to count
+        return begins + ends
+    if _is_whole(row):
+        return f"{begins}, all {size(row.total_bytes)}, ending"
     return (
-        f"{at} {row.direction} {short(row.digest)}{of} {row.state}"
-        f" {size(row.done_bytes)} of {size(row.total_bytes)} at {size(int(row.rate_bytes_s))}/s,"
-        f" left: {_left(row)}{ends}"
+        f"{begins} {size(row.done_bytes)} of {size(row.total_bytes)}"
+        f" at {size(int(row.rate_bytes_s))}/s, left: {_left(row)}{ends}"
     )
 
 

@@ -26,11 +26,12 @@ def flag(request: Request, name: str) -> bool:
     return text == "1"
 
 
-def number(request: Request, name: str, largest: int) -> int | None:
+def number(request: Request, name: str, largest: int, *, least: int = 0) -> int | None:
     """None where it is missing. Raises BadRequest."""
     text = request.query_params.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= largest):
-        raise BadRequest(f"{name} = {text[:80]!r}: a whole number, 0 to {largest}")
+    is_whole = text.isascii() and text.isdigit() and len(text) <= 16
+    if not (is_whole and least <= int(text) <= largest):
+        raise BadRequest(f"{name} = {text[:80]!r}: a whole number, {least} to {largest}")
     return int(text)

@@ -7,7 +7,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edged.errors import BlobNotFound
+from edged.errors import BadRequest
 from edged.interfaces import Upkeep
 from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest, parse_digest
@@ -30,13 +30,13 @@ class UpkeepApi:
         after = request.query_params.get("after", "")
         if after:
             after = digest_field(after, name="after")
-        limit = number(request, "limit", BLOBS_LIMIT_MAX)
+        limit = number(request, "limit", BLOBS_LIMIT_MAX, least=1)
         return json_response(
-            self._upkeep.blobs(after=after, limit=BLOBS_LIMIT if limit is None else max(1, limit))
+            self._upkeep.blobs(after=after, limit=BLOBS_LIMIT if limit is None else limit)
         )
 
     async def blob(self, request: Request) -> Download:
-        digest = _known_digest(request)
+        digest = _digest(request)
         kind, opened = await self._upkeep.open_blob(digest)
         return Download(digest, kind, opened)
 
@@ -65,9 +65,10 @@ class UpkeepApi:
         return json_response(await self._upkeep.unpin(request.path_params["target"]))
 
 
-def _known_digest(request: Request) -> Digest:
-    """Raises BlobNotFound for what no digest can be."""
+def _digest(request: Request) -> Digest:
+    """Raises BadRequest."""
+    text = request.path_params["digest"]
     try:
-        return parse_digest(request.path_params["digest"])
+        return parse_digest(text)
     except RemoteProtocolError as error:
-        raise BlobNotFound(f"no blob {error.detail}") from error
+        raise BadRequest(f"blob {text[:80]!r}: write all 64 lower-case hex digits") from error

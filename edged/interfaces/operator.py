@@ -89,6 +89,8 @@ class ReplicasView(msgspec.Struct, frozen=True):
 
     wanted: int
     """The most that any version naming it asks for."""
+    asked_by: str
+    """A function with such a version: often not the one that was asked about."""
     placed: tuple[str, ...]
     """Names of the nodes it belongs on, best first: as many as wanted, or all."""
     missing: tuple[str, ...]

@@ -93,6 +93,8 @@ async def test_what_is_collected_is_announced_and_fetched_again(tmp_path: Path) 
         await cluster.agree()
         await collect(b)
         assert module not in await kinds(b)
+        while "; held by a" not in (await b.control("GET", f"/v1/blobs/{module}")).json()["detail"]:
+            await trio.sleep(0.05)
 
         async def holders() -> list[str]:
             rows = (await a.ask("GET", "/v1/blobs"))["blobs"]

@@ -121,6 +121,9 @@ async def test_too_few_nodes_are_told_of_and_made_good(tmp_path: Path) -> None:
         assert (deployed["replicas"], deployed["wanted"]) == (["a"], 3)
         view = (await first.ask("GET", "/v1/functions/f"))["replicas"]
         assert (view["wanted"], view["holders"], view["missing"]) == (3, 1, [])
+        assert (await first.deploy("g", says("alone"), replicas=1))["wanted"] == 1
+        shared = (await first.ask("GET", "/v1/functions/g"))["replicas"]
+        assert (shared["wanted"], shared["asked_by"]) == (3, "f")
         assert view["under_replicated"]
         assert (await first.ask("GET", "/v1/status"))["replication"]["under_replicated"] == 1
         assert await first.metric("edged_under_replicated") == 1
@@ -142,6 +145,7 @@ async def test_what_a_dead_node_had_is_made_again_elsewhere(tmp_path: Path) -> N
         await cluster.kill(dead)
         expected = {
             "wanted": 3,
+            "asked_by": "f",
             "placed": [ranking[1], ranking[2], heir],
             "missing": [],
             "holders": 3,

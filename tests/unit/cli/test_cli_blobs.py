@@ -49,7 +49,8 @@ def test_pins(cli: Any, as_json: Any, node: NodeThread) -> None:
     listed = cli("pin").stdout
     assert digest in listed
     assert "hello" in listed
-    assert "is not pinned\n" in cli("unpin", digest).stdout
+    assert "is not pinned any more\n" in cli("unpin", digest).stdout
+    assert "was not pinned\n" in cli("unpin", digest).stdout
     assert not as_json("unpin", digest)["changed"]
     refused = cli("pin", "no/such thing")
     assert refused.exit_code == 4
@@ -140,7 +141,13 @@ def test_watching_transfers(
         assert [len(line["transfers"]) for line in lines] == [2, 2, 2]
     elif how == "plain":
         assert done.stdout.count("from n2 n3") == 3
-        assert done.stdout.count("queued") == 3
+        assert done.stdout.count("queued, from nobody yet") == 3
+        node.upkeep.moving = ()
+        looks.release(2)
+        idle = cli("transfers", "--watch").stdout
+        assert (
+            idle.count("n1 neither fetches nor sends anything now") == len(idle.splitlines()) == 1
+        )
     else:
         assert A[:8] in done.stdout
         assert max(map(len, done.stdout.splitlines())) <= 80

@@ -97,6 +97,8 @@ def test_fewer_copies_than_wanted_are_warned_of(cli: Any, as_json: Any, module_f
     assert (few.exit_code, few.stderr) == (0, warning)
     assert "UNDER-REPLICATED: 1 of 3" in cli("describe", "hello").stdout
     assert cli("deploy", module_file, "--replicas", "1").stderr == ""
+    asks = "this version asks for 1 replicas; other, with the same module, for 3: that counts"
+    assert asks in cli("describe", "hello").stdout
     assert cli("rollback", "hello").stderr == warning
     told = as_json("deploy", module_file, "--replicas", "4")["function"]
     assert (told["replicas"], told["wanted"]) == (["n1"], 4)
@@ -315,6 +317,8 @@ def test_rollback_to_what_is_not_there(cli: Any, module_file: Path) -> None:
     cli("deploy", module_file)
     result = cli("rollback", "hello", "deadbeef")
     assert (result.exit_code, "hint: edged versions hello" in result.stderr) == (4, True)
+    wrong = cli("rollback", "hello", "zzzz")
+    assert (wrong.exit_code, "edged versions hello" in wrong.stderr) == (2, True)
     result = cli("rollback", "nothing", "deadbeef")
     assert (result.exit_code, "hint: edged functions" in result.stderr) == (4, True)
 
@@ -517,7 +521,8 @@ def test_init_and_issue(run: Any, tmp_path: Path) -> None:
         (("-n", "2", "--pulley", "3"), "pulley64"),
         (("--region", "EU"), "region"),
         (("--name", "../x"), "cluster name"),
-        (("--file", "none.toml"), "cannot be read"),
+        (("--file", "none.toml"), "none.toml: cannot be read: No such file or directory\n"),
+        (("--file", "x=2.toml"), "give --name"),
         (("--file", "x.toml", "-n", "2"), "leave out flags"),
     ],
 )

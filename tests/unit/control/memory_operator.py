@@ -155,7 +155,7 @@ class MemoryOperator:
     def describe(self, name: str) -> FunctionDetail:
         summary = self._summary(name)
         function = self.table[name]
-        replicas = ReplicasView(3, ("n1", "n2"), ("n2",), 1, under_replicated=True)
+        replicas = ReplicasView(3, "other", ("n1", "n2"), ("n2",), 1, under_replicated=True)
         return FunctionDetail(summary, function.specs[function.current], self._holders(), replicas)
 
     def versions(self, name: str) -> tuple[VersionView, ...]:

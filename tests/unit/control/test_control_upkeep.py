@@ -141,9 +141,14 @@ async def test_a_disk_that_fails_half_way_ends_the_answer_short(node: Node) -> N
     assert node.upkeep.open == 0
 
 
-@pytest.mark.parametrize("name", ["0" * 63, "0" * 64, "G" * 64, "x", "..", "%2e%2e"])
-async def test_no_such_blob(node: Node, name: str) -> None:
-    check_problem(await get(node, f"/v1/blobs/{name}"), 404, "blob-not-found")
+@pytest.mark.parametrize("name", ["0" * 63, "G" * 64, "6522eb97", "x", "..", "%2e%2e"])
+async def test_no_digest(node: Node, name: str) -> None:
+    problem = check_problem(await get(node, f"/v1/blobs/{name}"), 400, "bad-request")
+    assert "write all 64" in problem["detail"]
+
+
+async def test_no_such_blob(node: Node) -> None:
+    check_problem(await get(node, f"/v1/blobs/{'0' * 64}"), 404, "blob-not-found")
 
 
 # ---------------------------------------------------------------- lists
@@ -159,7 +164,7 @@ async def test_blobs_come_in_pages(node: Node) -> None:
     assert seen == [known[:2], known[2:4], known[4:]]
 
 
-@pytest.mark.parametrize("query", ["after=x", "limit=-1", "limit=4097", "kind=module"])
+@pytest.mark.parametrize("query", ["after=x", "limit=-1", "limit=0", "limit=4097", "kind=module"])
 async def test_wrong_queries_of_blobs(node: Node, query: str) -> None:
     answer = await node.client.request("GET", "/v1/blobs", query=query)
     check_problem(answer, 400, "bad-request")
