@@ -65,6 +65,18 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Wrong usage looks like every other error."""
+        from .common import EXIT_USAGE, print_error
+
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            print_error(error.format_message(), f"{(error.ctx or ctx).command_path} --help")
+            ctx.exit(EXIT_USAGE)
+
 
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:

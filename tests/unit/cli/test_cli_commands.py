@@ -104,6 +104,25 @@ def test_fewer_copies_than_wanted_are_warned_of(cli: Any, as_json: Any, module_f
     assert (told["replicas"], told["wanted"]) == (["n1"], 4)
 
 
+@pytest.mark.parametrize(
+    ("argv", "error", "help_of"),
+    [
+        (("gc", "--grace", "x"), "Invalid value for '--grace'", "gc"),
+        (("cluster", "up", "-n", "x"), "Invalid value for '-n'", "cluster up"),
+        (("nonsense",), "No such command 'nonsense'", ""),
+    ],
+)
+def test_wrong_usage_looks_like_other_errors(
+    run: Any, argv: tuple[str, ...], error: str, help_of: str
+) -> None:
+    wrong = run(*argv)
+    assert wrong.exit_code == 2
+    first, second = wrong.stderr.splitlines()
+    assert first.startswith(f"error: {error}")
+    assert second.startswith("hint: ")
+    assert second.endswith(f" {help_of} --help".replace("  ", " "))
+
+
 def test_function_toml(as_json: Any, tmp_path: Path, module_file: Path) -> None:
     config = tmp_path / "function.toml"
     config.write_text(
