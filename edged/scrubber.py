@@ -319,8 +319,10 @@ class Scrubber:
         return "fetched from peers"
 
     async def _fetch_absent(self, run: _Run) -> None:
-        """All in FETCH_TIMEOUT_S: the rest is left to replication."""
-        left = dict.fromkeys(self._repairs.absent())
+        """All in FETCH_TIMEOUT_S: the rest is left to replication, and so is what the check itself
+        found damaged and could not repair."""
+        tried = {finding.digest for finding in run.findings}
+        left = dict.fromkeys(one for one in self._repairs.absent() if one not in tried)
         with trio.move_on_after(FETCH_TIMEOUT_S):
             for module in list(left):
                 repaired = True

@@ -143,8 +143,10 @@ async def test_each_kind_of_damage(bench: Bench) -> None:
     bench.damage(store.path(info.digest))
     bench.damage(store.path(bench.wanted[module["wire"]]))  # a manifest
     bench.lent[module["both"]] = data["both"]
+    bench.placed = [module["both"], module["lost"]]
     view = await bench.check()
     found = {f.digest: (f.found, f.repaired, f.outcome) for f in view.findings}
+    assert len(found) == len(view.findings), "each loss is one finding"
     assert found == {
         module["blob"]: ("corrupt", True, "rebuilt from its wire form"),
         module["wire"]: ("wire-lost", True, "its wire form was made again"),
@@ -164,7 +166,9 @@ async def test_each_kind_of_damage(bench: Bench) -> None:
     kinds = [row.kind for row in (await bench.events.read(after=0, limit=99, wait_s=0)).events]
     assert kinds == ["blob-damaged"] * 7 + ["store-verified"]
     again = await bench.check()
-    assert again.findings == ()
+    assert [(f.digest, f.found, f.repaired) for f in again.findings] == [
+        (module["lost"], "absent", False)
+    ]
 
 
 async def test_what_others_find_is_told_once_and_fetched_by_a_check(bench: Bench) -> None:
