@@ -316,7 +316,13 @@ class Activation:
         if step == "wait":
             return POLL_S
         if step == "build":
-            await self._artifacts.optimise(module, shown=self._supply.shown(estimate_s))
+            shown = self._supply.shown(estimate_s)
+            with self._artifacts.shown_building(module, shown=shown):
+                if shown and not await self._supply.claim(module):
+                    return POLL_S
+                if module in self._flights and not self._has_fast:
+                    return POLL_S  # a request has come meanwhile: what it waits for is this
+                await self._artifacts.optimise(module)
         # Flights look at the artifacts of both tiers, and one of them is about to go.
         while (other := self._flights.get(module)) is not None:
             await other.done.wait()

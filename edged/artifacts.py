@@ -224,17 +224,16 @@ class Artifacts:
         others are told to wait for it.
 
         Raises as Runtime.compile, and StoreError."""
-        with self._shown_building(module, shown=shown and "fast" not in self._runtime.keys):
+        with self.shown_building(module, shown=shown and "fast" not in self._runtime.keys):
             return await self._make_checked(module, self._runtime.compile, self._metrics.compiles)
 
-    async def optimise(self, module: Digest, *, shown: bool) -> None:
+    async def optimise(self, module: Digest) -> None:
         """Compiles `module` to the tier "optimised", out of everyone's way.
 
         Raises as Runtime.optimise, and StoreError."""
         if not await self._store.verify(module):
             raise BlobCorrupt(f"module {module[:12]} is damaged on this disk")
-        with self._shown_building(module, shown=shown):
-            await self._make_checked(module, self._runtime.optimise, self._metrics.optimisations)
+        await self._make_checked(module, self._runtime.optimise, self._metrics.optimisations)
 
     def sharing(self, artifact: Digest) -> list[Digest]:
         """The modules whose code it is said to be here: such as differ in custom sections only."""
@@ -243,7 +242,7 @@ class Artifacts:
     async def remake(self, row: ArtifactRow) -> Digest:
         """Compiles again what was fetched, as `optimise`; the digest of what came of it, which is
         this node's artifact from now on. Raises as `optimise`."""
-        await self.optimise(row.module, shown=False)
+        await self.optimise(row.module)
         made = self.row(row.module, "optimised")
         if made is None:
             raise BlobNotFound(f"the artifact of {row.module[:12]} is gone")
@@ -257,7 +256,8 @@ class Artifacts:
         return made.digest
 
     @contextlib.contextmanager
-    def _shown_building(self, module: Digest, *, shown: bool) -> Iterator[None]:
+    def shown_building(self, module: Digest, *, shown: bool) -> Iterator[None]:
+        """Others are told meanwhile, if `shown`, that its artifact is compiled here."""
         if not shown:
             yield
             return

@@ -25,7 +25,7 @@ from protocol.events import (
     RecordsPurged,
 )
 from protocol.gossip import Gossip, GossipConfig
-from protocol.holdings import MODULE_FORMS, READY_FORMS
+from protocol.holdings import ANSWERING_FORMS, MODULE_FORMS
 from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId
 from protocol.member import Member, Metadata
 from protocol.presets import PRESETS
@@ -547,7 +547,7 @@ class Parts:
         self._announce(digest)
         self.housekeeping.scrubber.lost(digest, what)
         for module, form in self.gossip.holdings.held(self._trust.node_id).items():
-            if form in READY_FORMS:
+            if form in ANSWERING_FORMS:
                 self._announce(module)
 
     def _publish(self, records: Sequence[Record]) -> None:

@@ -19,7 +19,9 @@ def held_form(module: Digest, *, store: Store, artifacts: Artifacts) -> Form | N
         return "ready" if here else "artifact"
     if not here:
         return None
-    return "building" if artifacts.building(module) else "module"
+    if artifacts.building(module):
+        return "building"
+    return "running" if artifacts.row(module, "fast") is not None else "module"
 
 
 def forms_of(

@@ -163,6 +163,7 @@ class Housekeeping:
             exchange=exchange,
             streams=streams,
             holders=views.holders,
+            holder_count=views.holder_count,
             member_name=views.member_name,
             state=state,
         )

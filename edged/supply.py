@@ -14,7 +14,15 @@ from typing import Final, Literal
 import msgspec
 import trio
 
-from protocol.building import PATIENCE, SMALL_S, Scene, next_step, rank_of
+from protocol.building import (
+    CLAIM_S,
+    PATIENCE,
+    SMALL_S,
+    Scene,
+    goes_on,
+    next_step,
+    rank_of,
+)
 from protocol.ids import ArtifactKey, Digest, NodeId
 
 from .acceptance import Acceptance
@@ -96,7 +104,7 @@ class Supply:
             module, "optimised", module_bytes=module_bytes
         )
         waiting = self._waiting(module)
-        found = self._look(module, estimate_s, waiting)
+        found = self._look(module, estimate_s, waiting, urgent=urgent)
         if found == "wait":
             return "wait", estimate_s
         if found == "build":
@@ -110,6 +118,19 @@ class Supply:
         self._waits.pop(module, None)
         return "fetched" if fetched == "fetched" else "build", estimate_s
 
+    async def claim(self, module: Digest) -> bool:
+        """Whether this node, which shows that it builds, shall begin: not if there is an artifact
+        by now, or if better ranked ones show the same, who did not know of it either."""
+        needed = self._acceptance.builders_needed
+        if not needed:
+            return True
+        before = self._rivals(module).ready
+        await trio.sleep(CLAIM_S)
+        seen = self._rivals(module)
+        if seen.ready - before:
+            return False
+        return goes_on(self._node_id, module, self._key, seen.building, builders=needed)
+
     def _waiting(self, module: Digest) -> _Wait:
         now_s = trio.current_time()
         waiting = self._waits.get(module)
@@ -121,7 +142,7 @@ class Supply:
         return waiting
 
     def _look(
-        self, module: Digest, estimate_s: float, waiting: _Wait
+        self, module: Digest, estimate_s: float, waiting: _Wait, *, urgent: bool
     ) -> Literal["fetch", "wait", "build"]:
         seen, needed = self._rivals(module), self._acceptance.builders_needed
         believed = {peer.node_id for peer in self._acquisition.sources(module)} & seen.ready
@@ -137,6 +158,7 @@ class Supply:
             builders=needed,
             estimate_s=estimate_s,
             waited_s=trio.current_time() - waiting.since_s,
+            urgent=urgent,
         )
 
     @staticmethod

@@ -13,7 +13,7 @@ import trio
 
 from protocol.catalog import Catalog
 from protocol.errors import RemoteProtocolError
-from protocol.ids import Digest, FunctionName, NodeId, parse_function_name
+from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, parse_function_name
 
 from .activation import Activation
 from .collector import Collector
@@ -60,6 +60,7 @@ class UpkeepService:
         exchange: ExchangeService,
         streams: StreamServer,
         holders: Callable[[Digest], tuple[HolderView, ...]],
+        holder_count: Callable[[Digest, ArtifactKey | None], int | None],
         member_name: Callable[[NodeId], str],
         state: Callable[[], NodeState],
     ) -> None:
@@ -73,6 +74,7 @@ class UpkeepService:
         self._exchange = exchange
         self._streams = streams
         self._holders = holders
+        self._holder_count = holder_count
         self._member_name = member_name
         self._state = state
 
@@ -111,7 +113,6 @@ class UpkeepService:
         module = row.module if row is not None else described
         subject = blob.digest if module is None else module
         names = functions.get(subject, [])
-        is_module = blob.kind == "module"
         return BlobView(
             digest=blob.digest,
             kind=blob.kind,
@@ -122,10 +123,15 @@ class UpkeepService:
             functions_more=max(0, len(names) - NAMES_SHOWN_MAX),
             module=module,
             artifact_key=None if row is None else row.key,
-            holders=len(self._holders(blob.digest)) if is_module else None,
+            holders=self._known_holders(blob, row),
             pinned=blob.digest in covered or subject in covered,
             mapped=blob.kind != "manifest" and self._activation.is_mapped(subject),
         )
+
+    def _known_holders(self, blob: BlobInfo, row: ArtifactRow | None) -> int | None:
+        if blob.kind == "module":
+            return self._holder_count(blob.digest, None)
+        return None if row is None else self._holder_count(row.module, row.key)
 
     def _functions(self, only: Container[Digest] | None) -> dict[Digest, list[str]]:
         """Names with versions, by module; of all modules, or of some."""

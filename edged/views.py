@@ -10,8 +10,8 @@ import msgspec
 import trio
 
 from protocol.gossip import Gossip
-from protocol.holdings import MODULE_FORMS, READY_FORMS
-from protocol.ids import Digest, NodeId
+from protocol.holdings import ANSWERING_FORMS, MODULE_FORMS, READY_FORMS
+from protocol.ids import ArtifactKey, Digest, NodeId
 from protocol.member import Member
 from protocol.messages import Form
 from protocol.replicas import Site
@@ -40,6 +40,8 @@ CALL_S: Final = 0.01
 """A usual call of a function: what a queue before it is made of."""
 LOAD_MAX: Final = 0.99
 """Counts as full: one second's wait."""
+BUILDERS_ASKED_MAX: Final = 2
+"""Of those that build: there is one per artifact key, and not all have code meanwhile."""
 FAR_S = 3600.0
 """Stands for an unknown round trip when holders are put in order: after all known ones."""
 
@@ -190,17 +192,17 @@ class Views:
 
     def peers_ready(self, digest: Digest) -> list[Peer]:
         """Reachable peers whose gateway could answer with the module `digest` at once: the one
-        with the least round trip and load first. Last, one that is building: it likely runs code of
-        the fast tier meanwhile, and refuses in a round trip if it does not."""
+        with the least round trip and load first. Last, some that are building: they likely run code
+        of the fast tier meanwhile, and refuse in a round trip if they do not."""
         holdings = self._gossip.holdings
         ready: list[Member] = []
         building: list[Member] = []
-        for member in self._holding(digest, READY_FORMS | {"building"}):
+        for member in self._holding(digest, ANSWERING_FORMS | {"building"}):
             # One that is suspect would keep a request waiting until it is down or back.
             if member.state == "alive" and not member.is_self and member.metadata.gateway_url:
                 form = holdings.form(member.node_id, digest)
-                (ready if form in READY_FORMS else building).append(member)
-        building = sorted(building, key=_wait_s)[:1]
+                (ready if form in ANSWERING_FORMS else building).append(member)
+        building = sorted(building, key=_wait_s)[:BUILDERS_ASKED_MAX]
         return [_peer_of(member) for member in (*sorted(ready, key=_wait_s), *building)]
 
     def sites(self) -> list[Site]:
@@ -236,6 +238,16 @@ class Views:
             )
             for member in self._holding(digest)
         )
+
+    def holder_count(self, module: Digest, key: ArtifactKey | None) -> int | None:
+        """How many members show `module`, this node among them; with a `key`, its artifact for that
+        key: None of fast code, which nobody shares."""
+        if key is None:
+            return len(self.holders(module))
+        if key == self._runtime.keys.get("fast"):
+            return None
+        holding = self._holding(module, READY_FORMS)
+        return sum(member.metadata.artifact_key == key[:KEY_DIGITS] for member in holding)
 
     def member_counts(self) -> dict[str, int]:
         counts = dict.fromkeys(MEMBER_STATES, 0)

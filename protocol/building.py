@@ -4,7 +4,8 @@ Pure. Nodes of one artifact key that have the module are ranked by rendezvous ha
 for all who see the same members. As many as must attest begin at once; the others wait while these
 show that they are at work, take the artifact when it is there, and go on by themselves when
 waiting has cost more time than compiling would: a builder that dies, or that is slow, holds nobody
-up for long.
+up for long. Where nobody waits for the code, several that began before they knew of each other find
+out in time, and are patient: a background compile takes what the machine has left.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ GRACE_S: Final = 1.0
 reaches all of 50 members on a LAN."""
 PATIENCE: Final = 1.5
 """Times the expected compile: what is waited for somebody else's, its transfer included."""
+LEISURE: Final = 10.0
+"""In its place where no request waits, as fast code answers or nobody has asked."""
+CLAIM_S: Final = 0.5
+"""Who compiles while no request waits shows it for so long before it begins: until all know."""
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -46,18 +51,26 @@ def rank_of(own: NodeId, module: Digest, key: ArtifactKey, candidates: Iterable[
 
 
 def next_step(
-    scene: Scene, *, builders: int, estimate_s: float, waited_s: float
+    scene: Scene, *, builders: int, estimate_s: float, waited_s: float, urgent: bool
 ) -> Literal["fetch", "wait", "build"]:
-    """`builders`: how many must attest before others accept; 0: nobody's word is accepted here."""
+    """`builders`: how many must attest before others accept; 0: nobody's word is accepted here;
+    `urgent`: a request waits for it."""
     if not builders:
         return "build"
     if scene.ready:
         return "fetch"
     if estimate_s < SMALL_S:
         return "build"
-    patience_s = PATIENCE * estimate_s
+    patience_s = (PATIENCE if urgent else LEISURE) * estimate_s
     if scene.building < builders:
         if scene.rank < builders:
             return "build"
         patience_s = min(patience_s, GRACE_S * (scene.rank - builders + 1))
     return "wait" if waited_s < patience_s else "build"
+
+
+def goes_on(
+    own: NodeId, module: Digest, key: ArtifactKey, rivals: Iterable[NodeId], *, builders: int
+) -> bool:
+    """Whether `own`, which has shown `building` for CLAIM_S, begins, as `rivals` show it too."""
+    return not builders or rank_of(own, module, key, rivals) < builders

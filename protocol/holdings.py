@@ -29,11 +29,13 @@ DELTA_CHANGES_MAX: Final = 12
 receiver may miss eleven in a row without needing a sync."""
 
 
-MODULE_FORMS: Final[frozenset[Form]] = frozenset(("module", "building", "ready"))
+MODULE_FORMS: Final[frozenset[Form]] = frozenset(("module", "running", "building", "ready"))
 """Who shows one of these has the module's bytes."""
 READY_FORMS: Final[frozenset[Form]] = frozenset(("ready", "artifact"))
-"""Who shows one of these has an artifact for its own key: it can answer a request, and give the
-artifact to a node of an equal key."""
+"""Who shows one of these has an artifact for its own key: it can give
+the artifact to a node of an equal key."""
+ANSWERING_FORMS: Final[frozenset[Form]] = READY_FORMS | {"running"}
+"""Who shows one of these has code: it can answer a request."""
 
 Change = tuple[bytes, Form | Literal[""]]
 """Raw digest and its new form; "": not held any more."""

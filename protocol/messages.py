@@ -20,9 +20,10 @@ RawDigest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 U63 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 U8 = Annotated[int, Meta(ge=0, le=255)]
-Form = Literal["module", "building", "ready", "artifact"]
-"""module: its bytes; building: the same, and its artifact is being compiled; ready: its bytes and
-an accepted artifact for the node's own artifact key; artifact: that artifact only."""
+Form = Literal["module", "running", "building", "ready", "artifact"]
+"""module: its bytes; running: the same, and code of a fast compiler; building: its bytes, and its
+artifact is being compiled; ready: its bytes and an accepted artifact for the node's own artifact
+key; artifact: that artifact only."""
 
 MESSAGES_MAX: Final = 128
 """A datagram has room for about 100 of the smallest."""

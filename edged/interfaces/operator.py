@@ -81,7 +81,8 @@ class HolderView(msgspec.Struct, frozen=True):
     rtt_ms: float | None
     is_self: bool
     form: Form
-    """building: the module, being compiled; ready: module and artifact."""
+    """running: the module, and fast code; building: the module, being compiled; ready: module and
+    artifact."""
 
 
 class ReplicasView(msgspec.Struct, frozen=True):

@@ -29,7 +29,8 @@ class BlobView(msgspec.Struct, frozen=True):
     """Of an artifact, whose code it is; of a manifest, which blob it describes, if that is here."""
     artifact_key: ArtifactKey | None
     holders: int | None
-    """Of a module: the members that say they hold it in any form, this node among them."""
+    """The members, this node among them, that show this module in any form, or this artifact for
+    the same key; None of what is nobody else's matter."""
     pinned: bool
     mapped: bool
     """In memory now."""

@@ -98,7 +98,7 @@ metadatas = st.builds(
     wire=st.integers(1, 127),
 )
 alives = st.builds(Alive, raw_ids, u63, u32, metadatas)
-forms = st.sampled_from(["module", "building", "ready", "artifact"])
+forms = st.sampled_from(["module", "running", "building", "ready", "artifact"])
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Ping, u32),
     st.builds(Ack, u32, u32, st.integers(0, 255)),

@@ -74,6 +74,7 @@ def worth_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "SMALL_S", 0.0)
     monkeypatch.setattr(supply, "SMALL_S", 0.0)
     monkeypatch.setattr(building, "PATIENCE", 1000.0)
+    monkeypatch.setattr(building, "LEISURE", 1000.0)
 
 
 async def test_one_compiles_and_the_others_fetch_also_from_each_other(tmp_path: Path) -> None:
@@ -97,6 +98,10 @@ async def test_one_compiles_and_the_others_fetch_also_from_each_other(tmp_path: 
         await cluster.stop("a")
         await gone(c, "a")
         assert await first_start(c) == (b"hello", "artifact")
+        await shown(b, {"c": "artifact|ready"})
+        rows = (await b.ask("GET", "/v1/blobs"))["blobs"]
+        (held,) = [row["holders"] for row in rows if row["kind"] == "artifact"]
+        assert held == 2, "c and b itself: a is gone, p's is for another key"
         for node, compiled in ((b, 0), (c, 0), (p, 1)):
             assert await node.metric("edged_compiles_total") == compiled
             assert await node.metric("edged_artifacts_fetched_total") == 1 - compiled
@@ -128,6 +133,34 @@ async def test_fast_code_gives_way_to_a_peers_artifact(
         built = [await n.metric('edged_optimisations_total{result="ok"}') for n in (a, b)]
         fetched = [await n.metric("edged_artifacts_fetched_total") for n in (a, b)]
         assert sorted(zip(built, fetched, strict=True)) == [(0, 1), (1, 0)]
+
+
+@pytest.mark.skipif(not has_fast_tier("native"), reason="this machine has one tier")
+async def test_asked_at_once_one_compiles_and_the_others_take_it(
+    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deploy and requests at every node in one moment, and a slow builder."""
+    worth_waiting(monkeypatch)
+    monkeypatch.setattr(supply, "CLAIM_S", 2.0)  # news may be late on a busy machine
+    async with lab(tmp_path) as cluster:
+        nodes = [await cluster.start(name) for name in "abc"]
+        await cluster.agree()
+        await nodes[0].deploy("f", LARGE, replicas=3)
+        await cluster.agree()
+        assert (await first_start(nodes[0]))[0] == b"hello"
+        await shown(nodes[1], {"a": "running|building"})
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(node.get, "/f")
+        while gate.begun == 0:
+            await trio.sleep(0.02)
+        await trio.sleep(0.5)
+        gate.opened.set()
+        for node in nodes:
+            await shown(node, dict.fromkeys("abc", "ready"))
+        assert gate.begun == 1
+        fetched = [await node.metric("edged_artifacts_fetched_total") for node in nodes]
+        assert sorted(fetched) == [0, 1, 1]
 
 
 async def test_who_waits_for_a_builder_that_dies_goes_on(

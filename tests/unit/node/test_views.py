@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import msgspec
 
 from edged.interfaces import ReplicationView
 from edged.telemetry import Metrics
-from edged.views import Views
+from edged.views import KEY_DIGITS, Views
 from protocol.holdings import Holdings
-from protocol.ids import NodeId, digest_of
+from protocol.ids import ArtifactKey, NodeId, digest_of
 from protocol.member import Member, Metadata
 from protocol.messages import Form
 
@@ -41,7 +41,7 @@ class World:
         self.views = Views(
             gossip=cast("Any", self.gossip),
             store=cast("Any", None),
-            runtime=cast("Any", SimpleNamespace(artifact_key="k" * 64)),
+            runtime=cast("Any", SimpleNamespace(artifact_key="k" * 64, keys={"fast": "f" * 64})),
             functions=cast("Any", None),
             state=lambda: "ready",
             uptime_s=lambda: 0.0,
@@ -83,7 +83,7 @@ class World:
         return [peer.name for peer in self.views.peers_holding(MODULE)]
 
 
-def test_ready_is_who_has_an_artifact_and_a_gateway_and_last_one_that_builds() -> None:
+def test_ready_is_who_has_code_and_a_gateway_and_last_who_builds() -> None:
     world = World()
     world.add(1, "module")
     world.add(2, "building")
@@ -91,9 +91,23 @@ def test_ready_is_who_has_an_artifact_and_a_gateway_and_last_one_that_builds() -
     world.add(4, "artifact")
     world.add(5, "ready", metadata={"gateway_url": ""})
     world.add(6, "building", rtt_s=0.0001)
-    world.add(7, "ready", state="suspect")
-    assert world.ready() == ["n3", "n4", "n6"]
-    assert world.holding() == ["n6", "n1", "n2", "n3", "n5", "n7"]
+    world.add(7, "building", rtt_s=0.1)
+    world.add(8, "running", rtt_s=0.0005)
+    world.add(9, "ready", state="suspect")
+    assert world.ready() == ["n8", "n3", "n4", "n6", "n2"]
+    assert world.holding() == ["n6", "n8", "n1", "n2", "n3", "n5", "n9", "n7"]
+
+
+def test_an_artifact_is_held_by_who_shows_it_for_its_key() -> None:
+    world = World()
+    ours, fast = ArtifactKey("a" * 64), ArtifactKey("f" * 64)
+    for number, form in enumerate(get_args(Form), start=1):
+        world.add(number, form, metadata={"artifact_key": ours[:KEY_DIGITS]})
+    world.add(8, "ready", metadata={"artifact_key": "b" * KEY_DIGITS})
+    assert world.views.holder_count(MODULE, ours) == 2
+    assert world.views.holder_count(MODULE, ArtifactKey("b" * 64)) == 1
+    assert world.views.holder_count(MODULE, None) == len(get_args(Form)) + 1, "in any form"
+    assert world.views.holder_count(MODULE, fast) is None, "nobody shares it"
 
 
 def test_the_nearest_comes_first_unless_it_is_busy() -> None:

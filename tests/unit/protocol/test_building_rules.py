@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from protocol_support import node_id
 
-from protocol.building import GRACE_S, PATIENCE, SMALL_S, Scene, next_step, rank_of
+from protocol.building import (
+    GRACE_S,
+    LEISURE,
+    PATIENCE,
+    SMALL_S,
+    Scene,
+    goes_on,
+    next_step,
+    rank_of,
+)
 from protocol.ids import ArtifactKey, Digest
 
 MODULE, KEY = Digest("ab" * 32), ArtifactKey("cd" * 32)
@@ -13,9 +22,16 @@ NODES = [node_id(f"n{number}") for number in range(9)]
 
 
 def step(
-    scene: Scene, *, builders: int = 1, estimate_s: float = LONG_S, waited_s: float = 0.0
+    scene: Scene,
+    *,
+    builders: int = 1,
+    estimate_s: float = LONG_S,
+    waited_s: float = 0.0,
+    urgent: bool = True,
 ) -> str:
-    return next_step(scene, builders=builders, estimate_s=estimate_s, waited_s=waited_s)
+    return next_step(
+        scene, builders=builders, estimate_s=estimate_s, waited_s=waited_s, urgent=urgent
+    )
 
 
 def test_all_agree_on_one_order_that_differs_by_module_and_key() -> None:
@@ -47,6 +63,26 @@ def test_waiting_ends_by_cost() -> None:
     assert step(silent, waited_s=2 * GRACE_S - 0.1) == "wait"
     assert step(silent, waited_s=2 * GRACE_S) == "build"
     assert step(Scene(rank=8, ready=0, building=0), estimate_s=1.0, waited_s=1.5) == "build"
+
+
+def test_where_no_request_waits_a_slow_builder_is_not_doubled() -> None:
+    waiting = Scene(rank=2, ready=0, building=1)
+    assert step(waiting, waited_s=LEISURE * LONG_S - 0.1, urgent=False) == "wait"
+    assert step(waiting, waited_s=LEISURE * LONG_S, urgent=False) == "build"
+    silent = Scene(rank=2, ready=0, building=0)
+    assert step(silent, waited_s=2 * GRACE_S, urgent=False) == "build", "nobody has begun"
+
+
+def test_of_several_that_began_at_once_the_best_ranked_go_on() -> None:
+    for builders in range(1, 5):
+        going = [
+            one
+            for one in NODES
+            if goes_on(one, MODULE, KEY, [n for n in NODES if n != one], builders=builders)
+        ]
+        ranked = sorted(NODES, key=lambda one: rank_of(one, MODULE, KEY, NODES))
+        assert sorted(going) == sorted(ranked[:builders])
+    assert goes_on(NODES[0], MODULE, KEY, NODES, builders=0), "nobody's word is accepted"
 
 
 def test_what_compiles_quickly_is_not_waited_for() -> None:

@@ -10,7 +10,13 @@ from protocol_support import node_id
 
 from protocol import holdings as module
 from protocol.errors import RemoteProtocolError
-from protocol.holdings import DELTA_CHANGES_MAX, MODULE_FORMS, READY_FORMS, Holdings
+from protocol.holdings import (
+    ANSWERING_FORMS,
+    DELTA_CHANGES_MAX,
+    MODULE_FORMS,
+    READY_FORMS,
+    Holdings,
+)
 from protocol.ids import Digest, digest_of
 from protocol.messages import Form
 
@@ -53,17 +59,19 @@ def test_holders_are_chosen_by_the_form_they_show() -> None:
     for number, form in enumerate(get_args(Form)):
         owner.set_local(blob(number), True, form)
     assert other.merge_update(owner.delta()) == "applied"
+    chosen = (MODULE_FORMS, ANSWERING_FORMS, READY_FORMS)
     found = {
-        form: tuple(other.holders(blob(n), forms) == [A] for forms in (MODULE_FORMS, READY_FORMS))
+        form: tuple(other.holders(blob(n), forms) == [A] for forms in chosen)
         for n, form in enumerate(get_args(Form))
     }
     assert found == {
-        "module": (True, False),
-        "building": (True, False),
-        "ready": (True, True),
-        "artifact": (False, True),
+        "module": (True, False, False),
+        "running": (True, True, False),
+        "building": (True, False, False),
+        "ready": (True, True, True),
+        "artifact": (False, True, True),
     }
-    assert other.form(A, blob(1)) == "building"
+    assert other.form(A, blob(1)) == "running"
     assert other.form(A, blob(9)) is None
     other.hide(A)
     assert other.holders(blob(0)) == []
