@@ -125,7 +125,7 @@ def passed_on(
         (b"x-request-id", request_id),
         (b"x-edged-path", ",".join(passage.path).encode()),
         (b"x-edged-version", passage.version.encode()),
-        (b"x-edged-deadline-ms", b"%d" % min(max(passage.left_s * 1000, 0), LEFT_MS_MAX)),
+        (b"x-edged-deadline-ms", b"%d" % min(max(round(passage.left_s * 1000), 0), LEFT_MS_MAX)),
     ]
     for name, address in ((b"x-edged-client", passage.client), (b"x-edged-server", passage.server)):
         text = b"" if address is None else f"{address[0]} {address[1]}".encode()

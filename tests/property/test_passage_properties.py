@@ -58,6 +58,7 @@ def send(headers: Headers, passage: Passage, length: int | None) -> Headers:
 
 
 @given(FIELDS, PASSAGES, st.sampled_from([None, 0, 7]))
+@example([], Passage((NodeId("a" * 32),), VersionId("b" * 64), 257.131, None, None), None)
 @example([(b"connection", b"x-edged-path, host, x-a"), (b"x-a", b"1"), (b"host", b"h")], None, 0)
 def test_a_passage_arrives_as_it_was_sent(
     fields: Headers, passage: Passage | None, length: int | None
