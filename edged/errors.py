@@ -205,6 +205,10 @@ class ClusterFailed(EdgedError):
     """A local cluster's node did not start, join or stop; `extra["node"]` names it."""
 
 
+class RunDamaged(EdgedError):
+    """A run folder of the laboratory lacks a file, or holds what is no row of it."""
+
+
 class Unreachable(EdgedError):
     """Nothing answers at the node's address; `extra["url"]` is what was tried."""
 
@@ -276,6 +280,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     Conflict: ErrorInfo(409, "conflict", False, "info", "Conflict"),
     ClusterNotFound: ErrorInfo(404, "cluster-not-found", False, "info", "Cluster not found"),
     ClusterFailed: ErrorInfo(500, "cluster-failed", False, "error", "Cluster operation failed"),
+    RunDamaged: ErrorInfo(500, "run-damaged", False, "error", "Run folder damaged"),
     Unreachable: ErrorInfo(503, "unreachable", True, "warning", "Node unreachable"),
     PeerError: ErrorInfo(502, "peer", True, "info", "Peer failed"),
     PeerRefused: ErrorInfo(502, "peer-refused", True, "info", "Peer refused"),

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "pin": "edged.cli.blobs:pin",
     "unpin": "edged.cli.blobs:unpin",
     "cluster": "edged.cli.cluster:cluster",
+    "chaos": "edged.cli.chaos:chaos",
 }
 
 EPILOG: Final = """\b

@@ -1,0 +1,49 @@
+"""A run's events in words, one line each, for terminals."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from edged.lab.history import (
+    Catalog,
+    Converged,
+    Deploy,
+    Fault,
+    Finding,
+    HistoryRow,
+    Left,
+    Phase,
+    Run,
+)
+
+
+def told(row: HistoryRow) -> str:
+    match row:
+        case Run():
+            where = f" over {row.topology}" if row.topology else ""
+            return f"run of {row.scenario}, seed {row.seed}: {len(row.nodes)} nodes{where}"
+        case Phase():
+            budget = "" if row.errors_max is None else f", {row.errors_max:.2%} may fail"
+            return f"phase {row.name}{budget}"
+        case Fault():
+            head = f"fault {row.id} {row.action} {' '.join(row.targets)}: {row.state}"
+            return f"{head}, {row.detail}" if row.detail else head
+        case Deploy():
+            head = f"deploy {row.function} version {row.label} at {row.node}"
+            if row.acknowledged_s is None:
+                return f"{head}: not acknowledged, {row.error}"
+            return f"{head}: on {', '.join(row.holders)} after {row.t_s - row.begun_s:.2f} s"
+        case Converged():
+            head = f"{row.what} after {row.after or 'the start'}"
+            if row.seconds is None:
+                return f"{head}: not within {row.waited_s:.1f} s; {row.detail}"
+            return f"{head}: the same on {len(row.nodes)} nodes in {row.seconds:.2f} s"
+        case Catalog():
+            return f"catalog of {row.node}: {len(row.functions)} functions, {row.digest[:12]}"
+        case Left():
+            things = [*row.processes, *row.files]
+            return f"torn down; left behind: {', '.join(things) or 'nothing'}"
+        case Finding():
+            return f"finding: {row.invariant}, {row.subject}: {row.detail}"
+        case _:
+            assert_never(row)
