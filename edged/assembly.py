@@ -506,8 +506,8 @@ class Parts:
         catalog = self.gossip.catalog
         found = dict.fromkeys(
             row.spec.module
-            for name, current in catalog.functions()
-            if current.spec.module == module
+            for name in catalog.modules.functions(module)
+            if (current := catalog.lookup(name)) is not None and current.spec.module == module
             for row in catalog.versions(name)
         )
         return [one for one in found if one != module]

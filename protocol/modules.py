@@ -62,6 +62,11 @@ class Modules:
         """Key of a version record that names it, for people; "" if none does. Looks at all."""
         return next((key for key, one in self._named.items() if one.module == module), "")
 
+    def functions(self, module: Digest) -> list[str]:
+        """Names of the functions with a live version that names it, in order. Looks at all."""
+        keys = (key for key, one in self._named.items() if one.module == module)
+        return sorted({key.split("/")[1] for key in keys})
+
     def asking_most(self, module: Digest) -> str:
         """Key of a version record that asks for the greatest number; "" if none names it. Looks at
         all."""

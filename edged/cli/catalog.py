@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .common import EXIT_FAILED, EdgedCommand, print_json, target_options
+from .common import (
+    EXIT_FAILED,
+    EdgedCommand,
+    check_can_ask,
+    print_json,
+    target_options,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from edged.interfaces import FutureRecord
@@ -37,19 +43,16 @@ def future(as_json: bool, **where: Any) -> None:
 
 
 @catalog.command("discard-future", cls=EdgedCommand)
-@click.option("--yes", is_flag=True, help="Do not ask; needed with --json away from a terminal.")
+@yes_option
 @target_options
 def discard_future(yes: bool, as_json: bool, **where: Any) -> None:
     """Drop those records: what they changed is undone, and the node can sign again. Set its clock
     right first."""
     import msgspec
 
-    from edged.errors import ConfigError
-
     from .target import find_target
 
-    if as_json and not yes and not sys.stdin.isatty():
-        raise ConfigError("--json away from a terminal cannot ask: add --yes")
+    check_can_ask(yes=yes, as_json=as_json)
     target = find_target(**where)
     client = target.control()
     if not yes:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .common import EXIT_FAILED, EdgedCommand, NodeProblem, print_json, target_options
+from .common import (
+    EXIT_FAILED,
+    EdgedCommand,
+    NodeProblem,
+    check_can_ask,
+    print_json,
+    target_options,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from .client import Client
@@ -70,19 +77,16 @@ def _exists(client: Client, name: str) -> bool:
 
 @click.command(cls=EdgedCommand)
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask; needed with --json away from a terminal.")
+@yes_option
 @target_options
 def remove(name: str, yes: bool, as_json: bool, **where: Any) -> None:
     """Remove a function from the whole cluster."""
     import msgspec
 
-    from edged.errors import ConfigError
-
     from .show import function_path
     from .target import find_target
 
-    if as_json and not yes and not sys.stdin.isatty():
-        raise ConfigError("--json away from a terminal cannot ask: add --yes")
+    check_can_ask(yes=yes, as_json=as_json)
     target = find_target(**where)
     client = target.control()
     if not yes:

@@ -160,7 +160,43 @@ def target_options(function: F) -> F:
     return json_option(function)
 
 
+def watch_options(*, interval_s: float) -> Callable[[F], F]:
+    """--watch, --interval."""
+
+    def decorate(function: F) -> F:
+        interval = click.option(
+            "--interval",
+            "interval_s",
+            default=interval_s,
+            show_default=True,
+            type=click.FloatRange(0.1, 3600),
+            help="Seconds between two looks.",
+        )
+        watch = click.option("--watch", "-w", is_flag=True, help="Again and again, until Ctrl-C.")
+        return watch(interval(function))
+
+    return decorate
+
+
+def yes_option(function: F) -> F:
+    return click.option(
+        "--yes", is_flag=True, help="Do not ask; needed with --json away from a terminal."
+    )(function)
+
+
+def check_can_ask(*, yes: bool, as_json: bool) -> None:
+    """Raises ConfigError: there is a question, and nobody to answer it."""
+    from edged.errors import ConfigError
+
+    if as_json and not yes and not sys.stdin.isatty():
+        raise ConfigError("--json away from a terminal cannot ask: add --yes")
+
+
 # ---------------------------------------------------------------- output
+def is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def print_json(value: Any) -> None:
     """`value`: anything msgspec can encode."""
     import msgspec

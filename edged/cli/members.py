@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .common import EdgedCommand, clean, print_json, target_options
+from .common import EdgedCommand, clean, is_terminal, print_json, target_options, watch_options
 
 if TYPE_CHECKING:
     from edged.interfaces import MemberView
@@ -24,15 +23,7 @@ COLUMNS: Final = (
 
 
 @click.command(cls=EdgedCommand)
-@click.option("--watch", "-w", is_flag=True, help="Again and again, until Ctrl-C.")
-@click.option(
-    "--interval",
-    "interval_s",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0.1, 3600),
-    help="Seconds between two looks.",
-)
+@watch_options(interval_s=1.0)
 @target_options
 def members(watch: bool, interval_s: float, as_json: bool, **where: Any) -> None:
     """List the members of the cluster, as one node sees them.
@@ -61,10 +52,6 @@ def members(watch: bool, interval_s: float, as_json: bool, **where: Any) -> None
                 before = print_changes(at_s, rows, before)
     except KeyboardInterrupt:
         return
-
-
-def is_terminal() -> bool:
-    return sys.stdout.isatty()
 
 
 def look(client: Client) -> list[MemberView]:

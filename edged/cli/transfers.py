@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .common import EdgedCommand, clean, console, print_json, target_options
+from .common import (
+    EdgedCommand,
+    clean,
+    console,
+    is_terminal,
+    print_json,
+    target_options,
+    watch_options,
+)
 
 COLUMNS: Final = (
     *(("blob", 10), ("progress", 12), ("bytes", 20), ("rate", 10), ("left", 6)),
@@ -25,15 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=EdgedCommand)
-@click.option("--watch", "-w", is_flag=True, help="Again and again, until Ctrl-C.")
-@click.option(
-    "--interval",
-    "interval_s",
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(0.1, 3600),
-    help="Seconds between two looks.",
-)
+@watch_options(interval_s=0.5)
 @target_options
 def transfers(watch: bool, interval_s: float, as_json: bool, **where: Any) -> None:
     """Show what a node fetches and uploads now.
@@ -55,10 +54,6 @@ def transfers(watch: bool, interval_s: float, as_json: bool, **where: Any) -> No
         _watch(client, interval_s, as_json=as_json)
     except KeyboardInterrupt:
         return
-
-
-def is_terminal() -> bool:
-    return sys.stdout.isatty()
 
 
 def look(client: Client) -> TransfersView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,6 +36,24 @@ ADD = (
     '(module (func (export "add_numbers") (param i32 i32) (result i32)'
     " local.get 0 local.get 1 i32.add))"
 )
+
+
+def artifacts(node: Running) -> list[Path]:
+    """Files of native code on its disk."""
+    return sorted((node.config.data_dir / "blobs").rglob("*.artifact"))
+
+
+def damage(path: Path, *, at: int | None = None, byte: int | None = None) -> None:
+    """What a failing disk does: another byte (default: one bit in the middle), same size, same
+    times; the index suspects nothing."""
+    stat, data = path.stat(), path.read_bytes()
+    at = len(data) // 2 if at is None else at
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([data[at] ^ 1 if byte is None else byte]))
+    path.chmod(0o444)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def says(text: str, *, fd: int = 1, then: str = "") -> bytes:

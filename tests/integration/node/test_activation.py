@@ -16,13 +16,9 @@ from edged.telemetry import make_log
 from edged.trust import load_trust
 from protocol.artifact import attest, encode_attestations
 
-from .cluster import Lab, Running, lab, says
+from .cluster import Lab, Running, artifacts, damage, lab, says
 
 MEBIBYTE = 1024 * 1024
-
-
-def artifacts(node: Running) -> list[Path]:
-    return sorted((node.config.data_dir / "blobs").rglob("*.artifact"))
 
 
 async def mapped(node: Running, name: str) -> None:
@@ -70,15 +66,7 @@ async def test_artifact_altered_on_disk_is_refused_and_compiled_again(tmp_path: 
         await mapped(a, "f")
         await cluster.stop("a")
         (artifact,) = artifacts(a)
-        stat = artifact.stat()
-        data = bytearray(artifact.read_bytes())
-        data[len(data) // 2] ^= 1
-        # What a failing disk does: other bytes, same size, same times; the index suspects nothing.
-        artifact.chmod(0o644)
-        with artifact.open("r+b") as file:
-            file.write(data)
-        artifact.chmod(0o444)
-        os.utime(artifact, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        damage(artifact)
         a = await cluster.start("a")
         answer = await a.get("/f")
         assert (answer.content, answer.headers["x-edged-start"]) == (b"true", "compiled")
@@ -232,14 +220,8 @@ async def test_damaged_artifact_shared_with_another_module_is_never_mapped(tmp_p
         await a.deploy("first", binary, abi="export")
         assert (await a.get("/first/seven")).text == "1997024418\n"
         (artifact,) = artifacts(a)
-        stat = artifact.stat()
         at = artifact.read_bytes().index((1997024418).to_bytes(4, "little"))
-        artifact.chmod(0o644)
-        with artifact.open("r+b") as file:
-            file.seek(at)
-            file.write(bytes([0xE0]))
-        artifact.chmod(0o444)
-        os.utime(artifact, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        damage(artifact, at=at, byte=0xE0)
         await a.deploy("second", binary + b"\x00\x0b\x04notesecond", abi="export")
         answer = await a.get("/second/seven")
         assert answer.text == "1997024418\n"

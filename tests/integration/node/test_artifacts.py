@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from protocol import building
 from protocol.artifact import Attested, attest, decode_attestations, encode_attested
 from protocol.ids import ArtifactKey, Digest
 
-from .cluster import Lab, Running, lab, says
-from .test_node_tiers import LARGE, Gate, artifacts, gate
+from .cluster import Lab, Running, artifacts, damage, lab, says
+from .test_node_tiers import LARGE, Gate, gate
 
 __all__ = ["gate"]
 ONE_TIER = {"tiers": "optimised"}
@@ -238,14 +237,7 @@ async def test_flipped_native_code_is_never_mapped_but_fetched_anew(tmp_path: Pa
         assert await first_start(b) == (b"hello", "artifact")
         await cluster.stop("b")
         (path,) = artifacts(b)
-        stat = path.stat()
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.chmod(0o644)
-        with path.open("r+b") as file:
-            file.write(data)
-        path.chmod(0o444)
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        damage(path)
         (b,) = await start(cluster, "b", runtime=ONE_TIER)
         await shown(b, {"a": "ready"})
         assert (await first_start(b))[0] == b"hello"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from edged.interfaces import CompileReport
 from edged.runtime.runtime import WasmtimeRuntime
 from edged.runtime.settings import has_fast_tier
 
-from .cluster import Lab, Running, lab
+from .cluster import Lab, Running, artifacts, damage, lab
 
 pytestmark = pytest.mark.skipif(not has_fast_tier("native"), reason="this machine has one tier")
 SUM = "(local.set 0 (i32.mul (i32.add (local.get 0) (i32.const 77777)) (i32.const 99999)))"
@@ -71,10 +70,6 @@ async def tier(node: Running, name: str = "f") -> str | None:
 async def until(node: Running, wanted: str) -> None:
     while await tier(node) != wanted:
         await trio.sleep(0.02)
-
-
-def artifacts(node: Running) -> list[Path]:
-    return sorted((node.config.data_dir / "blobs").rglob("*.artifact"))
 
 
 async def optimising(node: Running) -> str:
@@ -200,14 +195,7 @@ async def test_altered_fast_code_is_refused(tmp_path: Path, gate: Gate) -> None:
         assert (await a.get("/f")).content == b"hello"
         await cluster.stop("a")
         (artifact,) = artifacts(a)
-        stat = artifact.stat()
-        data = bytearray(artifact.read_bytes())
-        data[len(data) // 2] ^= 1
-        artifact.chmod(0o644)
-        with artifact.open("r+b") as file:
-            file.write(data)
-        artifact.chmod(0o444)
-        os.utime(artifact, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        damage(artifact)
         a = await cluster.start("a")
         answer = await a.get("/f")
         assert (answer.content, answer.headers["x-edged-start"]) == (b"hello", "compiled")

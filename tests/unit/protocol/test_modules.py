@@ -31,6 +31,7 @@ def test_the_most_that_any_version_asks_for_and_every_manifest() -> None:
     assert modules.get(ONE) == Wanted((MANIFEST, OTHER), 5)
     assert modules.get(TWO) == Wanted((MANIFEST,), 3)
     assert modules.named_by(ONE).startswith("v/f/")
+    assert (modules.functions(ONE), modules.functions(TWO)) == (["f", "g"], ["f"])
     assert list(modules) == [ONE, TWO]
     assert len(modules) == 2
     assert modules.take_changed() == [ONE, TWO]
