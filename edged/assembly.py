@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
-from protocol.events import (
-    Event,
-    IdentityClash,
-    MemberDown,
-    MemberLeft,
-    MemberSuspect,
-    MemberUp,
-    MemberUpdated,
-    RecordsAccepted,
-    RecordsPurged,
-)
+from protocol.events import Event
 from protocol.gossip import Gossip, GossipConfig
 from protocol.holdings import ANSWERING_FORMS, MODULE_FORMS
-from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId
-from protocol.member import Member, Metadata
+from protocol.ids import ArtifactKey, Digest, NodeId
+from protocol.member import Metadata
 from protocol.presets import PRESETS
 from protocol.records import Record, encoded_records
-from protocol.replicas import Site
 from protocol.replication import ReplicationConfig
 from protocol.seal import Keyring
 
 from .acknowledging import Nodes
 from .acquaintances import Acquaintances
-from .config import Config, parse_address
+from .config import Config
 from .deltas import DeltaSource
 from .eventlog import EventLog, function_of
 from .expiry import Expiry
@@ -45,23 +31,22 @@ from .forwarding import Forwarding
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .housekeeping import Housekeeping
-from .http import bind_tcp
 from .interfaces import NodeState, Peer
 from .journal import Journal
 from .keeping import Keeper
 from .keys import KeyService
+from .listening import Sockets
 from .load import LoadMeter
 from .lookup import Lookup
 from .native import NativeParts, Surroundings
 from .network import (
     ExchangeService,
     GossipService,
-    GossipSockets,
     Lines,
     StreamServer,
-    bind_gossip,
 )
 from .operations import ClusterAccess, Operations
+from .reactions import Reactions
 from .replication import ReplicationService
 from .runtime.runtime import WasmtimeRuntime
 from .saved import SavedRecords
@@ -70,73 +55,12 @@ from .store import BlobStore
 from .supply import Rivals
 from .telemetry import Log, Metrics
 from .trust import Trust
-from .views import Views, address_text
+from .views import Views
 
 IDLE_LOAD: Final = 0.05
 """Below it nobody minds work that may wait."""
 READY_MARGIN_S: Final = 30.0
 """The gateway's own backstop comes so much after a request's wait for its function's code."""
-
-
-class Addresses(msgspec.Struct, frozen=True):
-    """Where a running node listens."""
-
-    gateway_url: str
-    control_url: str
-    gossip_address: str
-
-
-class Sockets:
-    """Everything the node listens on, bound before anything is announced."""
-
-    def __init__(
-        self,
-        config: Config,
-        gossip: GossipSockets,
-        gateway: socket.socket | None,
-        control: socket.socket,
-    ) -> None:
-        advertise = config.gossip.advertise
-        self.gossip = gossip
-        self.gateway = gateway
-        self.control = control
-        self.gossip_address = (
-            parse_address(advertise, key="gossip.advertise") if advertise else gossip.address
-        )
-        self.addresses = Addresses(
-            gateway_url=(config.gateway.public_url or _url(gateway)) if gateway else "",
-            control_url=_url(control),
-            gossip_address=address_text(self.gossip_address),
-        )
-
-    def close(self) -> None:
-        """What is being served already is closed by whoever serves it; twice does no harm."""
-        for listener in self.gossip.listeners:
-            listener.socket.close()
-        self.gossip.close()
-        self.control.close()
-        if self.gateway is not None:
-            self.gateway.close()
-
-
-def _url(listening: socket.socket) -> str:
-    return f"http://{address_text(listening.getsockname()[:2])}"
-
-
-async def bind_all(config: Config, *, serve: bool) -> Sockets:
-    """A node without the role `serve` has no gateway.
-
-    Raises ConfigError naming the address that is taken or wrong; then nothing stays bound."""
-    with contextlib.ExitStack() as bound:
-
-        def bind(text: str, key: str) -> socket.socket:
-            return bound.enter_context(bind_tcp(*parse_address(text, key=key), key=key))
-
-        gateway = bind(config.gateway.bind, "gateway.bind") if serve else None
-        control = bind(config.control.bind, "control.bind")
-        gossip = await bind_gossip(*parse_address(config.gossip.bind, key="gossip.bind"))
-        bound.pop_all()
-    return Sockets(config, gossip, gateway, control)
 
 
 def wall_ms() -> int:
@@ -194,11 +118,13 @@ class Parts:
         self.events = EventLog(node=config.node.name, generation=generation)
         self.gossip = make_gossip(config, trust, runtime, sockets, generation)
         self.acquaintances = Acquaintances(store, self.gossip.members, log=log)
+        self._lookup = Lookup(self.gossip.catalog)
         self._saved = SavedRecords(trust)
         self._wire_peers(sockets, generation, state)
         store.on_lost = self._on_lost
         self._wire_functions(config)
         self._wire_operator(config, state)
+        self._reactions = self._make_reactions()
         limits = GatewayLimits(ready_timeout_s=config.gateway.ready_timeout_s + READY_MARGIN_S)
         self.gateway = Gateway(
             self.functions,
@@ -261,7 +187,9 @@ class Parts:
         )
         self.streams = StreamServer(
             trust=trust,
-            source=WireSource(store, log, attested=self._attested, manifests=self._manifests),
+            source=WireSource(
+                store, log, attested=self._attested, manifests=self._lookup.manifests
+            ),
             deltas=DeltaSource(store),
             fetching=self.exchange,
             sync=self.gossip_service,
@@ -304,10 +232,9 @@ class Parts:
             running_max=config.gateway.invocations_max,
             tell=self.gossip.set_load,
         )
-        lookup = Lookup(self.gossip.catalog)
         self.functions = FunctionService(
-            lookup=lookup.current,
-            version=lookup.version,
+            lookup=self._lookup.current,
+            version=self._lookup.version,
             activation=self.activation,
             journal=self.journal,
             limits=config.gateway,
@@ -404,6 +331,18 @@ class Parts:
             log=self._log,
         )
 
+    def _make_reactions(self) -> Reactions:
+        return Reactions(
+            gossip=self.gossip,
+            acquaintances=self.acquaintances,
+            forwarding=self.forwarding,
+            exchange=self.exchange,
+            replication=self.replication,
+            journal=self.journal,
+            wall_ms=wall_ms,
+            log=self._log,
+        )
+
     def _cluster_access(self) -> ClusterAccess:
         return ClusterAccess(
             catalog=self.gossip.catalog,
@@ -425,63 +364,11 @@ class Parts:
         )
 
     async def _on_event(self, event: Event) -> None:
-        if isinstance(event, MemberDown | MemberLeft):
-            self.forwarding.lost(event.member.node_id, down=isinstance(event, MemberDown))
-        elif isinstance(event, MemberUp | RecordsAccepted):
-            self.forwarding.changed()
-        match event:
-            case MemberUpdated(member):
-                self._note_reachable(member)
-            case MemberUp() | MemberLeft():
-                self._note_reachable(event.member)
-                self.acquaintances.changed()
-                kind = type(event).__name__.removeprefix("Member").lower()
-                member = event.member
-                self._log.info(f"member {kind}", member=member.name, member_id=member.node_id)
-            case MemberSuspect() | MemberDown():
-                kind = type(event).__name__.removeprefix("Member").lower()
-                member, why = event.member, event.reason.text
-                if isinstance(event, MemberDown):
-                    self.exchange.drop(member.node_id)
-                else:
-                    self.forwarding.doubted(member.node_id)
-                self._note_reachable(member)
-                self._log.info(
-                    f"member {kind}", member=member.name, member_id=member.node_id, why=why
-                )
-            case RecordsAccepted():
-                self._forget_removed(event)
-                self.replication.look()
-            case RecordsPurged():
-                self.replication.look()
-            case IdentityClash():
-                self._log.error(
-                    "peers know a later run of this node: another process runs under its identity"
-                    " (stop one of them), or its data directory was lost and its clock is behind"
-                    " (set the clock, and start it again)",
-                    generation=self.gossip.members()[0].generation,
-                    known=event.generation,
-                    ahead_s=(event.generation - wall_ms()) / 1000,
-                )
-            case _:
-                pass  # views read it from the machine
-
-    def _note_reachable(self, member: Member) -> None:
-        if member.reachable:
-            self.replication.member_up(Site(member.node_id, member.metadata.region))
-        else:
-            self.replication.member_gone(member.node_id)
+        self._reactions.on_event(event)
 
     def _install_keys(self, keys: tuple[bytes, ...]) -> None:
         self.gossip.set_keyring(Keyring(keys), trio.current_time())
         self.gossip_service.notify()
-
-    def _forget_removed(self, event: RecordsAccepted) -> None:
-        """A function removed elsewhere leaves no log here."""
-        for key, _ in event.records:
-            kind, _, name = key.partition("/")
-            if kind == "a" and self.gossip.catalog.lookup(name) is None:
-                self.journal.forget(FunctionName(name))
 
     def _peers_with_artifact(self, module: Digest) -> list[Peer]:
         return self.views.peers_with_artifact(module)
@@ -501,26 +388,11 @@ class Parts:
     def _peer(self, node_id: NodeId) -> Peer | None:
         return self.views.peer(node_id)
 
-    def _kin(self, module: Digest) -> list[Digest]:
-        """Modules of other versions of the functions that `module` is the code of now."""
-        catalog = self.gossip.catalog
-        found = dict.fromkeys(
-            row.spec.module
-            for name in catalog.modules.functions(module)
-            if (current := catalog.lookup(name)) is not None and current.spec.module == module
-            for row in catalog.versions(name)
-        )
-        return [one for one in found if one != module]
-
-    def _manifests(self, module: Digest) -> tuple[Digest, ...]:
-        wanted = self.gossip.catalog.modules.get(module)
-        return () if wanted is None else wanted.manifests
-
     def _bases(self, module: Digest) -> list[Digest]:
-        return [one for one in self._kin(module) if self._store.info(one) is not None]
+        return [one for one in self._lookup.kin(module) if self._store.info(one) is not None]
 
     def _artifact_bases(self, module: Digest) -> list[Digest]:
-        rows = (self.artifacts.row(one, "optimised") for one in self._kin(module))
+        rows = (self.artifacts.row(one, "optimised") for one in self._lookup.kin(module))
         return [row.digest for row in rows if row is not None]
 
     def _on_held(self, module: Digest) -> None:

@@ -1,9 +1,10 @@
-"""Functions by name, as requests name them: out of the catalog. Reads only."""
+"""Functions by name, as requests name them; modules by the functions whose code they are. Reads the
+catalog only."""
 
 from __future__ import annotations
 
 from protocol.catalog import Catalog
-from protocol.ids import FunctionName, VersionId
+from protocol.ids import Digest, FunctionName, VersionId
 
 from .errors import FunctionNotFound
 from .interfaces import FunctionView
@@ -29,3 +30,19 @@ class Lookup:
         if spec is None:
             raise FunctionNotFound(f"{name!r} has no version {version[:12]} here")
         return FunctionView(found.name, version, spec)
+
+    def kin(self, module: Digest) -> list[Digest]:
+        """Modules of other versions of the functions that `module` is the code of now."""
+        catalog = self._catalog
+        found = dict.fromkeys(
+            row.spec.module
+            for name in catalog.modules.functions(module)
+            if (current := catalog.lookup(name)) is not None and current.spec.module == module
+            for row in catalog.versions(name)
+        )
+        return [one for one in found if one != module]
+
+    def manifests(self, module: Digest) -> tuple[Digest, ...]:
+        """Those that live versions name, of its wire form."""
+        wanted = self._catalog.modules.get(module)
+        return () if wanted is None else wanted.manifests

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 import trio
 
-from .assembly import Addresses, Parts, Sockets, bind_all
+from .assembly import Parts
 from .config import Config, GatewaySection
 from .control import make_control_app
 from .errors import ConfigError
@@ -29,6 +29,7 @@ from .files import read_file, write_file
 from .gateway import REFUSED
 from .http import HttpHooks, HttpLimits, HttpServer, serve
 from .interfaces import NodeState
+from .listening import Addresses, Sockets, bind_all
 from .logfile import own_log_file
 from .resident import drop_code
 from .runtime.runtime import WasmtimeRuntime, open_runtime

@@ -13,8 +13,8 @@ import httpx
 import msgspec
 import trio
 
-from edged.assembly import Addresses
 from edged.config import Config, parse_config
+from edged.listening import Addresses
 from edged.node import Node
 from edged.telemetry import make_log
 from edged.trust import create_ca, issue_node
