@@ -31,6 +31,7 @@ from .forwarding import Forwarding
 from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .housekeeping import Housekeeping
+from .intake import Intake
 from .interfaces import NodeState, Peer
 from .journal import Journal
 from .keeping import Keeper
@@ -292,17 +293,7 @@ class Parts:
             install=self._install_keys,
             note=self.events.add,
         )
-        self.operations = Operations(
-            store=self._store,
-            runtime=self._runtime,
-            artifacts=self.artifacts,
-            activation=self.activation,
-            journal=self.journal,
-            cluster=self._cluster_access(),
-            mounts=frozenset(config.mounts),
-            replicas=config.replication.replicas,
-            state=state,
-        )
+        self.operations = self._make_operations(config, state)
 
     def _wire_replication(self, config: Config) -> None:
         self._nodes = Nodes(
@@ -343,6 +334,26 @@ class Parts:
             log=self._log,
         )
 
+    def _make_operations(self, config: Config, state: Callable[[], NodeState]) -> Operations:
+        return Operations(
+            store=self._store,
+            runtime=self._runtime,
+            artifacts=self.artifacts,
+            activation=self.activation,
+            journal=self.journal,
+            cluster=self._cluster_access(),
+            intake=Intake(
+                store=self._store,
+                runtime=self._runtime,
+                keeping=self.housekeeping.collector.keeping,
+                on_held=self._on_held,
+                mounts=frozenset(config.mounts),
+                replicas=config.replication.replicas,
+            ),
+            replicas=config.replication.replicas,
+            state=state,
+        )
+
     def _cluster_access(self) -> ClusterAccess:
         return ClusterAccess(
             catalog=self.gossip.catalog,
@@ -352,7 +363,6 @@ class Parts:
             join=self.gossip_service.join_named,
             holders=self.views.holders,
             replicas=self.replication.replicas,
-            on_held=self._on_held,
             keeping=self.housekeeping.collector.keeping,
             status=self.views.status,
             metrics=self.views.render_metrics,

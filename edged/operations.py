@@ -1,13 +1,11 @@
 """What an operator can do to this node: implements interfaces.Operator for the control API.
 
 A change is acknowledged once its blob and its signed records are durable on enough nodes
-(acknowledging.py). Runs in the node's event loop; owns nothing but a small cache of module
-information.
+(acknowledging.py). Runs in the node's event loop.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -18,14 +16,10 @@ from protocol.catalog import Catalog, Current, VersionRow
 from protocol.entries import Entry
 from protocol.errors import RemoteProtocolError
 from protocol.function import (
-    MODULE_BYTES_MAX,
-    FunctionSpec,
-    check_spec,
     encode_spec,
     version_of,
 )
 from protocol.ids import Digest, FunctionName, VersionId, digest_of, parse_function_name
-from protocol.manifest import manifest_digest
 from protocol.records import Record, encoded_records
 
 from .acknowledging import Change, Nodes
@@ -33,16 +27,14 @@ from .activation import Activation
 from .artifacts import Artifacts
 from .errors import (
     BadRequest,
-    BlobNotFound,
     ConfigError,
     Conflict,
-    DigestMismatch,
     Draining,
     EdgedError,
     FunctionNotFound,
-    ModuleRejected,
 )
 from .forms import forms_of
+from .intake import Intake
 from .interfaces import (
     Deployed,
     DeployRequest,
@@ -53,7 +45,6 @@ from .interfaces import (
     HolderView,
     LogLine,
     MemberView,
-    ModuleInfo,
     ModuleStored,
     NodeState,
     ReplicasView,
@@ -64,9 +55,7 @@ from .interfaces import (
 )
 from .journal import Journal
 
-MODULE_INFOS_MAX: Final = 1024
 VERSION_PREFIX_MIN: Final = 4
-EXPORTS_SHOWN_MAX: Final = 50
 
 
 class ClusterAccess:
@@ -82,7 +71,6 @@ class ClusterAccess:
         join: Callable[[Sequence[str]], Awaitable[None]],
         holders: Callable[[Digest], tuple[HolderView, ...]],
         replicas: Callable[[Digest], ReplicasView],
-        on_held: Callable[[Digest], None],
         keeping: Callable[[Digest], AbstractAsyncContextManager[None]],
         status: Callable[[], StatusView],
         metrics: Callable[[], bytes],
@@ -99,7 +87,6 @@ class ClusterAccess:
         self.join = join
         self.holders = holders
         self.replicas = replicas
-        self.on_held = on_held
         self.keeping = keeping
         self.status = status
         self.metrics = metrics
@@ -122,68 +109,28 @@ class Operations:
         activation: Activation,
         journal: Journal,
         cluster: ClusterAccess,
-        mounts: frozenset[str],
+        intake: Intake,
         replicas: int,
         state: Callable[[], NodeState],
     ) -> None:
-        """`replicas`: of a deploy that does not say."""
+        """`replicas`: of a removal."""
         self._store = store
         self._runtime = runtime
         self._artifacts = artifacts
         self._activation = activation
         self._journal = journal
         self._cluster = cluster
-        self._mounts = mounts
+        self._intake = intake
         self._replicas = replicas
         self._state = state
-        self._infos: OrderedDict[Digest, ModuleInfo] = OrderedDict()
         # Two deploys of one name must not read the same "current" and both move it, and what peers
         # say must not be written over what was acknowledged here: one lock with the gossip driver.
         self._writing = cluster.persisting
 
-    # ------------------------------------------------------------ modules
     async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:
         self._check_state()
-        if expected is not None:
-            actual = await trio.to_thread.run_sync(digest_of, data)
-            if actual != expected:
-                raise DigestMismatch(
-                    f"the body hashes to {actual}, not to the declared {expected}",
-                    expected=expected,
-                    actual=actual,
-                )
-        if len(data) > MODULE_BYTES_MAX:
-            raise ModuleRejected("too-large", f"{len(data)} bytes; at most {MODULE_BYTES_MAX}")
-        wasm = await self._runtime.parse(data)
-        info = await self._runtime.validate(wasm)
-        async with self._cluster.keeping(info.digest):
-            created = self._store.info(info.digest) is None
-            await self._store.put(wasm, kind="module", expected=info.digest)
-            manifest = await self._store.make_manifest(info.digest)
-            self._cluster.on_held(info.digest)
-        self._remember(info)
-        return ModuleStored(
-            module=info.digest,
-            size_bytes=info.size_bytes,
-            wire_bytes=manifest.wire_bytes,
-            imports=info.imports,
-            exports=info.exports,
-            created=created,
-        )
+        return await self._intake.put(data, expected=expected)
 
-    def _remember(self, info: ModuleInfo) -> None:
-        self._infos[info.digest] = info
-        if len(self._infos) > MODULE_INFOS_MAX:
-            self._infos.popitem(last=False)
-
-    async def _module_info(self, digest: Digest) -> ModuleInfo:
-        info = self._infos.get(digest)
-        if info is None:
-            info = await self._runtime.validate(await self._store.read(digest))
-            self._remember(info)
-        return info
-
-    # ------------------------------------------------------------ changes
     async def deploy(self, name: str, request: DeployRequest) -> Deployed:
         self._check_state()
         function = _parse_name(name)
@@ -191,7 +138,7 @@ class Operations:
             return await self._deploy(function, request)
 
     async def _deploy(self, function: FunctionName, request: DeployRequest) -> Deployed:
-        spec, wire_bytes = await self._make_spec(request)
+        spec, wire_bytes = await self._intake.spec(request)
         encoded = encode_spec(spec)
         version = version_of(encoded)
         self._prepare(function, encoded)  # what is refused here shall go nowhere else before
@@ -233,38 +180,6 @@ class Operations:
             rows = [self._cluster.catalog.encoded(key) for key in keys]
             encoded = [row for row in rows if row is not None]
         return await change.store(encoded)
-
-    async def _make_spec(self, request: DeployRequest) -> tuple[FunctionSpec, int]:
-        """With the wire bytes of its module."""
-        if self._store.info(request.module) is None:
-            raise BlobNotFound(
-                f"module {request.module} is not on this node; upload it first (PUT /v1/modules)",
-                digest=request.module,
-            )
-        for mount in request.policy.mounts:
-            if mount.source not in self._mounts:
-                raise BadRequest(
-                    f"policy.mounts: {mount.source!r} is not in this node's [mounts] allow-list"
-                )
-        info = await self._module_info(request.module)
-        _check_fit(info, request)
-        manifest = await self._store.make_manifest(request.module)
-        spec = FunctionSpec(
-            abi=request.abi,
-            module=request.module,
-            module_bytes=info.size_bytes,
-            manifest=manifest_digest(manifest),
-            args=request.args,
-            entrypoint=request.entrypoint,
-            methods=request.methods,
-            policy=request.policy,
-            replicas=self._replicas if request.replicas is None else request.replicas,
-        )
-        try:
-            check_spec(spec)
-        except RemoteProtocolError as error:
-            raise BadRequest(error.detail) from error
-        return spec, manifest.wire_bytes
 
     async def rollback(self, name: str, version: str | None) -> Deployed:
         self._check_state()
@@ -368,7 +283,6 @@ class Operations:
             await self._cluster.save_records(encoded_records(records))
             self._cluster.publish(records)
 
-    # ------------------------------------------------------------ views
     def _current(self, name: str) -> tuple[FunctionName, Current]:
         function = _parse_name(name)
         found = self._cluster.catalog.lookup(function)
@@ -487,37 +401,6 @@ class Operations:
 
     def metrics(self) -> bytes:
         return self._cluster.metrics()
-
-
-def _check_fit(info: ModuleInfo, request: DeployRequest) -> None:
-    """Refuses at deploy what every invocation would fail on. Raises ModuleRejected."""
-    policy = request.policy
-    entrypoint = request.entrypoint or ("" if request.abi == "export" else "_start")
-    if entrypoint and entrypoint not in info.exports:
-        raise ModuleRejected(
-            "missing-export",
-            f"the module does not export {entrypoint!r}, which abi {request.abi!r} calls",
-            exports=list(info.exports[:EXPORTS_SHOWN_MAX]),
-        )
-    if entrypoint and request.abi != "export" and entrypoint not in info.entry_points:
-        raise ModuleRejected(
-            "missing-export",
-            f"{entrypoint!r} is no function without parameters, so abi {request.abi!r} cannot "
-            "call it",
-            entry_points=list(info.entry_points[:EXPORTS_SHOWN_MAX]),
-        )
-    if info.memory_bytes_min > policy.memory_bytes:
-        raise ModuleRejected(
-            "limits",
-            f"the module declares {info.memory_bytes_min} bytes of memory, its policy grants "
-            f"{policy.memory_bytes} (policy.memory_bytes)",
-        )
-    if info.table_elements_min > policy.table_elements:
-        raise ModuleRejected(
-            "limits",
-            f"the module declares {info.table_elements_min} table elements, its policy grants "
-            f"{policy.table_elements} (policy.table_elements)",
-        )
 
 
 def _refused(error: RemoteProtocolError) -> EdgedError:
