@@ -1,36 +1,60 @@
 """Regions and the links between them: what `configs/topologies/*.toml` says, as a frozen value.
 
-Read by the simulator and by whoever delays a real node's own traffic. A file has
-  about, source, date    text: what it models, where the numbers are from, and as of when
-  [link]                 what holds of every link unless said otherwise (keys of LinkRow)
-  [rtt_ms.A]             B = round trip in ms from A to B. Half of it is the latency A → B. Where
-                         only one of A → B and B → A is given, it holds both ways; A to A too may
-                         be given. Not to be derived from geography: measured ones break the
-                         triangle inequality.
-  [[links]]              from = [A, …], to = [B, …] and any keys of LinkRow, for this direction;
-                         both = true: and the way back. Later ones win; all win over rtt_ms.
-  [regions]              NAME = share: weight when nodes are dealt out; it lists all regions.
+Read by the simulator, by clients that act from a region, and by nodes that shape what they send
+(links.py). edged/docs/TOPOLOGIES.md has the format. Of one direction between two ends, later words
+win over earlier ones, key by key: [link], [rtt_ms], then each of [[links]].
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
+
+from protocol.shaping import Cut, Jitter, Link
 
 from .errors import ConfigError
 from .validation import explain
 
+__all__ = ["End", "Link", "Topology", "find_topology", "load_topology", "parse_topology"]
+
+T = TypeVar("T")
+
 REGIONS_MAX: Final = 64
+RULES_MAX: Final = 4096
+SHIPPED: Final = "configs/topologies"
+ANY: Final = "*"
+NODE: Final = "node:"
 Region = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
+Selector = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,31}|node:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)\Z",
+        max_length=80,
+    ),
+]
+"""A region, "node:NAME", or "*": all."""
 _Ms = Annotated[float, Meta(ge=0, le=60_000)]
 _Share = Annotated[float, Meta(gt=0, le=1_000_000)]
-_Loss = Annotated[float, Meta(ge=0, le=1)]
-_Mbit = Annotated[float, Meta(gt=0, le=1_000_000)]
+_Chance = Annotated[float, Meta(ge=0, le=1)]
+_Correlation = Annotated[float, Meta(ge=0, le=0.999)]
+_Mbit = Annotated[float, Meta(ge=0.001, le=1_000_000)]
+
+
+class End(NamedTuple):
+    """Of a link: a node, or with an empty name any client or node of the region."""
+
+    name: str
+    region: str
+
+    def is_in(self, selector: str) -> bool:
+        return selector in (ANY, self.region) or (
+            selector.startswith(NODE) and selector[len(NODE) :] == self.name
+        )
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,44 +62,50 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class LinkRow(_Row, frozen=True, kw_only=True):
-    latency_ms: _Ms | None = None
+    """What is not given is left as it was."""
+
+    latency_ms: _Ms | UnsetType = UNSET
     """One way."""
-    jitter_ms: _Ms | None = None
-    """Uniform on top of the latency."""
-    loss: _Loss | None = None
+    extra_ms: _Ms | UnsetType = UNSET
+    """On top of the latency, whatever that is."""
+    jitter_ms: _Ms | UnsetType = UNSET
+    jitter: Jitter | UnsetType = UNSET
+    correlation: _Correlation | UnsetType = UNSET
+    loss: _Chance | UnsetType = UNSET
     """Of datagrams; streams pay for it in time."""
-    bandwidth_mbit: _Mbit | None = None
-    """Of all flows of the link together; unlimited if never given."""
+    duplicate: _Chance | UnsetType = UNSET
+    reorder: _Chance | UnsetType = UNSET
+    bandwidth_mbit: _Mbit | UnsetType | None = UNSET
+    """Of all flows of the link together; null, or never given: unlimited."""
+    cut: Cut | UnsetType | None = UNSET
+    """null: not cut, whatever was said before."""
 
 
-class DirectedRow(LinkRow, frozen=True, kw_only=True):
-    sources: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=REGIONS_MAX)] = (
-        msgspec.field(name="from")
+class Rule(LinkRow, frozen=True, kw_only=True):
+    """What holds of some links."""
+
+    sources: Annotated[tuple[Selector, ...], Meta(min_length=1, max_length=256)] = msgspec.field(
+        name="from"
     )
-    targets: Annotated[tuple[Region, ...], Meta(min_length=1, max_length=REGIONS_MAX)] = (
-        msgspec.field(name="to")
+    targets: Annotated[tuple[Selector, ...], Meta(min_length=1, max_length=256)] = msgspec.field(
+        name="to"
     )
     both: bool = False
+    """And the way back."""
+    label: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """By which it may be found and taken back."""
 
 
 class File(_Row, frozen=True, kw_only=True):
     regions: Annotated[dict[Region, _Share], Meta(min_length=1, max_length=REGIONS_MAX)]
+    name: Annotated[str, Meta(max_length=64)] = ""
+    """Of the topology, where it does not follow from the file's."""
     about: str = ""
     source: str = ""
     date: str = ""
     link: LinkRow = LinkRow()
     rtt_ms: Annotated[dict[Region, dict[Region, _Ms]], Meta(max_length=REGIONS_MAX)] = {}
-    links: Annotated[tuple[DirectedRow, ...], Meta(max_length=REGIONS_MAX**2)] = ()
-
-
-class Link(msgspec.Struct, frozen=True):
-    """One direction between two regions, or within one."""
-
-    latency_s: float
-    jitter_s: float
-    loss: float
-    bandwidth_bytes_s: float | None
-    """None: unlimited."""
+    links: Annotated[tuple[Rule, ...], Meta(max_length=RULES_MAX)] = ()
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -85,8 +115,10 @@ class Topology(msgspec.Struct, frozen=True):
     shares: tuple[float, ...]
     """Weights of `regions`, adding up to 1."""
     links: dict[tuple[str, str], Link]
-    """Every ordered pair, a region with itself included."""
+    """Every ordered pair, a region with itself included; nothing that is said of single nodes."""
     about: str = ""
+    source: str = ""
+    date: str = ""
 
     def link(self, source: str, target: str) -> Link:
         """Raises ConfigError for a region that is not in the file."""
@@ -114,54 +146,142 @@ class Topology(msgspec.Struct, frozen=True):
         return dealt
 
 
+def find_topology(text: str) -> Path:
+    """A file, or the name of one that is shipped. Raises ConfigError."""
+    path = Path(text)
+    if path.suffix or path.exists():
+        return path
+    for directory in (Path(SHIPPED), Path(__file__).resolve().parents[1] / SHIPPED):
+        if (named := directory / f"{text}.toml").is_file():
+            return named
+    raise ConfigError(f"cannot read topology {text}: neither a file nor one of {SHIPPED}")
+
+
 def load_topology(path: Path) -> Topology:
     """Raises ConfigError naming file, key, value and rule."""
+    return topology_of(load_file(path), name=path.stem, where=str(path))
+
+
+def load_file(path: Path) -> File:
+    """With its name. Raises ConfigError."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read topology {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    return parse_topology(data, name=path.stem, where=str(path))
+    file = _file_of(data, str(path))
+    named = file if file.name else msgspec.structs.replace(file, name=path.stem)
+    topology_of(named, name=path.stem, where=str(path))
+    return named
 
 
 def parse_topology(data: dict[str, Any], *, name: str, where: str = "topology") -> Topology:
     """Raises ConfigError."""
+    return topology_of(_file_of(data, where), name=name, where=where)
+
+
+def _file_of(data: dict[str, Any], where: str) -> File:
+    """Raises ConfigError."""
     try:
-        file = msgspec.convert(data, File)
+        return msgspec.convert(data, File)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, data, File)}") from error
+
+
+def topology_of(file: File, *, name: str, where: str = "topology") -> Topology:
+    """Raises ConfigError: what the types do not say."""
     _check_regions(file, where)
     total = sum(file.regions.values())
     regions = tuple(file.regions)
-    rows = {(a, b): _base(file, a, b) for a in regions for b in regions}
-    for directed in file.links:
-        for ends in _ends(directed):
-            rows[ends] = _over(rows[ends], directed)
-    missing = [f"{a} → {b}" for (a, b), row in rows.items() if row.latency_ms is None]
+    rows = {(a, b): row_of(file, End("", a), End("", b)) for a in regions for b in regions}
+    missing = [f"{a} → {b}" for (a, b), row in rows.items() if row.latency_ms is UNSET]
     if missing:
         raise ConfigError(
             f"{where}: no latency from {missing[0]} ({len(missing)} links lack one): give it in "
             f"[rtt_ms], in [[links]], or link.latency_ms for all"
         )
     return Topology(
-        name=name,
+        name=file.name or name,
         regions=regions,
         shares=tuple(share / total for share in file.regions.values()),
-        links={ends: _link(row) for ends, row in rows.items()},
+        links={ends: link_of(row) for ends, row in rows.items()},
         about=file.about,
+        source=file.source,
+        date=file.date,
     )
 
 
+def row_of(file: File, source: End, target: End) -> LinkRow:
+    """What the file says of that direction."""
+    row = file.link
+    rtt_ms = file.rtt_ms.get(source.region, {}).get(target.region)
+    if rtt_ms is None:
+        rtt_ms = file.rtt_ms.get(target.region, {}).get(source.region)
+    if rtt_ms is not None:
+        row = msgspec.structs.replace(row, latency_ms=rtt_ms / 2)
+    return over(row, file.links, source, target)
+
+
+def over(row: LinkRow, rules: Iterable[Rule], source: End, target: End) -> LinkRow:
+    """`row` with what the rules say of that direction, the last word of each key."""
+    given: dict[str, Any] = {}
+    for rule in rules:
+        if applies(rule, source, target) is not None:
+            given |= _given(rule)
+    return msgspec.structs.replace(row, **given) if given else row
+
+
+def applies(rule: Rule, source: End, target: End) -> Sequence[str] | None:
+    """The selectors that the target fits, if the rule is about that direction."""
+    ways = [(rule.sources, rule.targets)]
+    if rule.both:
+        ways.append((rule.targets, rule.sources))
+    found = [
+        selector
+        for froms, tos in ways
+        if any(map(source.is_in, froms))
+        for selector in tos
+        if target.is_in(selector)
+    ]
+    return found or None
+
+
+def link_of(row: LinkRow) -> Link:
+    mbit = _or(row.bandwidth_mbit, None)
+    return Link(
+        latency_s=(_or(row.latency_ms, 0.0) + _or(row.extra_ms, 0.0)) / 1000,
+        jitter_s=_or(row.jitter_ms, 0.0) / 1000,
+        loss=_or(row.loss, 0.0),
+        bandwidth_bytes_s=None if mbit is None else mbit * 125_000,
+        jitter=_or(row.jitter, "uniform"),
+        correlation=_or(row.correlation, 0.0),
+        duplicate=_or(row.duplicate, 0.0),
+        reorder=_or(row.reorder, 0.0),
+        cut=_or(row.cut, None),
+    )
+
+
+def _given(row: LinkRow) -> dict[str, Any]:
+    return {
+        name: value
+        for name in LinkRow.__struct_fields__
+        if (value := getattr(row, name)) is not UNSET
+    }
+
+
+def _or(value: T | UnsetType, default: T) -> T:
+    return default if isinstance(value, UnsetType) else value
+
+
 def _check_regions(file: File, where: str) -> None:
-    named: list[tuple[str, str]] = []
-    for source, row in file.rtt_ms.items():
-        named.append((f"rtt_ms.{source}", source))
-        named.extend((f"rtt_ms.{source}.{target}", target) for target in row)
-    for at, directed in enumerate(file.links):
-        named.extend((f"links[{at}].from", region) for region in directed.sources)
-        named.extend((f"links[{at}].to", region) for region in directed.targets)
-    for key, region in named:
+    named = [(f"rtt_ms.{source}", source) for source in file.rtt_ms]
+    named += [
+        (f"rtt_ms.{source}.{target}", target)
+        for source, row in file.rtt_ms.items()
+        for target in row
+    ]
+    for key, region in (*named, *regions_named(file.links, "links")):
         if region not in file.regions:
             raise ConfigError(
                 f"{where}: {key}: {region!r} is not a key of [regions]; "
@@ -169,37 +289,10 @@ def _check_regions(file: File, where: str) -> None:
             )
 
 
-def _base(file: File, source: str, target: str) -> LinkRow:
-    rtt_ms = file.rtt_ms.get(source, {}).get(target)
-    if rtt_ms is None:
-        rtt_ms = file.rtt_ms.get(target, {}).get(source)
-    if rtt_ms is None:
-        return file.link
-    return msgspec.structs.replace(file.link, latency_ms=rtt_ms / 2)
-
-
-def _ends(directed: DirectedRow) -> Iterator[tuple[str, str]]:
-    for source in directed.sources:
-        for target in directed.targets:
-            yield source, target
-            if directed.both:
-                yield target, source
-
-
-def _over(row: LinkRow, directed: DirectedRow) -> LinkRow:
-    given = {
-        name: value
-        for name in LinkRow.__struct_fields__
-        if (value := getattr(directed, name)) is not None
-    }
-    return msgspec.structs.replace(row, **given)
-
-
-def _link(row: LinkRow) -> Link:
-    assert row.latency_ms is not None
-    return Link(
-        latency_s=row.latency_ms / 1000,
-        jitter_s=(row.jitter_ms or 0.0) / 1000,
-        loss=row.loss or 0.0,
-        bandwidth_bytes_s=None if row.bandwidth_mbit is None else row.bandwidth_mbit * 125_000,
-    )
+def regions_named(rules: Sequence[Rule], key: str) -> Iterator[tuple[str, str]]:
+    """(where, region) of all that rules name."""
+    for at, rule in enumerate(rules):
+        for end, selectors in (("from", rule.sources), ("to", rule.targets)):
+            for selector in selectors:
+                if selector != ANY and not selector.startswith(NODE):
+                    yield f"{key}[{at}].{end}", selector

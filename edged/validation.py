@@ -22,6 +22,9 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[a-z0-9][a-z0-9-]{0,31}": (
         "1 to 32 of a-z 0-9 -, the first a letter or digit, e.g. eu-west"
     ),
+    r"^(\*|[a-z0-9][a-z0-9-]{0,31}|node:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)": (
+        'a region, "node:NAME", or "*" for all'
+    ),
     r"^(https?://[\x21-\x7e]+)?": "an http:// or https:// URL without spaces",
     r"^[A-Z]{1,16}": "an HTTP method, 1 to 16 of A-Z, e.g. GET",
     r"^[A-Za-z_][A-Za-z0-9_.-]*": (

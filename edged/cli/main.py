@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "unpin": "edged.cli.blobs:unpin",
     "cluster": "edged.cli.cluster:cluster",
     "chaos": "edged.cli.chaos:chaos",
+    "topology": "edged.cli.topology:topology",
 }
 
 EPILOG: Final = """\b

@@ -1,7 +1,8 @@
 """Between the hosts: who hears whom, after how long, and what arrives broken.
 
-A datagram draws each fault on its own. Latency, jitter and loss are those of the regions' link in
-the topology, where there is one, with `Conditions` on top; without a topology `Conditions` is all.
+A datagram draws each fault on its own. Latency, jitter (uniform here, whatever its kind) and loss
+are those of the regions' link in the topology, where there is one, with `Conditions` on top;
+without a topology `Conditions` is all. Bandwidth, and single nodes' links, are not simulated.
 Partitions are groups (nobody hears another group) and cuts (this one does not reach that one,
 though the way back may be open).
 """
@@ -93,7 +94,7 @@ class Network:
         self._paths = {}
 
     def path(self, source: Node, target: Node) -> tuple[float, float, float]:
-        """(latency, jitter, loss), without what is in its way."""
+        """(least latency, width of its range, loss), without what is in its way."""
         key = (source.place, target.place)
         known = self._paths.get(key)
         if known is None:
@@ -102,7 +103,8 @@ class Network:
             if self.topology is not None:
                 link = self.topology.link(source.region, target.region)
                 loss = 1 - (1 - link.loss) * (1 - now.loss)
-                known = (link.latency_s, link.jitter_s, loss)
+                least_s = max(0.0, link.latency_s - link.jitter_s)
+                known = (least_s, link.latency_s + link.jitter_s - least_s, loss)
             self._paths[key] = known
         return known
 
