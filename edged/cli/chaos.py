@@ -14,6 +14,30 @@ def chaos() -> None:
     """Scenarios of faults on a cluster of its own, with a verdict."""
 
 
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), help="Of times and targets; default: the scenario's."
+)
+
+
+@chaos.command(cls=EdgedCommand)
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
+@seed_option
+@json_option
+def plan(file: str, seed: int | None, as_json: bool) -> None:
+    """The timeline of a scenario: what will be done to whom, when. Starts nothing."""
+    from edged.lab.chaos.plan import plan as plan_of
+    from edged.lab.chaos.scenario import load_scenario
+    from edged.lab.chaos.telling import planned_words
+
+    scenario = load_scenario(Path(file))
+    timeline = plan_of(scenario, scenario.seed if seed is None else seed)
+    if as_json:
+        print_json(timeline)
+        return
+    for row in timeline:
+        click.echo(clean(f"{row.t_s:8.3f} s  {planned_words(row)}"))
+
+
 @chaos.command(cls=EdgedCommand)
 @click.argument("directory", metavar="RUN_DIR", type=click.Path(file_okay=False))
 @json_option

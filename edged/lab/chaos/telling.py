@@ -1,4 +1,4 @@
-"""A run's events in words, one line each, for terminals."""
+"""A run's plan and events in words, one line each, for terminals."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edged.lab.history import (
     HistoryRow,
     Left,
     Phase,
+    Planned,
     Run,
 )
 
@@ -47,3 +48,9 @@ def told(row: HistoryRow) -> str:
             return f"finding: {row.invariant}, {row.subject}: {row.detail}"
         case _:
             assert_never(row)
+
+
+def planned_words(row: Planned) -> str:
+    settings = "".join(f" {key}={value}" for key, value in row.settings.items())
+    ends = "" if row.duration_s is None else f", for {row.duration_s:g} s"
+    return f"{row.id}: {row.action} {' '.join(row.targets)}{settings}{ends}"

@@ -1,0 +1,130 @@
+"""Scenario files: what is wrong with one is told with file, key, value and rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lab_scenarios import CLUSTER, FUNCTIONS, HEAD, PHASES, scenario_of
+
+from edged.errors import ConfigError
+from edged.lab.chaos import actions
+from edged.lab.chaos.scenario import load_scenario, parse_scenario
+
+KILL = 'action = "kill"\nat_s = 6'
+SAYS = 'versions = [{ label = "1", says = "x" }]'
+CUT = 'action = "partition"\nat_s = 6\n'
+
+
+def test_what_it_says_is_what_one_gets() -> None:
+    scenario = scenario_of(
+        KILL + '\ntargets = ["eu"]\npick = 1\nfor_s = 2.5',
+        'action = "link"\nat_s = 7\nfrom = ["eu"]\nto = ["*"]\nloss = 0.5',
+    )
+    assert (scenario.name, scenario.about, scenario.seed) == ("s", "a test", 1)
+    assert scenario.for_s == 25
+    assert scenario.regions == ("eu", "us", "ap")
+    assert scenario.faults == (
+        actions.Kill(at_s=6, targets=("eu",), pick=1, for_s=2.5),
+        actions.LinkChange(at_s=7, sources=("eu",), targets=("*",), loss=0.5),
+    )
+    assert scenario.function("hello").version("2").at_s == 8
+    assert scenario.beside("x.wasm") == Path("dir/x.wasm")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("at_s = 1", r"faults\[0\]\.action missing: write one of kill, pause"),
+        ('action = "kil"\nat_s = 1', r"faults\[0\]\.action = 'kil': write one of kill"),
+        ("action = 3", r"faults\[0\]\.action = 3: write one of"),
+        ('action = "kill"', r"faults\[0\] \(kill\): at_s: missing"),
+        (KILL + "\nfor = 2", r"\(kill\): for: there is no such key"),
+        (KILL + "\nfor_s = 0", r"\(kill\): for_s = 0: write a number above 0"),
+        (KILL + "\npick = 0", r"\(kill\): pick = 0: write a whole number from 1 to 128"),
+        (KILL + "\ntargets = []", "targets = .*0 entries"),
+        (KILL + '\ntargets = ["n1"]', r"faults\[0\]\.targets = 'n1': there are eu, us, ap"),
+        (KILL + '\ntargets = ["node:n9"]', r"= 'n9': there are n1, n2"),
+        (KILL + '\ntargets = ["holder:nope"]', r"= 'nope': there are hello"),
+        (KILL + "\njitter_s = 1", r"faults\[0\]\.jitter_s: goes with every_s"),
+        (KILL + "\ndown_max = 1", r"faults\[0\]\.down_max: goes with every_s"),
+        (KILL + "\nevery_s = 1\njitter_s = 0.6", "at most half of every_s"),
+        ('action = "kill"\nat_s = 25', r"at_s = 25: the phases end at 25 s"),
+        ('action = "pause"\nat_s = 6', r"faults\[0\]\.for_s: missing"),
+        ('action = "slow-cpu"\nat_s = 6\nfor_s = 1\nshare = 1', "share = 1"),
+        ('action = "clock-skew"\nat_s = 6', "skew_ms: missing"),
+        ('action = "corrupt"\nat_s = 6\nfunction = "f"', r"function = 'f': there are hello"),
+        ('action = "region-loss"\nat_s = 6\nregion = "x"', r"region = 'x': there are eu"),
+        (CUT + 'groups = [["eu"]]', "1 entries; 2 to 16 are allowed"),
+        (CUT + 'groups = [["eu"], ["holder:hello"]]', "only a fault of nodes can have it"),
+        (CUT + 'groups = [["eu"], ["us"]]\ncut = "x"', "cut = 'x': write drop or reset"),
+        ('action = "flap"\nat_s = 6\ngroups = [["eu"], ["us"]]\ndown_s = 1\nup_s = 1', "for_s"),
+        ('action = "link"\nat_s = 6\nfrom = ["eu"]\nto = ["*"]', "write one of latency_ms"),
+    ],
+)
+def test_wrong_faults(fault: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        scenario_of(fault)
+    assert str(raised.value).startswith("dir/s.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = ", "not TOML"),
+        ("\xff", "not TOML"),
+        (CLUSTER + FUNCTIONS + PHASES, "about: missing"),
+        (HEAD + "seed = -1\n" + CLUSTER + FUNCTIONS + PHASES, "seed = -1: write a whole number"),
+        (HEAD + FUNCTIONS + PHASES, "cluster"),
+        (HEAD + 'cluster = "none.toml"\n' + FUNCTIONS + PHASES, "none.toml: cannot be read"),
+        (HEAD + "[cluster]\nnodes = []\n" + FUNCTIONS + PHASES, "cluster: nodes"),
+        (HEAD + CLUSTER + PHASES, "functions: missing"),
+        (HEAD + CLUSTER + FUNCTIONS, "phases: missing"),
+        (HEAD + CLUSTER + FUNCTIONS + PHASES + PHASES, "there are two of that name"),
+        (HEAD + CLUSTER + FUNCTIONS + '[[phases]]\nname = "end"\nfor_s = 9.0', '"end" is what'),
+        (HEAD + CLUSTER + FUNCTIONS + PHASES + "[invariants]\nx_s = 1", "invariants.x_s"),
+        (HEAD + CLUSTER + FUNCTIONS + FUNCTIONS + PHASES, "there are two of that name"),
+        (f'{HEAD}{CLUSTER}{PHASES}[[functions]]\nname = "A B"\n{SAYS}', r"functions\[0\]\.name"),
+    ],
+)
+def test_wrong_files(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_scenario(text.encode("latin-1"), Path("dir/s.toml"))
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ('label = "1"', "write either says = … or module = …"),
+        ('label = "1", says = "x", module = "y"', "write either says = … or module = …"),
+        ('label = "1", says = "x", body = "y"', "without body"),
+        ('label = "1", says = "x", node = "n9"', r"node = 'n9': there are n1"),
+        ('label = "1", says = "x", at_s = 30.0', "the phases end at 25 s"),
+        ('label = "1", says = "x" }, { label = "1", says = "y"', "two of that label"),
+        ('label = "1", says = "x", size = 3', "there is no such key"),
+    ],
+)
+def test_wrong_versions(version: str, words: str) -> None:
+    functions = f'[[functions]]\nname = "f"\nversions = [{{ {version} }}]\n'
+    with pytest.raises(ConfigError, match=words):
+        scenario_of(functions=functions)
+
+
+def test_bounds_on_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at most 262144 are read"):
+        parse_scenario(b"#" * 300_000, Path("s.toml"))
+    with pytest.raises(ConfigError, match="cannot read scenario"):
+        load_scenario(tmp_path / "none.toml")
+
+
+def test_config_is_laid_over_that_of_the_cluster(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        '[[nodes]]\nname = "n1"\n'
+        "[config.replication]\nrepair_after_s = 9.0\nsurplus_after_s = 8.0\n"
+    )
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f'{HEAD}cluster = "c.toml"\n[config.replication]\nrepair_after_s = 2.0\n{FUNCTIONS}{PHASES}'
+    )
+    config = load_scenario(file).cluster.config
+    assert config == {"replication": {"repair_after_s": 2.0, "surplus_after_s": 8.0}}
