@@ -50,8 +50,7 @@ def test_five_runs_of_one_seed_are_byte_identical() -> None:
     scenario = scenario_of(ROLLING, CUT, HEAL, SKEW)
     program = (
         "import sys, pathlib\n"
-        "from edged.lab.chaos import plan as planning
-from edged.lab.chaos.plan import plan\n"
+        "from edged.lab.chaos.plan import plan\n"
         "from edged.lab.chaos.scenario import parse_scenario\n"
         "from edged.lab.runfolder import encode_rows\n"
         "scenario = parse_scenario(sys.stdin.buffer.read(), pathlib.Path('dir/s.toml'))\n"
