@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from .common import EdgedCommand, clean, json_option, print_json
+
+if TYPE_CHECKING:
+    from edged.lab.history import Conclusion, Verdict
+
+EXITS: Final[dict[Conclusion, int]] = {"valid": 0, "invalid": 1, "unknown": 2}
 
 
 @click.group()
@@ -36,6 +42,31 @@ def plan(file: str, seed: int | None, as_json: bool) -> None:
         return
     for row in timeline:
         click.echo(clean(f"{row.t_s:8.3f} s  {planned_words(row)}"))
+
+
+@chaos.command(cls=EdgedCommand)
+@click.argument("directory", metavar="RUN_DIR", type=click.Path(file_okay=False))
+@json_option
+@click.pass_context
+def judge(ctx: click.Context, directory: str, as_json: bool) -> None:
+    """Judge a run again, from its folder. Leaves with 0 valid, 1 invalid, 2 unknown."""
+    from edged.lab.chaos.judging import judge as judged
+    from edged.lab.runfolder import read_history, write_verdict
+
+    verdict = judged(read_history(Path(directory)))
+    write_verdict(Path(directory), verdict)
+    _show(verdict, as_json=as_json)
+    ctx.exit(EXITS[verdict.verdict])
+
+
+def _show(verdict: Verdict, *, as_json: bool) -> None:
+    from edged.lab.chaos.telling import verdict_lines
+
+    if as_json:
+        print_json(verdict)
+        return
+    for line in verdict_lines(verdict):
+        click.echo(clean(line))
 
 
 @chaos.command(cls=EdgedCommand)

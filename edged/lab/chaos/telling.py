@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from edged.lab.history import (
     Catalog,
@@ -15,7 +15,11 @@ from edged.lab.history import (
     Phase,
     Planned,
     Run,
+    Verdict,
 )
+
+FINDINGS_SHOWN: Final = 20
+"""The rest is in verdict.json."""
 
 
 def told(row: HistoryRow) -> str:
@@ -54,3 +58,21 @@ def planned_words(row: Planned) -> str:
     settings = "".join(f" {key}={value}" for key, value in row.settings.items())
     ends = "" if row.duration_s is None else f", for {row.duration_s:g} s"
     return f"{row.id}: {row.action} {' '.join(row.targets)}{settings}{ends}"
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    lines = [
+        f"{verdict.scenario}, seed {verdict.seed}: {verdict.verdict.upper()}: {verdict.why}",
+        f"  {verdict.requests} requests, {verdict.errors} of them failed",
+    ]
+    for judged in verdict.judged:
+        mark = "ok " if not judged.findings else "NOT"
+        lines.append(f"  {mark} {judged.invariant}: {judged.teaches}")
+    lines += [f"  not proven: {text}" for text in verdict.unproven[:FINDINGS_SHOWN]]
+    for finding in verdict.findings[:FINDINGS_SHOWN]:
+        lines.append(
+            f"  {finding.t_s:.2f} s  {finding.invariant}, {finding.subject}: {finding.detail}"
+        )
+    if (more := len(verdict.findings) - FINDINGS_SHOWN) > 0:
+        lines.append(f"  … and {more} findings more")
+    return [*lines, f"replay: {verdict.replay}"]
