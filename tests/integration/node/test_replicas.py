@@ -10,9 +10,10 @@ import httpx
 import msgspec
 import pytest
 import trio
+import wasmtime
 
 from edged import assembly
-from protocol.ids import Digest, NodeId
+from protocol.ids import Digest, NodeId, digest_of
 from protocol.replicas import Site, placement
 from protocol.replication import ReplicationConfig
 
@@ -137,10 +138,12 @@ async def test_too_few_nodes_are_told_of_and_made_good(tmp_path: Path) -> None:
 async def test_what_a_dead_node_had_is_made_again_elsewhere(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         nodes = await start(cluster, 5, replication={"repair_after_s": 0.5})
-        deployed = await nodes[0].deploy("f", says("again"))
-        module = deployed["module"]
+        code = bytes(wasmtime.wat2wasm(says("again")))
+        module = digest_of(code)
         ranking = await order(nodes[0], module)
         dead, heir = ranking[0], ranking[3]
+        # Through a node that belongs to the placement: no other has a copy.
+        await cluster.nodes[dead].deploy("f", code)
         watching = cluster.nodes[ranking[1]]
         await cluster.kill(dead)
         expected = {
