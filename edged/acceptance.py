@@ -7,7 +7,6 @@ is as long as the CA has such builders: to forget one would be to trust it again
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +17,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.identity import Credential, TrustAnchor
 from protocol.ids import ArtifactKey, Digest, NodeId
 
+from .clock import Clock
 from .errors import ArtifactRefused
 from .interfaces import Store
 
@@ -52,6 +52,7 @@ class Acceptance:
         anchor: TrustAnchor,
         credential: Credential,
         store: Store,
+        clock: Clock,
     ) -> None:
         """`accept` as in the configuration: "none", "signed" or "quorum=k"."""
         self.accept: Final = accept
@@ -60,6 +61,7 @@ class Acceptance:
         self._anchor = anchor
         self._credential = credential
         self._store = store
+        self._clock = clock
         self._distrusted: dict[NodeId, None] = {}
         saved = store.get_meta(DISTRUSTED)
         if saved:
@@ -96,7 +98,7 @@ class Acceptance:
                     module=module,
                     key=key,
                     artifact=artifact,
-                    wall_s=time.time(),
+                    wall_s=self._clock.now_s(),
                     own_public_key=self._credential.public_key,
                 )
             except RemoteProtocolError as error:

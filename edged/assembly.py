@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -22,6 +21,7 @@ from protocol.seal import Keyring
 
 from .acknowledging import Nodes
 from .acquaintances import Acquaintances
+from .clock import Clock
 from .config import Config
 from .deltas import DeltaSource
 from .eventlog import EventLog, function_of
@@ -64,12 +64,13 @@ READY_MARGIN_S: Final = 30.0
 """The gateway's own backstop comes so much after a request's wait for its function's code."""
 
 
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def make_gossip(
-    config: Config, trust: Trust, runtime: WasmtimeRuntime, sockets: Sockets, generation: int
+    config: Config,
+    trust: Trust,
+    runtime: WasmtimeRuntime,
+    sockets: Sockets,
+    generation: int,
+    clock: Clock,
 ) -> Gossip:
     metadata = Metadata(
         name=config.node.name,
@@ -88,7 +89,7 @@ def make_gossip(
         trust.credential,
         random.SystemRandom(),
         now=trio.current_time(),
-        wall_ms=wall_ms(),
+        wall_ms=clock.now_ms(),
     )
 
 
@@ -105,19 +106,21 @@ class Parts:
         sockets: Sockets,
         generation: int,
         state: Callable[[], NodeState],
+        clock: Clock,
         metrics: Metrics,
         log: Log,
     ) -> None:
         self._log = log
+        self._clock = clock
         self._metrics = metrics
         self._store = store
         self._runtime = runtime
         self._trust = trust
         self._persisting = trio.Lock()
         """Held by whoever writes records to disk: Operations and the gossip driver."""
-        self.journal = Journal()
-        self.events = EventLog(node=config.node.name, generation=generation)
-        self.gossip = make_gossip(config, trust, runtime, sockets, generation)
+        self.journal = Journal(wall_s=clock.now_s)
+        self.events = EventLog(node=config.node.name, generation=generation, wall_s=clock.now_s)
+        self.gossip = make_gossip(config, trust, runtime, sockets, generation, clock)
         self.acquaintances = Acquaintances(store, self.gossip.members, log=log)
         self._lookup = Lookup(self.gossip.catalog)
         self._saved = SavedRecords(trust)
@@ -176,6 +179,7 @@ class Parts:
             observe=self.events.note,
             persisting=self._persisting,
             drop_records=store.drop_records,
+            clock=self._clock,
         )
         self.exchange = ExchangeService(
             trust=trust,
@@ -222,6 +226,7 @@ class Parts:
             is_idle=lambda: not self.functions.running and self.load.share < IDLE_LOAD,
             name_of=self._name_of,
             note=self.events.add,
+            clock=self._clock,
             metrics=self._metrics,
             log=self._log,
         )
@@ -256,8 +261,11 @@ class Parts:
             replication=lambda: self.replication.view(),  # noqa: PLW0108 - made later
             reason=self.events.reason,
             trust_expires_s=self._trust.expires_s,
+            clock=self._clock,
         )
-        self.expiry = Expiry(self._trust, note=self.events.add, log=self._log)
+        self.expiry = Expiry(
+            self._trust, note=self.events.add, log=self._log, wall_s=self._clock.now_s
+        )
         self.housekeeping = Housekeeping(
             config.store,
             node=config.node.name,
@@ -273,6 +281,7 @@ class Parts:
             absent=lambda: self.replication.absent(),  # noqa: PLW0108 - made later
             events=self.events,
             state=state,
+            clock=self._clock,
             metrics=self._metrics,
             log=self._log,
         )
@@ -330,7 +339,7 @@ class Parts:
             exchange=self.exchange,
             replication=self.replication,
             journal=self.journal,
-            wall_ms=wall_ms,
+            wall_ms=self._clock.now_ms,
             log=self._log,
         )
 
@@ -366,7 +375,7 @@ class Parts:
             keeping=self.housekeeping.collector.keeping,
             status=self.views.status,
             metrics=self.views.render_metrics,
-            wall_ms=wall_ms,
+            wall_ms=self._clock.now_ms,
             persisting=self._persisting,
             save_records=self._save_records,
             drop_records=self._store.drop_records,

@@ -164,6 +164,13 @@ class ReplicationSection(Section, frozen=True):
     """How long a copy that others are to have is kept here after its last use."""
 
 
+class LabSection(Section, frozen=True):
+    """Of clusters that are broken on purpose."""
+
+    enabled: bool = False
+    """Gives the control API switches for a wrong clock and a full disk (PUT /v1/lab)."""
+
+
 class Config(Section, frozen=True):
     node: NodeSection
     gateway: GatewaySection = GatewaySection()
@@ -174,6 +181,7 @@ class Config(Section, frozen=True):
     artifacts: ArtifactsSection = ArtifactsSection()
     store: StoreSection = StoreSection()
     replication: ReplicationSection = ReplicationSection()
+    lab: LabSection = LabSection()
     mounts: dict[str, str] = {}
     """Allow-list of read-only directories that policies may name: name = path."""
     base: str = "."

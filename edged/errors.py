@@ -196,6 +196,10 @@ class Conflict(EdgedError):
     """The operation does not fit the present state."""
 
 
+class SwitchedOff(EdgedError):
+    """The node's configuration must turn this on first; `extra["key"]` names the key."""
+
+
 # Local clusters and their operator
 class ClusterNotFound(EdgedError):
     """No such local cluster, or no such node in it."""
@@ -278,6 +282,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     UnderReplicated: ErrorInfo(503, "under-replicated", True, "warning", "Too few replicas"),
     Unauthorized: ErrorInfo(401, "unauthorized", False, "info", "Unauthorized"),
     Conflict: ErrorInfo(409, "conflict", False, "info", "Conflict"),
+    SwitchedOff: ErrorInfo(409, "switched-off", False, "info", "Switched off"),
     ClusterNotFound: ErrorInfo(404, "cluster-not-found", False, "info", "Cluster not found"),
     ClusterFailed: ErrorInfo(500, "cluster-failed", False, "error", "Cluster operation failed"),
     RunDamaged: ErrorInfo(500, "run-damaged", False, "error", "Run folder damaged"),

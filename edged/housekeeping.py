@@ -12,6 +12,7 @@ from protocol.catalog import Catalog
 from protocol.ids import ArtifactKey, Digest
 
 from .activation import Activation
+from .clock import Clock
 from .collector import Collector
 from .config import StoreSection
 from .eventlog import EventLog
@@ -120,6 +121,7 @@ class Housekeeping:
         absent: Callable[[], list[Digest]],
         events: EventLog,
         state: Callable[[], NodeState],
+        clock: Clock,
         metrics: Metrics,
         log: Log,
     ) -> None:
@@ -151,7 +153,9 @@ class Housekeeping:
             metrics=metrics,
             log=log,
         )
-        self.scrubber = self._make_scrubber(config, node, store, exchange, events, metrics, log)
+        self.scrubber = self._make_scrubber(
+            config, node, store, exchange, events, clock, metrics, log
+        )
         self.upkeep = UpkeepService(
             node=node,
             store=store,
@@ -166,6 +170,7 @@ class Housekeeping:
             holder_count=views.holder_count,
             member_name=views.member_name,
             state=state,
+            clock=clock,
         )
 
     def _make_scrubber(
@@ -175,6 +180,7 @@ class Housekeeping:
         store: BlobStore,
         exchange: ExchangeService,
         events: EventLog,
+        clock: Clock,
         metrics: Metrics,
         log: Log,
     ) -> Scrubber:
@@ -188,6 +194,7 @@ class Housekeeping:
             note=events.add,
             metrics=metrics,
             log=log,
+            wall_s=clock.now_s,
         )
 
     def has_use_for(self, module: Digest) -> bool:

@@ -13,6 +13,7 @@ from .acquisition import Acquisition
 from .activation import Activation
 from .artifacts import Artifacts
 from .audit import Auditor
+from .clock import Clock
 from .config import Config
 from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Store
 from .network import ask_attestations
@@ -39,6 +40,7 @@ class Surroundings:
     is_idle: Callable[[], bool]
     name_of: Callable[[NodeId], str]
     note: Callable[[EventKind, str, str], None]
+    clock: Clock
     metrics: Metrics
     log: Log
 
@@ -52,6 +54,7 @@ class NativeParts:
             anchor=around.trust.anchor,
             credential=around.trust.credential,
             store=around.store,
+            clock=around.clock,
         )
         self._acquisition = Acquisition(
             acceptance=self._acceptance,

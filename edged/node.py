@@ -12,7 +12,6 @@ import os
 import resource
 import secrets
 import signal
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import msgspec
 import trio
 
 from .assembly import Parts
+from .clock import Clock
 from .config import Config, GatewaySection
 from .control import make_control_app
 from .errors import ConfigError
@@ -33,7 +33,8 @@ from .listening import Addresses, Sockets, bind_all
 from .logfile import own_log_file
 from .resident import drop_code
 from .runtime.runtime import WasmtimeRuntime, open_runtime
-from .store import BlobStore, open_store
+from .store import BlobStore, no_step, open_store
+from .switches import Switches
 from .telemetry import Log, Metrics, make_log
 from .trust import load_trust
 
@@ -68,6 +69,8 @@ class Node:
         self._metrics = Metrics()
         self._stop = trio.Event()
         self._state: NodeState = "starting"
+        self._switches = Switches(self._log) if config.lab.enabled else None
+        self._clock = Clock() if self._switches is None else self._switches.clock
 
     def stop(self) -> None:
         """Begins the graceful stop; `run` returns when it is done. Idempotent."""
@@ -94,6 +97,7 @@ class Node:
             zstd_level=config.store.zstd_level,
             min_free_bytes=config.store.min_free_bytes,
             log=log,
+            step=no_step if self._switches is None else self._switches.disk.step,
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
@@ -112,12 +116,15 @@ class Node:
                 store=store,
                 runtime=runtime,
                 sockets=sockets,
-                generation=await next_generation(store, log),
+                generation=await next_generation(store, log, self._clock),
                 state=self.state,
+                clock=self._clock,
                 metrics=self._metrics,
                 log=log,
             )
             stack.callback(parts.functions.close)
+            if self._switches is not None:
+                self._switches.note = parts.events.add
             await parts.recall()
             await self._serve(parts, runtime, sockets, task_status)
 
@@ -135,6 +142,7 @@ class Node:
             events=parts.events,
             keys=parts.keys,
             upkeep=parts.housekeeping.upkeep,
+            lab=self._switches,
             token=token,
             log=log,
             metrics=self._metrics,
@@ -142,6 +150,7 @@ class Node:
         hooks = HttpHooks(
             rejected=lambda reason: self._metrics.http_rejected.labels(reason).inc(),
             headers=((b"x-edged-node", config.node.name.encode()),),
+            wall_s=self._clock.now_s,
         )
         listen = partial(serve, log=log, hooks=hooks)
         async with trio.open_nursery() as nursery:
@@ -250,11 +259,11 @@ def peer_limits(section: GatewaySection) -> HttpLimits:
     )
 
 
-async def next_generation(store: BlobStore, log: Log) -> int:
+async def next_generation(store: BlobStore, log: Log, clock: Clock) -> int:
     """A boot epoch above every one before, durable before it is used: nonces of the seal must
     never repeat. Unix milliseconds, so that a lost data directory does not turn it back."""
     before = int.from_bytes(store.get_meta(GENERATION) or b"")
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     if before >= now_ms:
         log.warning(
             "the clock was set back since the last start", behind_s=(before - now_ms) / 1000

@@ -16,6 +16,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, parse_function_name
 
 from .activation import Activation
+from .clock import Clock
 from .collector import Collector
 from .errors import BadRequest, BlobNotFound, Draining
 from .interfaces import (
@@ -63,8 +64,10 @@ class UpkeepService:
         holder_count: Callable[[Digest, ArtifactKey | None], int | None],
         member_name: Callable[[NodeId], str],
         state: Callable[[], NodeState],
+        clock: Clock,
     ) -> None:
         self._node = node
+        self._clock = clock
         self._store = store
         self._catalog = catalog
         self._activation = activation
@@ -177,7 +180,7 @@ class UpkeepService:
                     rate_bytes_s=round(one.rate_bytes_s, 1),
                     eta_s=one.eta_s,
                     peers=tuple(sorted(self._member_name(peer) for peer in one.peers)),
-                    started_at_s=one.started_at_s,
+                    started_at_s=round(self._clock.now_s() - one.age_s, 3),
                 )
                 for one in moving
             ),

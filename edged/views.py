@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, get_args
 
@@ -17,6 +16,7 @@ from protocol.messages import Form
 from protocol.replicas import Site
 
 from . import __version__
+from .clock import Clock
 from .functions import FunctionService
 from .interfaces import (
     GossipView,
@@ -76,6 +76,7 @@ class Views:
         replication: Callable[[], ReplicationView],
         reason: Callable[[NodeId], str],
         trust_expires_s: float,
+        clock: Clock,
     ) -> None:
         """`reason` tells why a member is suspect or down."""
         self._gossip = gossip
@@ -89,6 +90,7 @@ class Views:
         self._replication = replication
         self._reason = reason
         self._trust_expires_s = trust_expires_s
+        self._clock = clock
         metrics.registry.collect(lambda: gossip_families(self.gossip()))
 
     def _self(self) -> Member:
@@ -97,7 +99,7 @@ class Views:
     def members(self) -> tuple[MemberView, ...]:
         """By name; this node among them."""
         health = self._gossip.statistics().health
-        now_s, wall_s = trio.current_time(), time.time()
+        now_s, wall_s = trio.current_time(), self._clock.now_s()
         return tuple(
             MemberView(
                 name=member.name,

@@ -17,13 +17,22 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from edged.errors import BadRequest, Draining, FunctionNotFound, KeyNotFound, Overloaded
-from edged.interfaces import DeployRequest, EventSource, JoinRequest, KeyOperator, Operator, Upkeep
+from edged.interfaces import (
+    DeployRequest,
+    EventSource,
+    JoinRequest,
+    KeyOperator,
+    Lab,
+    Operator,
+    Upkeep,
+)
 from protocol.errors import RemoteProtocolError
 from protocol.function import MODULE_BYTES_MAX
 from protocol.ids import parse_function_name
 
 from .bodies import UploadBudget, digest_field, expected_digest, read_body, read_json
 from .download import Download
+from .lab import LabApi
 from .queries import check_query, flag, number
 from .responses import COMMON, json_response
 from .stream import NDJSON, LogStream, ndjson, unless_disconnected
@@ -63,12 +72,18 @@ class Api:
     """One method per endpoint; each parses its input and hands it to the operator."""
 
     def __init__(
-        self, operator: Operator, events: EventSource, keys: KeyOperator, upkeep: Upkeep
+        self,
+        operator: Operator,
+        events: EventSource,
+        keys: KeyOperator,
+        upkeep: Upkeep,
+        lab: Lab | None,
     ) -> None:
         self._operator = operator
         self._events = events
         self._keys = keys
         self._upkeep = UpkeepApi(upkeep)
+        self._lab = LabApi(lab)
         self._uploads = UploadBudget()
 
     def routes(self) -> list[Route]:
@@ -95,6 +110,8 @@ class Api:
             ("GET", "/v1/pins", upkeep.pins),
             ("PUT", "/v1/pins/{target:path}", upkeep.pin),
             ("DELETE", "/v1/pins/{target:path}", upkeep.unpin),
+            ("GET", "/v1/lab", self._lab.view),
+            ("PUT", "/v1/lab", self._lab.set),
             ("PUT", "/v1/modules", self.put_module),
             ("GET", "/v1/functions", self.functions),
             ("PUT", "/v1/functions/{name}", self.deploy),

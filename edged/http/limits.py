@@ -6,6 +6,7 @@ beside it. Times are seconds of the monotonic clock.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -87,6 +88,8 @@ class HttpHooks(msgspec.Struct, frozen=True, kw_only=True):
     """Headers of every answer that the adapter makes itself."""
     unserved_headers: tuple[tuple[bytes, bytes], ...] = ()
     """More of them, where it has read nothing of a request, or nothing but its head's beginning."""
+    wall_s: Callable[[], float] = time.time
+    """Of the Date header."""
 
 
 class HttpStatistics(msgspec.Struct, frozen=True):

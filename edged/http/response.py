@@ -10,7 +10,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
@@ -60,12 +60,13 @@ def _lower_name(name: bytes) -> bytes:
 class _Clock:
     """The Date header, made once a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_s: Callable[[], float]) -> None:
+        self._wall_s = wall_s
         self.second = 0
         self.line = b""
 
     def header(self) -> bytes:
-        now = int(time.time())
+        now = int(self._wall_s())
         if now != self.second:
             self.second = now
             self.line = b"date: " + email.utils.formatdate(now, usegmt=True).encode() + b"\r\n"
@@ -75,8 +76,8 @@ class _Clock:
 class Encoder:
     """Builds heads for one listener."""
 
-    def __init__(self) -> None:
-        self._clock = _Clock()
+    def __init__(self, wall_s: Callable[[], float] = time.time) -> None:
+        self._clock = _Clock(wall_s)
 
     def head(
         self,

@@ -104,7 +104,7 @@ class Shared:
         self.limits = limits
         self.hooks = hooks
         self.log = log
-        self.encoder = Encoder()
+        self.encoder = Encoder(hooks.wall_s)
         self.watcher = HangupWatcher()
         self.unsent = UnsentBudget(limits.unsent_bytes_max)
         self.wrapper = ASGIWrapper(cast(Any, app))

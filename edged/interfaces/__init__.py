@@ -8,6 +8,7 @@ clock unless the name says otherwise.
 from .events import EventKind, EventRow, EventSource, EventsView
 from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
 from .keys import KeyChange, KeyOperator, KeysView, MemberKeys
+from .lab import Lab, LabView, LabWish
 from .operator import (
     Deployed,
     DeployRequest,
@@ -105,6 +106,9 @@ __all__ = [
     "KeyChange",
     "KeyOperator",
     "KeysView",
+    "Lab",
+    "LabView",
+    "LabWish",
     "LoadedModule",
     "LogLine",
     "MemberKeys",

@@ -31,6 +31,7 @@ EventKind = Literal[
     "repair-done",
     "repair-failed",
     "copy-dropped",
+    "lab-switched",
     "node-ready",
     "node-draining",
 ]

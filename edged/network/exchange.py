@@ -314,7 +314,7 @@ class ExchangeService:
                 total_bytes=flight.progress[1] if flight.progress else None,
                 rate_bytes_s=flight.pace.rate_bytes_s(),
                 peers=flight.transfer.sources() if flight.transfer else (),
-                started_at_s=flight.pace.started_at_s,
+                age_s=flight.pace.age_s(),
             )
             for flight in self._flights.values()
         ]

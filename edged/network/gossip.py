@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -48,6 +47,7 @@ from protocol.records import (
 )
 from protocol.streams import ErrorReply, Reply, Sync, SyncReply
 
+from ..clock import Clock
 from ..config import parse_address
 from ..errors import ConfigError, PeerError, StoreError
 from ..telemetry import Log, Metrics
@@ -95,10 +95,6 @@ class DropRecords(Protocol):
         """Gone from disk when it returns; absent ones are fine. Raises StoreError."""
 
 
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class GossipService:
     """Also the server.SyncResponder of this node."""
 
@@ -115,7 +111,7 @@ class GossipService:
         observe: Callable[[Event], None] = lambda _event: None,
         persisting: trio.Lock | None = None,
         drop_records: DropRecords | None = None,
-        wall_ms: Callable[[], int] = _wall_ms,
+        clock: Clock,
     ) -> None:
         """`on_event` gets the events that ask nothing of the driver, in order; it may take its
         time. `observe` gets them the moment they happen, before anything is saved, and must be
@@ -131,7 +127,7 @@ class GossipService:
         self._observe = observe
         self._persisting = persisting or trio.Lock()
         self._drop_records = drop_records
-        self._wall_ms = wall_ms
+        self._wall_ms = clock.now_ms
         self._names = Names()
         self._prober = StreamProber(trust, numeric=self._numeric, report=self._stream_probed)
         self._provers = trio.CapacityLimiter(PROVERS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -21,10 +20,13 @@ class Pace:
     """Bytes so far, and the rate over the last WINDOW_S."""
 
     def __init__(self) -> None:
-        self.started_at_s = time.time()
+        self._started_at = trio.current_time()
         self.done_bytes = 0
         self.moved_at = -math.inf
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS_MAX)
+
+    def age_s(self) -> float:
+        return trio.current_time() - self._started_at
 
     def reach(self, done_bytes: int) -> None:
         now = self.moved_at = trio.current_time()
@@ -66,7 +68,8 @@ class Moving:
     total_bytes: int | None
     rate_bytes_s: float
     peers: tuple[NodeId, ...]
-    started_at_s: float
+    age_s: float
+    """Since it was begun."""
 
     @property
     def eta_s(self) -> float | None:

@@ -195,7 +195,7 @@ class Uploads:
                 total_bytes=sending.total_bytes,
                 rate_bytes_s=sending.pace.rate_bytes_s(),
                 peers=(session.peer,),
-                started_at_s=sending.pace.started_at_s,
+                age_s=sending.pace.age_s(),
             )
             for session in self._sessions
             for blob, sending in session.sending.items()

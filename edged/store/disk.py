@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -28,10 +29,29 @@ CHUNK_BYTES: Final = 1024 * 1024
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """EFBIG: RLIMIT_FSIZE, an operator's quota on one file."""
+_GROWING: Final = frozenset({"mkdir", "create", "write", "link", "journal-write", "sql-commit"})
+"""Steps that take space; SQLite's commit does, as its WAL grows."""
 
 
 def no_step(_name: str) -> None:
-    """The hook outside of tests."""
+    """The hook of a disk that is left alone."""
+
+
+class FullDisk:
+    """Its `step`, as the hook, makes any disk a full one while `full` is set: what would need space
+    fails as the kernel would fail it; reading, unlinking and renaming go on. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.refused = 0
+        """Calls that failed so."""
+        self._counting = threading.Lock()
+
+    def step(self, name: str) -> None:
+        if self.full and name in _GROWING:
+            with self._counting:
+                self.refused += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from edged.errors import DiskFull, StoreError
 from edged.interfaces import ArtifactRow, BlobKind
 from protocol.ids import Digest
 
-from .disk import Step
+from .disk import Step, translated
 from .journal import DropArtifact, DropRecord, Op, PutArtifact, SaveRecord, SetMeta, State
 from .layout import KINDS
 
@@ -199,7 +199,8 @@ class Index:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commits durably at the end of the block, or leaves everything as it was."""
-        with _translated("writing the index"):
+        doing = "writing the index"
+        with _translated(doing), translated(doing):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield

@@ -70,6 +70,7 @@ async def served() -> AsyncIterator[Served]:
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
         upkeep=upkeep,
+        lab=None,
         token=TOKEN,
         log=logger,
         metrics=Metrics(),

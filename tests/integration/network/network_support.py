@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import trio
 import zstandard
 
+from edged.clock import Clock
 from edged.errors import BlobNotFound, DiskFull, PeerError
 from edged.interfaces import BlobSource, DeltaSource
 from edged.network.gossip import GossipService
@@ -180,6 +181,7 @@ class GossipNode:
             on_event=self.on_event,
             persisting=self.persisting,
             drop_records=self.drop,
+            clock=Clock(),
         )
         self.server = StreamServer(
             trust=trust,

@@ -113,6 +113,7 @@ class NodeThread:
             events=self.events,
             keys=self.keys.service,
             upkeep=self.upkeep,
+            lab=None,
             token=TOKEN,
             log=log,
             metrics=Metrics(),

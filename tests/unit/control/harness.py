@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 
+from starlette.types import ASGIApp
+
 from edged.control import make_control_app
 from edged.eventlog import EventLog
+from edged.interfaces import Lab
 from edged.telemetry import Metrics, make_log
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.memory_keys import MemoryKeys
@@ -25,16 +28,23 @@ class Node:
         self.upkeep = MemoryUpkeep()
         self.metrics = Metrics()
         self.log = io.StringIO()
-        self.app = make_control_app(
+        self.app = self.make_app(lab=None)
+        self.client = Client(self.app, TOKEN)
+
+    def make_app(self, *, lab: Lab | None) -> ASGIApp:
+        return make_control_app(
             self.operator,
             events=self.events,
             keys=self.keys.service,
             upkeep=self.upkeep,
+            lab=lab,
             token=TOKEN,
             log=make_log("n1", level="debug", stream=self.log),
             metrics=self.metrics,
         )
-        self.client = Client(self.app, TOKEN)
+
+    def with_lab(self, lab: Lab) -> Client:
+        return Client(self.make_app(lab=lab), TOKEN)
 
     async def upload(self, data: bytes = WASM) -> str:
         answer = await self.client.request("PUT", "/v1/modules", body=data)

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from edged.acceptance import Acceptance
 from edged.acquisition import HEDGE_S, Acquisition, Lot
+from edged.clock import Clock
 from edged.errors import ArtifactRefused, PeerError
 from edged.interfaces import BlobInfo, Peer
 from edged.rates import Rates
@@ -103,7 +104,11 @@ class World:
 
     def accepting(self, accept: str) -> Acceptance:
         return Acceptance(
-            accept, anchor=anchor(), credential=credential_of("me"), store=cast("Any", self.store)
+            accept,
+            anchor=anchor(),
+            credential=credential_of("me"),
+            store=cast("Any", self.store),
+            clock=Clock(),
         )
 
     async def ask(self, asked: Peer, module: Digest, key: ArtifactKey) -> bytes:

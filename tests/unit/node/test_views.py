@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 
+from edged.clock import Clock
 from edged.interfaces import ReplicationView
 from edged.telemetry import Metrics
 from edged.views import KEY_DIGITS, Views
@@ -50,6 +51,7 @@ class World:
             replication=ReplicationView,
             reason=lambda _: "",
             trust_expires_s=2e9,
+            clock=Clock(),
         )
 
     def add(self, number: int, form: Form, **fields: Any) -> None:
