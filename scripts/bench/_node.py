@@ -118,15 +118,21 @@ def ask(
     address: tuple[str, int], target: str, body: bytes = b"", timeout_s: float = 120.0
 ) -> Answer:
     """One request on a connection of its own, timed from before the connection."""
-    started_s = time.perf_counter()
+    began_s = time.perf_counter()
     connection = http.client.HTTPConnection(*address, timeout=timeout_s)
     try:
-        connection.request("POST" if body else "GET", target, body=body or None)
-        response = connection.getresponse()
-        data = response.read()
+        return answer_of(connection, target, body, began_s=began_s)
     finally:
         connection.close()
-    elapsed_s = time.perf_counter() - started_s
+
+
+def answer_of(
+    connection: http.client.HTTPConnection, target: str, body: bytes = b"", *, began_s: float
+) -> Answer:
+    connection.request("POST" if body else "GET", target, body=body or None)
+    response = connection.getresponse()
+    data = response.read()
+    elapsed_s = time.perf_counter() - began_s
     timing = re.findall(r"(\w+);dur=([\d.]+)", response.getheader("server-timing", ""))
     phases = {name: float(value) for name, value in timing}
     return Answer(response.status, data, response.getheader("x-edged-start", ""), phases, elapsed_s)
