@@ -43,11 +43,15 @@ PLACED_MAX: Final = 4096
 class Mapped:
     """A mapped module and how it came here. `users` keeps it from being unmapped."""
 
-    def __init__(self, module: LoadedModule, start: StartType, phases: Phases, size: int) -> None:
+    def __init__(
+        self, module: LoadedModule, start: StartType, phases: Phases, row: ArtifactRow
+    ) -> None:
+        """`row`: as it was when its code was opened."""
         self.module = module
         self.start: StartType = start
         self.phases = phases
-        self.size_bytes = size
+        self.row = row
+        self.size_bytes = row.size_bytes
         self.users = 0
 
 
@@ -127,6 +131,10 @@ class Activation:
 
     def is_mapped(self, digest: Digest) -> bool:
         return digest in self._mapped
+
+    def in_memory(self) -> list[Mapped]:
+        """Least recently used first."""
+        return list(self._mapped.values())
 
     def is_busy(self, digest: Digest) -> bool:
         """It is being made ready, or an invocation runs in it."""
@@ -239,7 +247,7 @@ class Activation:
             (tier, row), start, phases = await self._find(spec)
             module, load_s = await self._load(digest, tier, row)
         phases = msgspec.structs.replace(phases, load_s=load_s)
-        self._admit(digest, Mapped(module, start, phases, row.size_bytes))
+        self._admit(digest, Mapped(module, start, phases, row))
         if tier == "fast":
             self._optimiser.want(digest)
         self._artifacts.measure(digest, fetch_s=phases.fetch_s, load_s=load_s)
@@ -351,7 +359,7 @@ class Activation:
             if self._mapped.get(module) is not old:  # unmapped meanwhile, to make room
                 loaded.close()
             else:
-                self._mapped[module] = Mapped(loaded, old.start, old.phases, row.size_bytes)
+                self._mapped[module] = Mapped(loaded, old.start, old.phases, row)
                 self._mapped_bytes += row.size_bytes - old.size_bytes
                 self._make_room(module)
                 if old.users == 0:

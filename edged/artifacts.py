@@ -81,6 +81,11 @@ class Artifacts:
         self._costs: OrderedDict[Digest, dict[tuple[Tier, str], float]] = OrderedDict()
         """What making each module ready cost here."""
 
+    @property
+    def accept(self) -> str:
+        """The policy, as in the configuration."""
+        return self._acceptance.accept
+
     # ------------------------------------------------------------ what is here
     def row(self, module: Digest, tier: Tier) -> ArtifactRow | None:
         """Unchecked."""

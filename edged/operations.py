@@ -36,6 +36,9 @@ from .errors import (
 from .forms import forms_of
 from .intake import Intake
 from .interfaces import (
+    ArtifactRow,
+    ArtifactsView,
+    ArtifactView,
     Deployed,
     DeployRequest,
     ExplainView,
@@ -385,6 +388,29 @@ class Operations:
         if any(holder.state in reachable and not holder.is_self for holder in holders):
             return "fetch+compiled"
         return "no-holder"
+
+    def artifacts(self) -> ArtifactsView:
+        rows = sorted((each.row for each in self._activation.in_memory()), key=lambda r: r.module)
+        return ArtifactsView(
+            self._cluster.nodes.name(self._cluster.nodes.me),
+            self._artifacts.accept,
+            tuple(map(self._artifact, rows)),
+        )
+
+    def _artifact(self, row: ArtifactRow) -> ArtifactView:
+        try:
+            builders = self._artifacts.builders(row)
+        except RemoteProtocolError:  # so nobody's word for it can be read
+            builders = ()
+        nodes = self._cluster.nodes
+        return ArtifactView(
+            module=row.module,
+            artifact_key=row.key,
+            tier="fast" if row.key == self._runtime.keys.get("fast") else "optimised",
+            digest=row.digest,
+            own=nodes.me in builders,
+            builders=tuple(sorted(nodes.name(each) for each in builders if each != nodes.me)),
+        )
 
     def status(self) -> StatusView:
         return self._cluster.status()

@@ -94,6 +94,7 @@ class Api:
             ("GET", "/v1/members", self.members),
             ("POST", "/v1/join", self.join),
             ("GET", "/v1/metrics", self.metrics),
+            ("GET", "/v1/artifacts", self.artifacts),
             ("GET", "/v1/events", self.events, "after", "limit", "wait_s"),
             ("GET", "/v1/keys", self.keys),
             ("POST", "/v1/keys", self.add_key),
@@ -146,6 +147,9 @@ class Api:
         wanted = await read_json(request, JoinRequest)
         await self._operator.join(wanted.seeds)
         return json_response({"seeds": wanted.seeds}, status=202)
+
+    async def artifacts(self, _request: Request) -> Response:
+        return json_response(self._operator.artifacts())
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._operator.metrics(), media_type=PROMETHEUS)

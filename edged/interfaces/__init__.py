@@ -10,6 +10,8 @@ from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, 
 from .keys import KeyChange, KeyOperator, KeysView, MemberKeys
 from .lab import Lab, LabView, LabWish
 from .operator import (
+    ArtifactsView,
+    ArtifactView,
     Deployed,
     DeployRequest,
     ExplainView,
@@ -68,6 +70,8 @@ from .upkeep import (
 
 __all__ = [
     "ArtifactRow",
+    "ArtifactView",
+    "ArtifactsView",
     "BlobCheck",
     "BlobContent",
     "BlobInfo",

@@ -166,6 +166,27 @@ class ExplainView(msgspec.Struct, frozen=True):
     """Of a function that runs on fast code: "in the background", or why that failed last."""
 
 
+class ArtifactView(msgspec.Struct, frozen=True):
+    """Native code that this node has in memory, and why it may run it."""
+
+    module: Digest
+    artifact_key: ArtifactKey
+    tier: Tier
+    digest: Digest
+    own: bool
+    """Compiled here."""
+    builders: tuple[str, ...]
+    """Names of the others whose signed words for exactly this code hold, by name."""
+
+
+class ArtifactsView(msgspec.Struct, frozen=True):
+    node: str
+    accept: str
+    """`artifacts.accept`: how many of them it takes where it is not its own."""
+    artifacts: tuple[ArtifactView, ...]
+    """By module."""
+
+
 class MemberView(msgspec.Struct, frozen=True):
     name: str
     node_id: NodeId
@@ -325,6 +346,8 @@ class Operator(Protocol):
         other member is known. Raises BadRequest naming the address that is none, and the name
         that this node cannot resolve; then at none of them."""
         ...
+
+    def artifacts(self) -> ArtifactsView: ...
 
     def metrics(self) -> bytes:
         """Prometheus text format."""

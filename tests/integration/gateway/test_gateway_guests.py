@@ -16,7 +16,7 @@ from edged.errors import FunctionNotFound
 from edged.functions import FunctionService
 from edged.gateway import Gateway
 from edged.http import HttpServer, bind_tcp, serve
-from edged.interfaces import FunctionView, Phases
+from edged.interfaces import ArtifactRow, FunctionView, Phases
 from edged.journal import Journal
 from edged.runtime.runtime import open_runtime
 from edged.telemetry import Metrics, make_log
@@ -76,7 +76,9 @@ async def guests(tmp_path: Path) -> AsyncIterator[Listener]:
             module.write_bytes(wasm)
             report = await runtime.compile(module, artifact)
             code = await runtime.load(digest, artifact, report.tier)
-            loaded.modules[digest] = Mapped(code, "loaded", Phases(), artifact.stat().st_size)
+            size = artifact.stat().st_size
+            row = ArtifactRow(digest, runtime.artifact_key, digest, size, 0.0, b"")
+            loaded.modules[digest] = Mapped(code, "loaded", Phases(), row)
         spec = FunctionSpec(
             abi=abi,  # type: ignore[arg-type]
             module=digest,

@@ -93,6 +93,11 @@ async def test_one_compiles_and_the_others_fetch_also_from_each_other(tmp_path: 
         assert "fetch;dur=" in timing
         assert "compile;" not in timing
         assert (await b.get("/f")).headers["x-edged-start"] == "warm"
+        (made,), (taken,) = [
+            (await node.ask("GET", "/v1/artifacts"))["artifacts"] for node in (a, b)
+        ]
+        assert made | {"own": False, "builders": ["a"]} == taken, "and it says whose word it has"
+        assert (made["own"], made["builders"], made["tier"]) == (True, [], "optimised")
         assert await first_start(p) == (b"hello", "compiled"), "another key"
         await shown(c, {"a": "ready", "b": "artifact|ready", "p": "ready"})
         await cluster.stop("a")

@@ -17,6 +17,8 @@ from edged.errors import (
     ModuleRejected,
 )
 from edged.interfaces import (
+    ArtifactsView,
+    ArtifactView,
     Deployed,
     DeployRequest,
     ExplainView,
@@ -321,6 +323,12 @@ class MemoryOperator:
             ),
             *self.others,
         )
+
+    def artifacts(self) -> ArtifactsView:
+        rows = (
+            ArtifactView("a" * 64, "k" * 64, "optimised", "d" * 64, own=False, builders=("n2",)),
+        )
+        return ArtifactsView("n1", "signed", rows)
 
     def metrics(self) -> bytes:
         return self.counters.render()

@@ -28,6 +28,9 @@ EVERYTHING = [
     ("GET", "/v1/status"),
     ("GET", "/v1/members"),
     ("GET", "/v1/metrics"),
+    ("GET", "/v1/artifacts"),
+    ("GET", "/v1/lab"),
+    ("PUT", "/v1/lab"),
     ("POST", "/v1/join"),
     ("GET", "/v1/events"),
     ("GET", "/v1/keys"),
@@ -133,6 +136,8 @@ async def test_views(node: Node) -> None:
     assert (status["node"], status["state"]) == ("n1", "ready")
     members = (await node.client.request("GET", "/v1/members")).json()["members"]
     assert [member["name"] for member in members] == ["n1"]
+    artifacts = (await node.client.request("GET", "/v1/artifacts")).json()
+    assert (artifacts["accept"], artifacts["artifacts"][0]["builders"]) == ("signed", ["n2"])
     metrics = await node.client.request("GET", "/v1/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert b"edged_invocations_running" in metrics.body
