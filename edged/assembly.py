@@ -36,6 +36,8 @@ from .interfaces import NodeState, Peer
 from .journal import Journal
 from .keeping import Keeper
 from .keys import KeyService
+from .links import EMPTY as NO_LINKS
+from .links import load_document
 from .listening import Sockets
 from .load import LoadMeter
 from .lookup import Lookup
@@ -44,6 +46,7 @@ from .network import (
     ExchangeService,
     GossipService,
     Lines,
+    Shaper,
     StreamServer,
 )
 from .operations import ClusterAccess, Operations
@@ -55,6 +58,7 @@ from .serving import WireSource
 from .store import BlobStore
 from .supply import Rivals
 from .telemetry import Log, Metrics
+from .topology import End
 from .trust import Trust
 from .views import Views
 
@@ -122,6 +126,7 @@ class Parts:
         self.events = EventLog(node=config.node.name, generation=generation, wall_s=clock.now_s)
         self.gossip = make_gossip(config, trust, runtime, sockets, generation, clock)
         self.acquaintances = Acquaintances(store, self.gossip.members, log=log)
+        self.shaper = self._make_shaper(config, sockets) if config.links.enabled else None
         self._lookup = Lookup(self.gossip.catalog)
         self._saved = SavedRecords(trust)
         self._wire_peers(sockets, generation, state)
@@ -176,10 +181,11 @@ class Parts:
             metrics=metrics,
             log=log,
             on_event=self._on_event,
-            observe=self.events.note,
+            observe=self._observe,
             persisting=self._persisting,
             drop_records=store.drop_records,
             clock=self._clock,
+            shaper=self.shaper,
         )
         self.exchange = ExchangeService(
             trust=trust,
@@ -189,6 +195,7 @@ class Parts:
             bases=self._bases,
             metrics=metrics,
             log=log,
+            shaper=self.shaper,
         )
         self.streams = StreamServer(
             trust=trust,
@@ -210,7 +217,29 @@ class Parts:
             metrics=metrics,
             log=log,
             generation=generation,
+            shaper=self.shaper,
         )
+
+    def _make_shaper(self, config: Config, sockets: Sockets) -> Shaper:
+        """Raises ConfigError."""
+        section = config.links
+        document = load_document(config.path(section.file)) if section.file else NO_LINKS
+        shaper = Shaper(
+            End(config.node.name, config.node.region),
+            document,
+            send=sockets.gossip.send,
+            members=self.gossip.members,
+            rng=random.Random(),  # noqa: S311 - chance, not secrets
+            note=self.events.add,
+            log=self._log,
+        )
+        self._metrics.registry.collect(shaper.families)
+        return shaper
+
+    def _observe(self, event: Event) -> None:
+        self.events.note(event)
+        if self.shaper is not None:
+            self.shaper.members_changed()
 
     def _wire_functions(self, config: Config) -> None:
         around = Surroundings(
@@ -291,6 +320,7 @@ class Parts:
             ready=self.views.peers_ready,
             modules=self.views.modules,
             is_near=self.activation.is_near,
+            shaper=self.shaper,
             metrics=self._metrics,
             log=self._log,
         )
@@ -310,7 +340,7 @@ class Parts:
             sites=self.views.sites,
             find_peer=self._peer,
             name=self.views.member_name,
-            dial=Lines(self._trust),
+            dial=Lines(self._trust, self.shaper),
         )
         section, store = config.replication, self._store
         self.replication = ReplicationService(

@@ -164,6 +164,16 @@ class ReplicationSection(Section, frozen=True):
     """How long a copy that others are to have is kept here after its last use."""
 
 
+class LinksSection(Section, frozen=True):
+    """What this node does to what it sends its peers, for experiments (docs/TOPOLOGIES.md)."""
+
+    enabled: bool = False
+    """Nothing is shaped, and nothing costs anything, without it."""
+    file: str = ""
+    """The links document that is in force from the start; "": everything is clear. Others come
+    through the control API (PUT /v1/links)."""
+
+
 class LabSection(Section, frozen=True):
     """Of clusters that are broken on purpose."""
 
@@ -181,6 +191,7 @@ class Config(Section, frozen=True):
     artifacts: ArtifactsSection = ArtifactsSection()
     store: StoreSection = StoreSection()
     replication: ReplicationSection = ReplicationSection()
+    links: LinksSection = LinksSection()
     lab: LabSection = LabSection()
     mounts: dict[str, str] = {}
     """Allow-list of read-only directories that policies may name: name = path."""

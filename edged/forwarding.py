@@ -15,7 +15,7 @@ from protocol.ids import Digest, NodeId
 from .config import GatewaySection
 from .gateway import Forwarder
 from .interfaces import Peer
-from .network import GatewayPool, GatewayPoolLimits
+from .network import GatewayPool, GatewayPoolLimits, Shaper
 from .telemetry import Log, Metrics
 from .trust import Trust
 
@@ -36,6 +36,7 @@ class Forwarding:
         ready: Callable[[Digest], Sequence[Peer]],
         modules: Callable[[], Iterable[Digest]],
         is_near: Callable[[Digest], bool],
+        shaper: Shaper | None,
         metrics: Metrics,
         log: Log,
     ) -> None:
@@ -46,6 +47,7 @@ class Forwarding:
         self._is_near = is_near
         self.pool = GatewayPool(
             trust=trust,
+            shaper=shaper,
             log=log,
             warm=self.warm if section.forward else lambda: (),
             limits=GatewayPoolLimits(

@@ -104,14 +104,17 @@ class Links:
 
 
 # ---------------------------------------------------------------- reading and writing
-def parse_document(data: bytes, *, where: str = "links") -> Document:
-    """Raises ConfigError naming the key, the value and the rule."""
+def parse_document(data: bytes, *, where: str = "links", beside: Sequence[str] = ()) -> Document:
+    """`beside`: keys that are somebody else's. Raises ConfigError naming the key, the value and the
+    rule."""
     if len(data) > DOCUMENT_BYTES_MAX:
         raise ConfigError(f"{where}: {len(data)} bytes, {DOCUMENT_BYTES_MAX} are allowed")
     try:
         plain = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON: {error}") from error
+    if isinstance(plain, dict):
+        plain = {key: value for key, value in plain.items() if key not in beside}
     try:
         document = msgspec.convert(plain, Document)
     except msgspec.ValidationError as error:

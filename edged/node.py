@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 import trio
+from starlette.types import ASGIApp
 
 from .assembly import Parts
 from .clock import Clock
@@ -136,17 +137,7 @@ class Node:
         task_status: trio.TaskStatus[Addresses],
     ) -> None:
         config, log = self._config, self._log
-        token = read_token(config.path(config.control.token_file))
-        control_app = make_control_app(
-            parts.operations,
-            events=parts.events,
-            keys=parts.keys,
-            upkeep=parts.housekeeping.upkeep,
-            lab=self._switches,
-            token=token,
-            log=log,
-            metrics=self._metrics,
-        )
+        control_app = self._control_app(parts)
         hooks = HttpHooks(
             rejected=lambda reason: self._metrics.http_rejected.labels(reason).inc(),
             headers=((b"x-edged-node", config.node.name.encode()),),
@@ -154,6 +145,8 @@ class Node:
         )
         listen = partial(serve, log=log, hooks=hooks)
         async with trio.open_nursery() as nursery:
+            if parts.shaper is not None:
+                await nursery.start(parts.shaper.run)
             await nursery.start(runtime.run)
             await nursery.start(parts.activation.run)
             await nursery.start(parts.load.run)
@@ -197,6 +190,21 @@ class Node:
             await self._stop.wait()
             await self._drain(parts, [each for each in (gateway, peers) if each], control)
             nursery.cancel_scope.cancel()
+
+    def _control_app(self, parts: Parts) -> ASGIApp:
+        """Raises ConfigError."""
+        config = self._config
+        return make_control_app(
+            parts.operations,
+            events=parts.events,
+            keys=parts.keys,
+            upkeep=parts.housekeeping.upkeep,
+            lab=self._switches,
+            links=parts.shaper,
+            token=read_token(config.path(config.control.token_file)),
+            log=self._log,
+            metrics=self._metrics,
+        )
 
     async def _drain(
         self, parts: Parts, gateways: Sequence[HttpServer], control: HttpServer

@@ -23,6 +23,7 @@ from edged.interfaces import (
     JoinRequest,
     KeyOperator,
     Lab,
+    LinkOperator,
     Operator,
     Upkeep,
 )
@@ -33,6 +34,7 @@ from protocol.ids import parse_function_name
 from .bodies import UploadBudget, digest_field, expected_digest, read_body, read_json
 from .download import Download
 from .lab import LabApi
+from .links import LinksApi
 from .queries import check_query, flag, number
 from .responses import COMMON, json_response
 from .stream import NDJSON, LogStream, ndjson, unless_disconnected
@@ -78,12 +80,14 @@ class Api:
         keys: KeyOperator,
         upkeep: Upkeep,
         lab: Lab | None,
+        links: LinkOperator | None,
     ) -> None:
         self._operator = operator
         self._events = events
         self._keys = keys
         self._upkeep = UpkeepApi(upkeep)
         self._lab = LabApi(lab)
+        self._links = LinksApi(links)
         self._uploads = UploadBudget()
 
     def routes(self) -> list[Route]:
@@ -113,6 +117,8 @@ class Api:
             ("DELETE", "/v1/pins/{target:path}", upkeep.unpin),
             ("GET", "/v1/lab", self._lab.view),
             ("PUT", "/v1/lab", self._lab.set),
+            ("GET", "/v1/links", self._links.view),
+            ("PUT", "/v1/links", self._links.change),
             ("PUT", "/v1/modules", self.put_module),
             ("GET", "/v1/functions", self.functions),
             ("PUT", "/v1/functions/{name}", self.deploy),

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edged.errors import ConfigError, EdgedError, MethodNotAllowed, Unauthorized, info_of
-from edged.interfaces import EventSource, KeyOperator, Lab, Operator, Upkeep
+from edged.interfaces import EventSource, KeyOperator, Lab, LinkOperator, Operator, Upkeep
 from edged.telemetry import Log, Metrics
 
 from .api import HEALTH_PATH, Api
@@ -32,16 +32,17 @@ def make_control_app(
     keys: KeyOperator,
     upkeep: Upkeep,
     lab: Lab | None,
+    links: LinkOperator | None,
     token: str,
     log: Log,
     metrics: Metrics,
 ) -> ASGIApp:
-    """Serves one node's operator API. `token` must not be empty; `lab`: if it has switches."""
+    """Serves one node's operator API. `token` must not be empty; `lab`, `links`: if it has them."""
     if not token:
         raise ConfigError("the control token is empty; remove its file and start again")
     errors = _Errors(log, metrics)
     app = Starlette(
-        routes=Api(operator, events, keys, upkeep, lab).routes(),
+        routes=Api(operator, events, keys, upkeep, lab, links).routes(),
         exception_handlers={
             HTTPException: errors.of_http,
             EdgedError: errors.expected,

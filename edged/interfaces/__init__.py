@@ -9,6 +9,7 @@ from .events import EventKind, EventRow, EventSource, EventsView
 from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
 from .keys import KeyChange, KeyOperator, KeysView, MemberKeys
 from .lab import Lab, LabView, LabWish
+from .links import LinkOperator, LinkPeerView, LinksChange, LinksView, LinkView
 from .operator import (
     ArtifactsView,
     ArtifactView,
@@ -113,6 +114,11 @@ __all__ = [
     "Lab",
     "LabView",
     "LabWish",
+    "LinkOperator",
+    "LinkPeerView",
+    "LinkView",
+    "LinksChange",
+    "LinksView",
     "LoadedModule",
     "LogLine",
     "MemberKeys",

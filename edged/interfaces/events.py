@@ -32,6 +32,7 @@ EventKind = Literal[
     "repair-failed",
     "copy-dropped",
     "lab-switched",
+    "links-changed",
     "node-ready",
     "node-draining",
 ]

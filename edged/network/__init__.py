@@ -6,6 +6,7 @@ from .gateways import GatewayPool, GatewayPoolLimits
 from .gossip import GossipService
 from .lines import Lines
 from .server import StreamLimits, StreamServer
+from .shaping import Shaper
 from .sockets import GossipSockets, bind_gossip
 from .streams import Connection, dial
 
@@ -17,6 +18,7 @@ __all__ = [
     "GossipService",
     "GossipSockets",
     "Lines",
+    "Shaper",
     "StreamLimits",
     "StreamServer",
     "ask_attestations",

@@ -30,6 +30,7 @@ from .deltas import DeltaFetch
 from .hot import HotSegments
 from .pace import Moving, Pace
 from .pool import ConnectionPool
+from .shaping import Shaper
 from .slots import TransferSlot, TransferSlots
 from .streams import Connection
 from .transfer import FindHolders, FindPeer, Transfer
@@ -114,8 +115,9 @@ class ExchangeService:
         config: FetchConfig | None = None,
         transfers_max: int = TRANSFERS_MAX,
         rng: Rng | None = None,
+        shaper: Shaper | None = None,
     ) -> None:
-        self._pool = ConnectionPool(trust)
+        self._pool = ConnectionPool(trust, shaper)
         self.hot: Final = HotSegments()
         """Of blobs that peers want."""
         self._store = store

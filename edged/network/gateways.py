@@ -22,6 +22,7 @@ from ..errors import PeerError
 from ..interfaces import Peer
 from ..telemetry import Log
 from ..trust import Trust
+from .shaping import Shaper
 from .streams import dial_gateway, why
 from .tls import TlsStream
 
@@ -96,9 +97,11 @@ class GatewayPool:
         log: Log,
         warm: Callable[[], Sequence[Peer]] = lambda: (),
         limits: GatewayPoolLimits | None = None,
+        shaper: Shaper | None = None,
     ) -> None:
         """`warm`: peers to which there should be a connection before it is needed; bounded."""
         self._trust = trust
+        self._shaper = shaper
         self._log = log
         self._warm = warm
         self._limits = limits or GatewayPoolLimits()
@@ -192,7 +195,9 @@ class GatewayPool:
     async def _dial(self, peer: Peer) -> PooledStream:
         timeout_s = self._limits.connect_timeout_s
         with trio.move_on_after(timeout_s):
-            tls = await dial_gateway(peer.stream_address, self._trust, expected=peer.node_id)
+            tls = await dial_gateway(
+                peer.stream_address, self._trust, expected=peer.node_id, shaper=self._shaper
+            )
             return PooledStream(peer.node_id, tls)
         raise PeerError(f"{peer.name} took no connection in {timeout_s:g} s")
 

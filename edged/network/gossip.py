@@ -53,6 +53,7 @@ from ..errors import ConfigError, PeerError, StoreError
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .admission import admit_only, dropped_by_kernel
+from .shaping import Shaper
 from .sockets import GossipSockets, Names
 from .streamprobes import StreamProber
 from .streams import Connection, dial
@@ -112,6 +113,7 @@ class GossipService:
         persisting: trio.Lock | None = None,
         drop_records: DropRecords | None = None,
         clock: Clock,
+        shaper: Shaper | None = None,
     ) -> None:
         """`on_event` gets the events that ask nothing of the driver, in order; it may take its
         time. `observe` gets them the moment they happen, before anything is saved, and must be
@@ -119,6 +121,8 @@ class GossipService:
         it. Without `drop_records` what the catalog forgets stays there until the next start."""
         self._gossip = gossip
         self._sockets = sockets
+        self._shaper = shaper
+        self._sender = sockets if shaper is None else shaper
         self._trust = trust
         self._save_records = save_records
         self._metrics = metrics
@@ -129,7 +133,9 @@ class GossipService:
         self._drop_records = drop_records
         self._wall_ms = clock.now_ms
         self._names = Names()
-        self._prober = StreamProber(trust, numeric=self._numeric, report=self._stream_probed)
+        self._prober = StreamProber(
+            trust, numeric=self._numeric, report=self._stream_probed, shaper=shaper
+        )
         self._provers = trio.CapacityLimiter(PROVERS)
         self._waiting = trio.CancelScope()
         self.caught_up: Final = trio.Event()
@@ -258,6 +264,8 @@ class GossipService:
             self._in.inc(len(received))
             self._in_bytes.inc(sum(len(data) for data, _ in received))
         for address in self._sockets.refused(BATCH):
+            if self._shaper is not None and not self._shaper.hears(address):
+                continue
             self._gossip.note_refused(address, now)
 
     def _filter(self) -> None:
@@ -286,7 +294,7 @@ class GossipService:
             if address is None:
                 reason: str | None = "send-name"
             else:
-                reason = self._sockets.send(datagram.data, address)
+                reason = self._sender.send(datagram.data, address)
             if reason is None:
                 sent += 1
                 sent_bytes += len(datagram.data)
@@ -405,7 +413,10 @@ class GossipService:
         connection: Connection[Reply] | None = None
         with trio.move_on_after(DIAL_TIMEOUT_S):
             connection = await dial(
-                peer.metadata.stream_address, self._trust, expected=peer.node_id
+                peer.metadata.stream_address,
+                self._trust,
+                expected=peer.node_id,
+                shaper=self._shaper,
             )
         if connection is None:
             raise PeerError(f"no connection in {DIAL_TIMEOUT_S:g} s")

@@ -26,6 +26,7 @@ from protocol.streams import (
 from ..errors import PeerError, PeerRefused
 from ..interfaces import Peer
 from ..trust import Trust
+from .shaping import Shaper
 from .streams import Connection, dial
 
 DIAL_TIMEOUT_S: Final = 3.0
@@ -93,11 +94,14 @@ class Line:
 class Lines:
     """Makes them."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trust, shaper: Shaper | None = None) -> None:
         self._trust = trust
+        self._shaper = shaper
 
     def __call__(self, peer: Peer) -> Line:
         return Line(peer, self._connect)
 
     async def _connect(self, peer: Peer) -> Connection[Reply]:
-        return await dial(peer.stream_address, self._trust, expected=peer.node_id)
+        return await dial(
+            peer.stream_address, self._trust, expected=peer.node_id, shaper=self._shaper
+        )

@@ -18,6 +18,7 @@ from protocol.streams import Reply
 from ..errors import PeerError
 from ..interfaces import Peer
 from ..trust import Trust
+from .shaping import Shaper
 from .streams import Connection, dial
 
 IDLE_MAX: Final = 64
@@ -32,8 +33,9 @@ TICK_S: Final = 5.0
 class ConnectionPool:
     """All state belongs to the node's event loop. Without `run` nothing is kept."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trust, shaper: Shaper | None = None) -> None:
         self._trust = trust
+        self._shaper = shaper
         self._idle: dict[Connection[Reply], float] = {}
         """Since when; oldest first."""
         self._nursery: trio.Nursery | None = None
@@ -66,7 +68,9 @@ class ConnectionPool:
                 if connection.is_quiet:
                     return connection
                 connection.abort()
-        return await dial(peer.stream_address, self._trust, expected=peer.node_id)
+        return await dial(
+            peer.stream_address, self._trust, expected=peer.node_id, shaper=self._shaper
+        )
 
     def give(self, connection: Connection[Reply], *, owed: int) -> None:
         """After `owed` more replies it is good for another user."""

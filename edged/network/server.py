@@ -55,6 +55,7 @@ from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .bridge import bridge
 from .pace import Moving
+from .shaping import Shaper
 from .streams import Connection, GatewayCaller, accept
 from .uploads import Fetching, Session, Uploads
 
@@ -147,6 +148,7 @@ class StreamServer:
         limits: StreamLimits | None = None,
         generation: int = 0,
         rng: Rng | None = None,
+        shaper: Shaper | None = None,
     ) -> None:
         """`fetching`: what this node fetches itself and shares meanwhile; `is_member`: who may use
         the gateway; `generation`: of this process, told to whoever pings; without `replicas`
@@ -163,6 +165,7 @@ class StreamServer:
         self._log = log
         self._limits = limits or StreamLimits()
         self._generation = generation
+        self._shaper = shaper
         self._open = 0
         self._handshakes: dict[trio.CancelScope, None] = {}
         self._per_peer: Counter[NodeId] = Counter()
@@ -238,7 +241,7 @@ class StreamServer:
         self._handshakes[shaking] = None
         try:
             with shaking:
-                connection = await accept(transport, self._trust)
+                connection = await accept(transport, self._trust, self._shaper)
         except PeerError as error:
             self._refuse("handshake", str(error), None)
             return None

@@ -21,6 +21,7 @@ from protocol.streams import Ping, Pong
 
 from ..errors import PeerError
 from ..trust import Trust
+from .shaping import Shaper
 from .streams import shake
 
 CONNECT_TIMEOUT_S: Final = 1.5
@@ -40,8 +41,11 @@ Numeric = Callable[[Address], Address | None]
 class StreamProber:
     """`numeric` resolves host names without blocking, or not yet; `report` tells the machine."""
 
-    def __init__(self, trust: Trust, *, numeric: Numeric, report: Report) -> None:
+    def __init__(
+        self, trust: Trust, *, numeric: Numeric, report: Report, shaper: Shaper | None = None
+    ) -> None:
         self._trust = trust
+        self._shaper = shaper
         self._numeric = numeric
         self._report = report
         self._running: dict[int, trio.CancelScope] = {}
@@ -70,7 +74,7 @@ class StreamProber:
         mean a process that died or one that is crowded: dialling again tells."""
         for _ in range(2):
             with trio.move_on_after(HOLD_S):
-                transport = await _connect(self._numeric(probe.member.metadata.stream_address))
+                transport = await self._connect(self._numeric(probe.member.metadata.stream_address))
                 if not isinstance(transport, trio.SocketStream):
                     return transport
                 async with transport:
@@ -84,7 +88,13 @@ class StreamProber:
     async def _converse(self, transport: trio.SocketStream, member: Member) -> StreamOutcome | None:
         """Whether that very process answers; None if nothing can be told."""
         try:
-            connection = await shake(transport, self._trust, expected=member.node_id)
+            connection = await shake(
+                transport,
+                self._trust,
+                expected=member.node_id,
+                shaper=self._shaper,
+                address=member.metadata.stream_address,
+            )
         except PeerError:
             return None
         try:
@@ -93,41 +103,49 @@ class StreamProber:
         except PeerError:
             return None
         finally:
-            await trio.aclose_forcefully(transport)
+            connection.abort()
         if frame is None or not isinstance(frame[0], Pong):
             return None
         return "pong" if frame[0].generation in (0, member.generation) else "refused"
 
-
-async def _connect(address: Address | None) -> trio.SocketStream | StreamOutcome:
-    """The first of several attempts that is taken, or refused."""
-    if address is None:
-        return "silent"
-    found: list[trio.SocketStream | StreamOutcome] = []
-    try:
-        with trio.move_on_after(CONNECT_TIMEOUT_S):
-            async with trio.open_nursery() as nursery:
-                for _ in range(math.ceil(CONNECT_TIMEOUT_S / REDIAL_S)):
-                    nursery.start_soon(_attempt, address, found, nursery.cancel_scope)
-                    await trio.sleep(REDIAL_S)
-    except BaseException:
-        for one in found:
-            if isinstance(one, trio.SocketStream):
-                one.socket.close()
-        raise
-    return found[0] if found else "silent"
+    async def _connect(self, address: Address | None) -> trio.SocketStream | StreamOutcome:
+        """The first of several attempts that is taken, or refused."""
+        if address is None:
+            return "silent"
+        found: list[trio.SocketStream | StreamOutcome] = []
+        try:
+            with trio.move_on_after(CONNECT_TIMEOUT_S):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(math.ceil(CONNECT_TIMEOUT_S / REDIAL_S)):
+                        nursery.start_soon(
+                            _attempt, address, found, nursery.cancel_scope, self._shaper
+                        )
+                        await trio.sleep(REDIAL_S)
+        except BaseException:
+            for one in found:
+                if isinstance(one, trio.SocketStream):
+                    one.socket.close()
+            raise
+        return found[0] if found else "silent"
 
 
 async def _attempt(
-    address: Address, found: list[trio.SocketStream | StreamOutcome], others: trio.CancelScope
+    address: Address,
+    found: list[trio.SocketStream | StreamOutcome],
+    others: trio.CancelScope,
+    shaper: Shaper | None,
 ) -> None:
     """The first to find something ends the others."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     outcome: trio.SocketStream | StreamOutcome | None = None
-    try:
+
+    async def connect() -> trio.SocketStream:
         await sock.connect(address)
-        outcome = trio.SocketStream(sock)
+        return trio.SocketStream(sock)
+
+    try:
+        outcome = await (connect() if shaper is None else shaper.connected(address, connect))
     except ConnectionRefusedError:
         outcome = "refused"
     except (OSError, ValueError, OverflowError):  # a peer told the address

@@ -8,12 +8,14 @@ after which the connection is good only for `aclose`. SPEC §10.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.ids import NodeId
+from protocol.member import Address
 from protocol.streams import (
     ALPN,
     HTTP_ALPN,
@@ -28,7 +30,8 @@ from protocol.streams import (
 
 from ..errors import PeerError
 from ..trust import Trust, peer_node_id
-from .tls import TlsStream
+from .shaping import Shaper
+from .tls import Shape, TlsStream
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """For the TLS close_notify; a peer that takes none is cut."""
@@ -154,13 +157,17 @@ async def _handshake(stream: TlsStream, *protocols: str, expected: NodeId | None
     """Raises PeerError; the stream is then closed."""
     try:
         await stream.handshake()
-        return _identify(stream, protocols, expected)
-    except trio.BrokenResourceError as error:
+        peer = _identify(stream, protocols, expected)
+        if stream.shaped is not None:
+            stream.shaped.identify(peer)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, ConnectionResetError) as error:
         stream.abort()
         raise PeerError(f"TLS handshake failed: {why(error)}") from error
     except BaseException:
         stream.abort()
         raise
+    else:
+        return peer
 
 
 def _identify(stream: TlsStream, protocols: Sequence[str], expected: NodeId | None) -> NodeId:
@@ -174,26 +181,36 @@ def _identify(stream: TlsStream, protocols: Sequence[str], expected: NodeId | No
 
 
 async def dial(
-    address: tuple[str, int], trust: Trust, *, expected: NodeId | None
+    address: Address, trust: Trust, *, expected: NodeId | None, shaper: Shaper | None = None
 ) -> Connection[Reply]:
     """A connection to make requests on. The caller sets the timeout.
 
     Raises PeerError: unreachable, no common CA or protocol, or not the node `expected`."""
-    return await shake(await _connect(address), trust, expected=expected)
+    transport = await _connect(address, shaper)
+    return await shake(transport, trust, expected=expected, shaper=shaper, address=address)
 
 
-async def dial_gateway(address: tuple[str, int], trust: Trust, *, expected: NodeId) -> TlsStream:
+async def dial_gateway(
+    address: Address, trust: Trust, *, expected: NodeId, shaper: Shaper | None = None
+) -> TlsStream:
     """To the gateway of node `expected`. The caller sets the timeout. Raises PeerError."""
     context = trust.gateway_ssl_context()
-    transport = await _connect(address)
-    stream = TlsStream(transport, context)
+    transport = await _connect(address, shaper)
+    stream = TlsStream(transport, context, shape=_shape(shaper, expected, address))
     await _handshake(stream, HTTP_ALPN, expected=expected)
     return stream
 
 
-async def _connect(address: tuple[str, int]) -> trio.SocketStream:
+def _shape(
+    shaper: Shaper | None, peer: NodeId | None = None, address: Address | None = None
+) -> Shape | None:
+    return None if shaper is None else partial(shaper.stream, peer=peer, address=address)
+
+
+async def _connect(address: Address, shaper: Shaper | None) -> trio.SocketStream:
+    connect = partial(trio.open_tcp_stream, *address)
     try:
-        return await trio.open_tcp_stream(*address)
+        return await (connect() if shaper is None else shaper.connected(address, connect))
     except (OSError, ValueError, OverflowError) as error:  # a peer told the address
         raise PeerError(
             f"{address[0]}:{address[1]} cannot be reached", private=str(error)
@@ -201,11 +218,17 @@ async def _connect(address: tuple[str, int]) -> trio.SocketStream:
 
 
 async def shake(
-    transport: trio.SocketStream, trust: Trust, *, expected: NodeId | None
+    transport: trio.SocketStream,
+    trust: Trust,
+    *,
+    expected: NodeId | None,
+    shaper: Shaper | None = None,
+    address: Address | None = None,
 ) -> Connection[Reply]:
     """The dialling side's handshake over `transport`, which is closed on failure. Raises
     PeerError."""
-    stream = TlsStream(transport, trust.client_ssl_context())
+    shape = _shape(shaper, expected, address)
+    stream = TlsStream(transport, trust.client_ssl_context(), shape=shape)
     peer = await _handshake(stream, ALPN, expected=expected)
     return Connection(stream, peer, reply_reader())
 
@@ -217,10 +240,12 @@ class GatewayCaller(NamedTuple):
     stream: TlsStream
 
 
-async def accept(transport: trio.SocketStream, trust: Trust) -> Connection[Request] | GatewayCaller:
+async def accept(
+    transport: trio.SocketStream, trust: Trust, shaper: Shaper | None = None
+) -> Connection[Request] | GatewayCaller:
     """The other end of dial and dial_gateway. The caller sets the timeout. Raises PeerError."""
     context = trust.server_ssl_context()
-    stream = TlsStream(transport, context, server_side=True)
+    stream = TlsStream(transport, context, server_side=True, shape=_shape(shaper))
     peer = await _handshake(stream, ALPN, HTTP_ALPN)
     if stream.alpn() == HTTP_ALPN:
         return GatewayCaller(peer, stream)

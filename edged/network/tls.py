@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import trio
+
+from .shapedstreams import ShapedStream
 
 RECEIVE_BYTES: Final = 256 * 1024
 """Of ciphertext per pass: a segment of the largest usual size."""
@@ -29,6 +31,8 @@ _RECORD_BYTES: Final = 16 * 1024
 _shared: Final = trio.lowlevel.RunVar[tuple[memoryview, memoryview]]("edged-tls-buffers")
 """Ciphertext and plaintext of the stream that reads right now: nothing of either outlives a step of
 one task, and half a MiB for each connection would outgrow all else that a node keeps."""
+Shape = Callable[[socket.socket, Callable[[], None]], ShapedStream]
+"""Of a socket, and what resets the stream."""
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -39,9 +43,14 @@ class TlsStream:
         context: ssl.SSLContext,
         *,
         server_side: bool = False,
+        shape: Shape | None = None,
     ) -> None:
-        """Takes the socket out of `transport`, which is closed from then on."""
+        """Takes the socket out of `transport`, which is closed from then on. `shape`: what it sends
+        goes over a link."""
         self._socket = _detached(transport)
+        self.shaped: Final = None if shape is None else shape(self._socket, self.abort)
+        self._sender = self.shaped or self._socket
+        self._answered = server_side or shape is None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
@@ -70,6 +79,7 @@ class TlsStream:
                 await self.flush()
                 while not self._fill():
                     await self._wait_readable()
+                await self._await_way_back()
                 if self._ended:
                     raise trio.BrokenResourceError("closed during the handshake") from None
             except (ssl.SSLError, ssl.CertificateError) as error:
@@ -181,7 +191,10 @@ class TlsStream:
         if not self._closed:
             self._closed = True
             trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
+            if self.shaped is None:
+                self._socket.close()
+            else:
+                self.shaped.close()
 
     # ------------------------------------------------------------ the socket
     def _encrypt(self, data: memoryview) -> None:
@@ -196,7 +209,10 @@ class TlsStream:
         """Until all that was written has left. It can be cancelled and called again."""
         async with self._sending:
             while not self._push():
-                await trio.lowlevel.wait_writable(self._socket)
+                if self.shaped is None:
+                    await trio.lowlevel.wait_writable(self._socket)
+                else:
+                    await self.shaped.wait_writable()
 
     def _push(self) -> bool:
         """What the socket takes now; whether nothing is left."""
@@ -208,12 +224,22 @@ class TlsStream:
             if self._closed:
                 raise trio.ClosedResourceError("closed")
             try:
-                sent = self._socket.send(self._unsent)
+                sent = self._sender.send(self._unsent)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
                 raise trio.BrokenResourceError("connection lost") from error
             self._unsent = self._unsent[sent:]
+
+    async def _await_way_back(self) -> None:
+        """Once: the accepting side does not know who calls, nor how far it is, before the handshake
+        is over."""
+        if self.shaped is not None and not self._answered:
+            self._answered = True
+            try:
+                await self.shaped.await_way_back()
+            except OSError as error:
+                raise trio.BrokenResourceError("connection lost") from error
 
     async def _wait_readable(self) -> None:
         if self._closed:

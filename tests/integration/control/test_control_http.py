@@ -71,6 +71,7 @@ async def served() -> AsyncIterator[Served]:
         keys=MemoryKeys().service,
         upkeep=upkeep,
         lab=None,
+        links=None,
         token=TOKEN,
         log=logger,
         metrics=Metrics(),

@@ -114,6 +114,7 @@ class NodeThread:
             keys=self.keys.service,
             upkeep=self.upkeep,
             lab=None,
+            links=None,
             token=TOKEN,
             log=log,
             metrics=Metrics(),

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from edged.control import make_control_app
 from edged.eventlog import EventLog
-from edged.interfaces import Lab
+from edged.interfaces import Lab, LinkOperator
 from edged.telemetry import Metrics, make_log
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.memory_keys import MemoryKeys
@@ -28,20 +28,24 @@ class Node:
         self.upkeep = MemoryUpkeep()
         self.metrics = Metrics()
         self.log = io.StringIO()
-        self.app = self.make_app(lab=None)
+        self.app = self.make_app()
         self.client = Client(self.app, TOKEN)
 
-    def make_app(self, *, lab: Lab | None) -> ASGIApp:
+    def make_app(self, *, lab: Lab | None = None, links: LinkOperator | None = None) -> ASGIApp:
         return make_control_app(
             self.operator,
             events=self.events,
             keys=self.keys.service,
             upkeep=self.upkeep,
             lab=lab,
+            links=links,
             token=TOKEN,
             log=make_log("n1", level="debug", stream=self.log),
             metrics=self.metrics,
         )
+
+    def with_links(self, links: LinkOperator) -> Client:
+        return Client(self.make_app(links=links), TOKEN)
 
     def with_lab(self, lab: Lab) -> Client:
         return Client(self.make_app(lab=lab), TOKEN)
