@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from . import cluster_nodes
+from .cluster_common import DEFAULT_NAME, name_option, progress, terminable
 from .cluster_keys import keys
 from .common import EdgedCommand, json_option, print_json, progress_console
 
 if TYPE_CHECKING:
-    from edged.cluster.views import ClusterStatus, Report
+    from edged.cluster.spec import ClusterSpec
+    from edged.cluster.views import ClusterStatus
 
-DEFAULT_NAME: Final = "local"
 DEFAULT_NODES: Final = 3
 
 
@@ -27,48 +25,8 @@ def cluster() -> None:
 
 
 cluster.add_command(keys)
-
-
-def name_option(function: Any) -> Any:
-    return click.option(
-        "--name", metavar="NAME", help=f"The cluster; default: the newest, or {DEFAULT_NAME!r}."
-    )(function)
-
-
-@contextmanager
-def _progress(description: str) -> Iterator[Report]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=progress_console(), transient=True) as shown:
-        task = shown.add_task(description, total=None)
-
-        def report(now: Any) -> None:
-            shown.update(
-                task,
-                total=2 * now.nodes,
-                completed=now.ready + now.joined,
-                description=f"{description}: {now.ready} of {now.nodes} ready, {now.joined} joined",
-            )
-
-        yield report
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM (of `timeout`, say) ends as Ctrl-C does: what was started is cleaned up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+for each in ("kill", "pause", "resume", "restart", "add", "remove", "logs", "shell"):
+    cluster.add_command(getattr(cluster_nodes, each))
 
 
 def _timeout_s(nodes: int) -> float:
@@ -149,47 +107,70 @@ def _issued_to(trust_directory: Path) -> str | None:
 
 # ---------------------------------------------------------------- life
 @cluster.command(cls=EdgedCommand)
+@click.argument("file", required=False, type=click.Path())
 @click.option("-n", "--nodes", "count", type=int, help=f"Default: {DEFAULT_NODES}.")
-@click.option("--file", "file", type=click.Path(), help="A cluster file instead of -n.")
+@click.option("--file", "file_flag", type=click.Path(), help="The same as FILE.")
 @click.option("--name", metavar="NAME", help=f"Default: {DEFAULT_NAME!r}, or the file's name.")
 @click.option("--pulley", type=int, default=None, help="How many nodes interpret (pulley64).")
 @click.option("--region", "regions", multiple=True, help="Dealt out in turn; repeatable.")
+@click.option(
+    "--topology",
+    metavar="FILE|NAME",
+    help="Regions to deal the nodes over, and what lies between them; instead of FILE's.",
+)
+@click.option(
+    "--lab",
+    is_flag=True,
+    default=None,
+    help="Nodes can be cut off, slowed and harmed also without a topology.",
+)
 @click.option("--timeout", "timeout_s", type=float, help="Seconds until all must see all.")
 @json_option
 def up(
-    count: int | None,
-    file: str | None,
-    name: str | None,
-    pulley: int | None,
-    regions: tuple[str, ...],
-    timeout_s: float | None,
-    as_json: bool,
+    file: str | None, file_flag: str | None, name: str | None, as_json: bool, **flags: Any
 ) -> None:
-    """Start a cluster and wait until every node sees every other.
+    """Start a cluster, of FILE or of so many nodes, and wait until every node sees every other.
 
     Without options other than --name, a cluster that was stopped with down --keep-data is started
     again with its data and addresses."""
-    from edged.cluster.spec import load_spec, spec_of
-    from edged.errors import ConfigError
-
     from .target import supervisor
 
-    flags = count is not None or pulley is not None or bool(regions)
-    if file and flags:
-        raise ConfigError("--file says how many nodes, which targets and regions: leave out flags")
+    file, timeout_s = file or file_flag, flags.pop("timeout_s")
     boss = supervisor()
     chosen = name or (_name_of(file) if file else DEFAULT_NAME)
-    if file:
-        spec = load_spec(Path(file))
-    elif not flags and boss.home.exists(chosen):
-        spec = None
-    else:
-        number = DEFAULT_NODES if count is None else count
-        spec = spec_of(number, pulley=pulley or 0, regions=regions)
+    given = any(value not in (None, ()) for value in flags.values())
+    again = not file and not given and boss.home.exists(chosen)
+    spec = None if again else _spec(file, **flags)
     nodes = len(spec.nodes) if spec else len(boss.load(chosen).nodes)
-    with _terminable(), _progress(f"starting {chosen}") as report:
+    with terminable(), progress(f"starting {chosen}") as report:
         boss.up(chosen, spec, timeout_s=timeout_s or _timeout_s(nodes), report=report)
     _show_status(boss.status(chosen), as_json=as_json)
+
+
+def _spec(
+    file: str | None,
+    *,
+    count: int | None,
+    pulley: int | None,
+    regions: tuple[str, ...],
+    topology: str | None,
+    lab: bool | None,
+) -> ClusterSpec:
+    """Raises ConfigError."""
+    from edged.cluster.spec import load_spec, spec_of
+    from edged.errors import ConfigError
+    from edged.topology import find_topology
+
+    over = find_topology(topology) if topology else None
+    if file is None:
+        number = DEFAULT_NODES if count is None else count
+        return spec_of(number, pulley=pulley or 0, regions=regions, topology=over, lab=lab)
+    if count is not None or pulley is not None or regions:
+        raise ConfigError(
+            "the file says how many nodes, which targets and regions: leave out -n,"
+            " --pulley and --region"
+        )
+    return load_spec(Path(file), topology=over, lab=lab)
 
 
 def _name_of(file: str) -> str:
@@ -262,57 +243,6 @@ def _show_status(view: ClusterStatus, *, as_json: bool) -> None:
         ),
         empty="no nodes",
     )
-
-
-@cluster.command(cls=EdgedCommand)
-@click.argument("node")
-@name_option
-@json_option
-def kill(node: str, name: str | None, as_json: bool) -> None:
-    """SIGKILL a node, as a crash would; its data stay."""
-    from .target import existing, supervisor
-
-    boss = supervisor()
-    chosen = existing(boss, name)
-    killed = boss.kill(chosen, node)
-    if as_json:
-        print_json({"cluster": chosen, "node": node, "pid": killed.pid})
-    else:
-        click.echo(f"killed {node} (pid {killed.pid}); edged cluster restart {node} revives it")
-
-
-@cluster.command(cls=EdgedCommand)
-@click.argument("node")
-@name_option
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=float,
-    default=60.0,
-    show_default=True,
-    help="Seconds until it must be ready and see the others.",
-)
-@json_option
-def restart(node: str, name: str | None, timeout_s: float, as_json: bool) -> None:
-    """Stop a node if it runs, and start it with the same data and addresses."""
-    from .target import existing, supervisor
-
-    boss = supervisor()
-    chosen = existing(boss, name)
-    with _progress(f"restarting {node}") as report:
-        started = boss.restart(chosen, node, timeout_s=timeout_s, report=report)
-    if as_json:
-        print_json(
-            {
-                "cluster": chosen,
-                "node": node,
-                "pid": started.pid,
-                "gateway_url": started.gateway_url,
-                "control_url": started.control_url,
-            }
-        )
-    else:
-        click.echo(f"{node} is ready at {started.gateway_url} (pid {started.pid})")
 
 
 @cluster.command("list", cls=EdgedCommand)

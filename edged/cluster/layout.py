@@ -1,6 +1,7 @@
 """The files of a local cluster: CA, and for each node its node.toml, trust directory and token.
 
 <cluster>/ca/            ca.key ca.pem keyring
+<cluster>/links.json     of a cluster with a topology: what its nodes' traffic suffers
 <cluster>/nodes/NAME/    node.toml trust/ control.token data/ node.log
 """
 
@@ -15,8 +16,10 @@ from typing import Any, Final
 from edged.config import parse_config
 from edged.errors import ConfigError
 from edged.files import write_file
+from edged.links import Document
 from edged.trust import create_ca, issue_node
 
+from .shaping import write_links
 from .spec import ClusterSpec
 from .state import ClusterState, Home, NodeState
 
@@ -32,21 +35,28 @@ def write_cluster(home: Home, state: ClusterState, spec: ClusterSpec) -> None:
     """Makes everything but cluster.json. Raises ConfigError."""
     directory = home.directory(state.name)
     create_ca(directory / "ca")
+    if state.lab:
+        write_links(home, state, Document(topology=spec.topology))
     seeds = [node.gossip for node in state.nodes[:SEEDS_MAX]]
     for node in state.nodes:
-        own = home.node_directory(state.name, node.name)
-        own.mkdir(mode=0o700, parents=True)
-        data = node_config(node, seeds, spec.config)
-        parse_config(data, base=own)  # a mistake in [config] shows here, not in a node's log
-        write_file(own / "node.toml", dump_toml(data).encode(), secret=True)
-        write_file(own / "control.token", secrets.token_urlsafe(32).encode() + b"\n", secret=True)
-        issue_node(directory / "ca", own / "trust", name=node.name)
+        write_node(home, state, node, seeds)
+
+
+def write_node(home: Home, state: ClusterState, node: NodeState, seeds: list[str]) -> None:
+    """Makes the directory of one node of `state`. Raises ConfigError."""
+    own = home.node_directory(state.name, node.name)
+    own.mkdir(mode=0o700, parents=True)
+    data = node_config(state, node, seeds)
+    parse_config(data, base=own)  # a mistake in [config] shows here, not in a node's log
+    write_file(own / "node.toml", dump_toml(data).encode(), secret=True)
+    write_file(own / "control.token", secrets.token_urlsafe(32).encode() + b"\n", secret=True)
+    issue_node(home.directory(state.name) / "ca", own / "trust", name=node.name, roles=node.roles)
 
 
 def node_config(
-    node: NodeState, seeds: list[str], extra: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """What node.toml holds: defaults of local clusters, then `extra`, then what must be."""
+    state: ClusterState, node: NodeState, seeds: list[str]
+) -> dict[str, dict[str, Any]]:
+    """What node.toml holds: defaults of local clusters, then the cluster's, then what must be."""
     fixed: dict[str, dict[str, Any]] = {
         "node": {"name": node.name, "region": node.region, "data_dir": "data"},
         "gateway": {"bind": node.gateway},
@@ -55,9 +65,11 @@ def node_config(
         "trust": {"directory": "trust"},
         "runtime": {"target": node.target},
     }
-    sections = dict.fromkeys((*fixed, *extra))
+    if state.lab:
+        fixed["lab"] = {"enabled": True}
+    sections = dict.fromkeys((*fixed, *state.config))
     return {
-        name: {**LOCAL_DEFAULTS.get(name, {}), **extra.get(name, {}), **fixed.get(name, {})}
+        name: {**LOCAL_DEFAULTS.get(name, {}), **state.config.get(name, {}), **fixed.get(name, {})}
         for name in sections
     }
 

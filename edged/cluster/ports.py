@@ -39,12 +39,12 @@ def free_ports(count: int, *, taken: Collection[int]) -> list[int]:
     candidates = [port for port in usable if port not in ephemeral]
     if len(candidates) < 10 * count:  # a machine with an unusually wide ephemeral range
         candidates = usable
-    random.SystemRandom().shuffle(candidates)
     found: list[int] = []
-    for port in candidates:
-        if len(found) == count:
-            break
-        if is_free(port):
+    chance = random.SystemRandom()
+    while candidates and len(found) < count:
+        at = chance.randrange(len(candidates))
+        candidates[at], candidates[-1] = candidates[-1], candidates[at]
+        if is_free(port := candidates.pop()):
             found.append(port)
     if len(found) < count:
         raise ConfigError(f"only {len(found)} of {count} ports are free on {HOST}")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,8 +24,12 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import parse_node_name
 
 Target = Literal["native", "pulley64"]
+Role = Literal["serve", "build", "control"]
+"""As protocol.identity has them, which needs cryptography: too slow to load for `status`."""
+ROLES: Final[tuple[Role, ...]] = ("serve", "build", "control")
 
 STATE_BYTES_MAX: Final = 1024 * 1024
+LOCK_POLL_S: Final = 0.02
 LOCK_ATTEMPTS: Final = 100
 """Commands that tidy up the lock's directory meet one that makes it; never so often in a row."""
 
@@ -39,6 +44,7 @@ class NodeState(msgspec.Struct, frozen=True):
     """host:port, as the other two."""
     control: str
     gossip: str
+    roles: tuple[Role, ...] = ROLES
     pid: int | None = None
     """None: not started, or stopped on purpose."""
     started_ticks: int | None = None
@@ -68,6 +74,10 @@ class ClusterState(msgspec.Struct, frozen=True):
     boot_id: str
     """Of the kernel when the processes were started: start times count from a boot."""
     nodes: Annotated[tuple[NodeState, ...], Meta(min_length=1)]
+    lab: bool = False
+    """Its nodes shape their traffic, and can be told to misbehave."""
+    config: dict[str, dict[str, Any]] = {}
+    """Laid over every node's node.toml, also of those that join later."""
 
     def node(self, name: str) -> NodeState:
         """Raises ClusterNotFound naming the nodes there are."""
@@ -121,6 +131,18 @@ class Home:
 
     def log_file(self, name: str, node: str) -> Path:
         return self.node_directory(name, node) / "node.log"
+
+    def run_file(self, name: str, node: str) -> Path:
+        """Written by the node when it is ready."""
+        return self.node_directory(name, node) / "data" / "run.json"
+
+    def links_file(self, name: str) -> Path:
+        """What all its nodes read when they start, if they shape their traffic."""
+        return self.directory(name) / "links.json"
+
+    def token(self, name: str, node: str) -> str:
+        """Raises ConfigError."""
+        return read_token(self.token_file(name, node))
 
     def exists(self, name: str) -> bool:
         return self.directory(name).is_dir()
@@ -183,10 +205,10 @@ class Home:
         write_file(path, msgspec.json.format(msgspec.json.encode(state)) + b"\n", secret=True)
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Raises Conflict while another command works on the cluster."""
+    def lock(self, name: str, *, patience_s: float = 0.0) -> Iterator[None]:
+        """Raises Conflict if another command works on the cluster for longer than that."""
         path = self.root / "locks" / f"{check_cluster_name(name)}.lock"
-        with _file_lock(path, blocking=False, busy=f"another command works on cluster {name!r}"):
+        with _file_lock(path, patience_s, busy=f"another command works on cluster {name!r}"):
             yield
 
     def tidy(self) -> None:
@@ -198,23 +220,27 @@ class Home:
     @contextmanager
     def port_lock(self) -> Iterator[None]:
         """Held from choosing ports until they stand in a cluster.json; waits its turn."""
-        with _file_lock(self.root / "locks" / ".ports", blocking=True, busy=""):
+        with _file_lock(self.root / "locks" / ".ports", None, busy=""):
             yield
 
 
 @contextmanager
-def _file_lock(path: Path, *, blocking: bool, busy: str) -> Iterator[None]:
-    flags = fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB)
+def _file_lock(path: Path, patience_s: float | None, *, busy: str) -> Iterator[None]:
+    """With no `patience_s` it waits its turn however long that takes."""
+    deadline_s = time.monotonic() + (patience_s or 0.0)
     while True:
         fd = _open_lock(path)
         try:
-            fcntl.flock(fd, flags)
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if patience_s is None else fcntl.LOCK_NB))
             # The last holder removed the file while this one waited: lock the new one.
             if _same_file(fd, path):
                 break
         except BlockingIOError:
             os.close(fd)
-            raise Conflict(f"{busy}; try again when it is done") from None
+            if time.monotonic() >= deadline_s:
+                raise Conflict(f"{busy}; try again when it is done") from None
+            time.sleep(LOCK_POLL_S)
+            continue
         except BaseException:
             os.close(fd)
             raise

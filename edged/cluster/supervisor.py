@@ -1,17 +1,18 @@
-"""What `edged cluster` does: up, down, status, kill, restart.
+"""What `edged cluster` does: up, down, status, kill, pause, resume, restart, add, remove.
 
-Each call acts under the cluster's lock and leaves the state on disk true, whatever happens: an `up`
-that fails or is interrupted ends what it started and removes what it wrote.
+Each call changes a cluster under its lock, and waits for nodes without it, so that faults can be
+dealt to several nodes at once. It leaves the state on disk true, whatever happens: an `up` that
+fails or is interrupted ends what it started and removes what it wrote. Threads may share one.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -19,39 +20,32 @@ import msgspec
 
 from edged.errors import ClusterFailed, ClusterNotFound, ConfigError, Conflict
 
-from . import probe, process
+from . import process
 from .ports import HOST, free_ports
 from .process import Process
-from .spec import ClusterSpec
-from .state import ClusterState, Home, NodeState, read_token
-from .views import ClusterStatus, NodeCondition, NodeStatus, Progress, Report, Stopped
+from .spec import ClusterSpec, NodeSpec, check_node_name, check_region, next_region
+from .starting import PortTaken, Starting, is_paused, process_of, runs, silent, spawn
+from .state import ROLES, ClusterState, Home, NodeState, Role, Target
+from .status import cluster_status
+from .views import ClusterStatus, Report, Stopped
 
-POLL_S: Final = 0.05
 START_ATTEMPTS: Final = 3
 """Free ports may be taken between choosing and binding; thrice in a row is no accident."""
 STOP_TIMEOUT_S: Final = 15.0
 """Above the drain timeout of local nodes (layout.LOCAL_DEFAULTS)."""
 KILL_TIMEOUT_S: Final = 5.0
-LOG_TAIL_BYTES: Final = 8 * 1024
-LOG_TAIL_LINES: Final = 20
-_PORT_TAKEN: Final = ("address already in use", "EADDRINUSE", "Errno 98")
-
-
-def _silent(_: Progress) -> None:
-    return None
-
-
-class _PortTaken(Exception):
-    """A node could not bind; other ports may do."""
+PATIENCE_S: Final = 30.0
+"""For another command that works on the cluster; no change to a single node takes so long."""
 
 
 class Supervisor:
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, patience_s: float = PATIENCE_S) -> None:
         self.home = home
+        self._patience_s = patience_s
 
     # ------------------------------------------------------------ up
     def up(
-        self, name: str, spec: ClusterSpec | None, *, timeout_s: float, report: Report = _silent
+        self, name: str, spec: ClusterSpec | None, *, timeout_s: float, report: Report = silent
     ) -> ClusterState:
         """Makes and starts a cluster, until all see all. With no `spec`, starts again one that
         `down(keep_data=True)` or crashes have left.
@@ -67,7 +61,7 @@ class Supervisor:
                 try:
                     with self._undone_on_error(name, remove=True):
                         return self._start(self._create(name, spec), timeout_s, report)
-                except _PortTaken as error:
+                except PortTaken as error:
                     if attempt == START_ATTEMPTS:
                         raise ClusterFailed(f"ports were taken {attempt} times: {error}") from error
             raise AssertionError("unreachable")
@@ -76,7 +70,7 @@ class Supervisor:
         self, name: str, spec: ClusterSpec | None, timeout_s: float, report: Report
     ) -> ClusterState:
         state = self.load(name)
-        if any(_runs(node) for node in state.nodes):
+        if any(runs(node) for node in state.nodes):
             raise Conflict(
                 f"cluster {name!r} runs already: edged cluster down {name}, or another --name"
             )
@@ -89,7 +83,7 @@ class Supervisor:
         with self._undone_on_error(name, remove=False):
             try:
                 return self._start(state, timeout_s, report)
-            except _PortTaken as error:
+            except PortTaken as error:
                 raise ClusterFailed(f"a port of cluster {name!r} is taken: {error}") from error
 
     def _create(self, name: str, spec: ClusterSpec) -> ClusterState:
@@ -97,25 +91,10 @@ class Supervisor:
         from .layout import write_cluster
 
         with self.home.port_lock():
-            taken = {
-                port
-                for other in self.home.load_all()
-                for node in other.nodes
-                for port in node.ports
-            }
-            ports = iter(free_ports(3 * len(spec.nodes), taken=taken))
-            nodes = tuple(
-                NodeState(
-                    name=node.name,
-                    region=node.region,
-                    target=node.target,
-                    gateway=f"{HOST}:{next(ports)}",
-                    control=f"{HOST}:{next(ports)}",
-                    gossip=f"{HOST}:{next(ports)}",
-                )
-                for node in spec.nodes
+            nodes = self._with_ports(spec.nodes)
+            state = ClusterState(
+                1, name, time.time(), process.boot_id(), nodes, lab=spec.lab, config=spec.config
             )
-            state = ClusterState(1, name, time.time(), process.boot_id(), nodes)
             try:
                 self.home.directory(name).mkdir(mode=0o700, parents=True)
             except OSError as error:
@@ -124,94 +103,30 @@ class Supervisor:
         write_cluster(self.home, state, spec)
         return state
 
-    def _start(self, state: ClusterState, timeout_s: float, report: Report) -> ClusterState:
-        for node in state.nodes:
-            state = self._spawn(state, node)
-        names = [node.name for node in state.nodes]
-        self._wait(state, names, names, timeout_s, report)
-        return state
-
-    def _spawn(self, state: ClusterState, node: NodeState) -> ClusterState:
-        directory = self.home.node_directory(state.name, node.name)
-        log_file = self.home.log_file(state.name, node.name)
-        log_start = log_file.stat().st_size if log_file.exists() else 0
-        started = process.start_node(directory / "node.toml", directory, log_file)
-        state = state.with_node(
-            msgspec.structs.replace(
-                node, pid=started.pid, started_ticks=started.started_ticks, log_start=log_start
+    def _with_ports(self, specs: Sequence[NodeSpec]) -> tuple[NodeState, ...]:
+        """The port lock is held until they are saved. Raises ConfigError."""
+        others = self.home.load_all()
+        taken = {port for other in others for node in other.nodes for port in node.ports}
+        ports = iter(free_ports(3 * len(specs), taken=taken))
+        return tuple(
+            NodeState(
+                name=node.name,
+                region=node.region,
+                target=node.target,
+                roles=node.roles,
+                gateway=f"{HOST}:{next(ports)}",
+                control=f"{HOST}:{next(ports)}",
+                gossip=f"{HOST}:{next(ports)}",
             )
+            for node in specs
         )
-        self.home.save(state)
+
+    def _start(self, state: ClusterState, timeout_s: float, report: Report) -> ClusterState:
+        names = [node.name for node in state.nodes]
+        starting = Starting(self.home, count=len(names), timeout_s=timeout_s, report=report)
+        state = starting.start_all(state)
+        starting.until_joined(state, names, names)
         return state
-
-    def _wait(
-        self,
-        state: ClusterState,
-        wait_for: list[str],
-        see: list[str],
-        timeout_s: float,
-        report: Report,
-    ) -> None:
-        """Until each of `wait_for` is ready and believes all of `see` alive.
-
-        Raises ClusterFailed (a node ended, or the time is over), _PortTaken."""
-        deadline = time.monotonic() + timeout_s
-        waiting = dict.fromkeys(wait_for, "no answer yet")
-        ready: set[str] = set()
-        while True:
-            for name in list(waiting):
-                node = state.node(name)
-                if not _runs(node):
-                    raise self._ended(state, node)
-                missing = self._missing(state, node, see)
-                if missing is not None:
-                    ready.add(name)
-                if missing == frozenset():
-                    del waiting[name]
-                else:
-                    waiting[name] = _why(missing)
-            report(Progress(len(wait_for), len(ready), len(wait_for) - len(waiting)))
-            if not waiting:
-                return
-            if time.monotonic() >= deadline:
-                slow = next(iter(waiting))
-                raise ClusterFailed(
-                    f"after {timeout_s:g} s, node {slow!r}: {waiting[slow]}\n"
-                    + self._log_tail(state, state.node(slow)),
-                    node=slow,
-                    waiting=waiting,
-                )
-            time.sleep(POLL_S)
-
-    def _missing(
-        self, state: ClusterState, node: NodeState, see: list[str]
-    ) -> frozenset[str] | None:
-        """Whom the node does not see alive; None if it is not ready."""
-        if probe.health(node.control) != "ready":
-            return None
-        alive = probe.alive_members(node.control, self.token(state, node))
-        return None if alive is None else frozenset(see) - alive
-
-    def _ended(self, state: ClusterState, node: NodeState) -> Exception:
-        tail = self._log_tail(state, node)
-        if any(sign.lower() in tail.lower() for sign in _PORT_TAKEN):
-            return _PortTaken(f"node {node.name!r}: {tail}")
-        return ClusterFailed(
-            f"node {node.name!r} ended while starting; its log ends with\n{tail}", node=node.name
-        )
-
-    def _log_tail(self, state: ClusterState, node: NodeState) -> str:
-        """The last lines of a node's log; none of a run before this one."""
-        path = self.home.log_file(state.name, node.name)
-        try:
-            with path.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                begin = node.log_start if node.log_start <= size else 0  # a new file since
-                file.seek(max(begin, size - LOG_TAIL_BYTES))
-                lines = file.read(LOG_TAIL_BYTES).decode(errors="replace").splitlines()
-        except OSError as error:
-            return f"(no log: {error.strerror})"
-        return "\n".join(lines[-LOG_TAIL_LINES:]) or "(it wrote nothing to its log)"
 
     @contextmanager
     def _undone_on_error(self, name: str, *, remove: bool) -> Iterator[None]:
@@ -239,14 +154,12 @@ class Supervisor:
     def _down(self, name: str, *, keep_data: bool, timeout_s: float) -> Stopped:
         if not self.home.exists(name):
             self.home.load(name)  # raises ClusterNotFound, naming those there are
-        with self.home.lock(name):
+        with self._locked(name):
             stopped, killed = self._end_all(name, timeout_s=timeout_s)
             if keep_data:
                 state = self.load(name)
                 for node in state.nodes:
-                    state = state.with_node(
-                        msgspec.structs.replace(node, pid=None, started_ticks=None)
-                    )
+                    state = state.with_node(_stopped(node))
                 self.home.save(state)
             else:
                 self._remove(self.home.directory(name))
@@ -256,12 +169,12 @@ class Supervisor:
         """(nodes that stopped when asked, nodes and strays that were killed)."""
         try:
             state = self.load(name)
-            nodes = {node.name: p for node in state.nodes if (p := _process(node))}
+            nodes = {node.name: p for node in state.nodes if (p := process_of(node))}
         except (ClusterNotFound, ConfigError):
             nodes = {}
         running = {node: p for node, p in nodes.items() if process.is_running(p)}
         for p in running.values():
-            process.send_signal(p, signal.SIGTERM)
+            _ask_to_end(p)
         stubborn = set(process.wait_gone(running.values(), timeout_s=timeout_s))
         leftovers = stubborn | set(process.strays(self.home.directory(name), nodes.values()))
         survivors = process.kill_all(leftovers, timeout_s=KILL_TIMEOUT_S)
@@ -276,6 +189,8 @@ class Supervisor:
     def _remove(self, directory: Path) -> None:
         try:
             shutil.rmtree(directory)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise ClusterFailed(f"{error.filename}: cannot be removed: {error.strerror}") from error
 
@@ -284,14 +199,33 @@ class Supervisor:
         """SIGKILL, to the node and whatever it started; its data stay as they are.
 
         Raises ClusterNotFound, Conflict (it does not run), ClusterFailed."""
-        with self.home.lock(name):
-            state = self.load(name)
-            node = state.node(node_name)
-            running = _process(node)
-            if running is None or not process.is_running(running):
-                raise Conflict(f"node {node_name!r} does not run", node=node_name)
+        with self._locked(name):
+            state, node, running = self._running(name, node_name)
             self._kill(state, node, running)
             return running
+
+    def pause(self, name: str, node_name: str) -> list[Process]:
+        """SIGSTOP, to the node and whatever it started: to the others it is a host that hangs.
+
+        Raises as `kill`."""
+        with self._locked(name):
+            _, _, running = self._running(name, node_name)
+            return process.pause_all(self.home.node_directory(name, node_name), running)
+
+    def resume(self, name: str, node_name: str) -> list[Process]:
+        """SIGCONT to the same; nothing happens to a node that is not paused. Raises as `kill`."""
+        with self._locked(name):
+            _, _, running = self._running(name, node_name)
+            return process.resume_all(self.home.node_directory(name, node_name), running)
+
+    def _running(self, name: str, node_name: str) -> tuple[ClusterState, NodeState, Process]:
+        """Raises ClusterNotFound, Conflict."""
+        state = self.load(name)
+        node = state.node(node_name)
+        running = process_of(node)
+        if running is None or not process.is_running(running):
+            raise Conflict(f"node {node_name!r} does not run", node=node_name)
+        return state, node, running
 
     def _kill(self, state: ClusterState, node: NodeState, running: Process | None) -> None:
         directory = self.home.node_directory(state.name, node.name)
@@ -303,58 +237,137 @@ class Supervisor:
             raise ClusterFailed(f"process {left[0].pid} survives SIGKILL", node=node.name)
 
     def restart(
-        self, name: str, node_name: str, *, timeout_s: float, report: Report = _silent
+        self, name: str, node_name: str, *, timeout_s: float, report: Report = silent
     ) -> NodeState:
         """Stops the node if it runs, starts it with the same configuration, data and addresses, and
-        waits until it is ready and sees all others that run.
+        waits until it is ready and sees all others that run and that it can reach.
 
         Raises ClusterNotFound, Conflict, ClusterFailed."""
-        with self.home.lock(name):
+        before = self._drain(name, node_name)
+        with self._locked(name):
             state = self.load(name)
             node = state.node(node_name)
-            running = _process(node)
-            if running is not None and process.send_signal(running, signal.SIGTERM):
-                process.wait_gone([running], timeout_s=STOP_TIMEOUT_S)
-            self._kill(state, node, running)
-            others = [other.name for other in state.nodes if _runs(other)]
-            state = self._spawn(state, state.node(node_name))
-            try:
-                self._wait(state, [node_name], [*others, node_name], timeout_s, report)
-            except _PortTaken as error:
-                raise ClusterFailed(f"a port is taken: {error}", node=node_name) from error
-            return state.node(node_name)
+            if process_of(node) not in (None, before) and runs(node):
+                raise Conflict(f"node {node_name!r} was started meanwhile", node=node_name)
+            self._kill(state, node, before)
+            state = spawn(self.home, state, node)
+        self._await(state, node_name, timeout_s, report)
+        return state.node(node_name)
+
+    def _drain(self, name: str, node_name: str) -> Process | None:
+        """Its process, asked to end, and given the time."""
+        with self._locked(name):
+            known = process_of(self.load(name).node(node_name))
+            if known is not None:
+                _ask_to_end(known)
+        if known is not None:
+            process.wait_gone([known], timeout_s=STOP_TIMEOUT_S)
+        return known
+
+    def _await(self, state: ClusterState, node: str, timeout_s: float, report: Report) -> None:
+        """Until one node is ready, and sees those of the others that it can."""
+        starting = Starting(self.home, count=1, timeout_s=timeout_s, report=report)
+        try:
+            starting.until_ready(state, node)
+        except PortTaken as error:
+            raise ClusterFailed(f"a port is taken: {error}", node=node) from error
+        others = [each.name for each in state.nodes if runs(each) and not is_paused(each)]
+        starting.until_joined(state, [node], [node, *others])
+
+    # ------------------------------------------------------------ growing and shrinking
+    def plan(
+        self,
+        name: str,
+        *,
+        node: str | None = None,
+        region: str | None = None,
+        target: Target = "native",
+        roles: tuple[Role, ...] = (),
+    ) -> NodeSpec:
+        """What `add` takes: by default the next number, and the region that lacks one most.
+
+        Raises ClusterNotFound, ConfigError."""
+        from .shaping import topology
+
+        state = self.load(name)
+        given, file = [each.region for each in state.nodes], topology(self.home, state)
+        fewest = min(dict.fromkeys(given), key=given.count)
+        chosen = region or (next_region(file, given) if file else fewest)
+        check_region(chosen, file, f"cluster {name!r}")
+        check_node_name(chosen_name := node or _next_name(state), "edged cluster add")
+        return NodeSpec(chosen_name, chosen, target, roles or ROLES)
+
+    def add(
+        self, name: str, spec: NodeSpec, *, timeout_s: float, report: Report = silent
+    ) -> NodeState:
+        """A new node for a cluster that runs, until it is ready and sees all others. If it fails,
+        nothing of it stays.
+
+        Raises ClusterNotFound, Conflict (no node runs, or one has that name), ConfigError,
+        ClusterFailed."""
+        with self._locked(name):
+            state = self._join(name, spec)
+        try:
+            process.compile_ahead()
+            with self._locked(name):
+                state = spawn(self.home, self.load(name), state.node(spec.name))
+            self._await(state, spec.name, timeout_s, report)
+        except BaseException:
+            self._forget(name, spec.name)
+            raise
+        return state.node(spec.name)
+
+    def _join(self, name: str, spec: NodeSpec) -> ClusterState:
+        """Writes a node's files and takes it into the state. The lock is held."""
+        from .layout import SEEDS_MAX, write_node
+
+        state = self.load(name)
+        if any(node.name == spec.name for node in state.nodes):
+            raise Conflict(f"cluster {name!r} has a node {spec.name!r} already", node=spec.name)
+        seeds = [node.gossip for node in state.nodes if runs(node)][:SEEDS_MAX]
+        if not seeds:
+            raise Conflict(f"no node of cluster {name!r} runs, so nothing can be joined")
+        with self.home.port_lock():
+            fresh = self._with_ports([spec])
+            state = msgspec.structs.replace(state, nodes=(*state.nodes, *fresh))
+            self.home.save(state)
+        try:
+            write_node(self.home, state, fresh[0], seeds)
+        except BaseException:
+            self._take_out(state, spec.name)
+            raise
+        return state
+
+    def remove(self, name: str, node_name: str) -> bool:
+        """The node leaves gracefully, if it runs, and its files go with it. Its copies are made
+        elsewhere by the others; a deploy that nobody else has is lost.
+
+        Returns whether it ended by itself. Raises ClusterNotFound, Conflict, ClusterFailed."""
+        state = self.load(name)
+        state.node(node_name)
+        if len(state.nodes) == 1:
+            raise Conflict(f"node {node_name!r} is the last one: edged cluster down {name}")
+        known = self._drain(name, node_name)
+        graceful = known is not None and not process.is_running(known)
+        self._forget(name, node_name)
+        return graceful
+
+    def _forget(self, name: str, node_name: str) -> None:
+        with self._locked(name):
+            state = self.load(name)
+            node = state.node(node_name)
+            self._kill(state, node, process_of(node))
+            self._take_out(state, node_name)
+
+    def _take_out(self, state: ClusterState, node_name: str) -> None:
+        left = tuple(node for node in state.nodes if node.name != node_name)
+        self.home.save(msgspec.structs.replace(state, nodes=left))
+        self._remove(self.home.node_directory(state.name, node_name))
 
     # ------------------------------------------------------------ looking
     def status(self, name: str) -> ClusterStatus:
         """Raises ClusterNotFound, ConfigError."""
-        state = self.load(name)
-        nodes = tuple(self._node_status(state, node) for node in state.nodes)
-        return ClusterStatus(state.name, state.created_at_s, nodes)
-
-    def _node_status(self, state: ClusterState, node: NodeState) -> NodeStatus:
-        alive: frozenset[str] | None = None
-        condition: NodeCondition
-        if node.pid is None:
-            condition = "stopped"
-        elif not _runs(node):
-            condition = "dead"
-        else:
-            condition = probe.health(node.control)
-            if condition == "ready":
-                alive = probe.alive_members(node.control, self.token(state, node))
-        return NodeStatus(
-            name=node.name,
-            region=node.region,
-            target=node.target,
-            condition=condition,
-            pid=node.pid if condition not in ("dead", "stopped") else None,
-            gateway_url=node.gateway_url,
-            control_url=node.control_url,
-            gossip=node.gossip,
-            alive=None if alive is None else tuple(sorted(alive)),
-            directory=str(self.home.node_directory(state.name, node.name)),
-            log=str(self.home.log_file(state.name, node.name)),
-        )
+        return cluster_status(self.home, self.load(name))
 
     def load(self, name: str) -> ClusterState:
         """After a reboot, without the processes of before.
@@ -363,13 +376,12 @@ class Supervisor:
         state = self.home.load(name)
         if state.boot_id == process.boot_id():
             return state
-        nodes = tuple(
-            msgspec.structs.replace(node, pid=None, started_ticks=None) for node in state.nodes
-        )
+        nodes = tuple(_stopped(node) for node in state.nodes)
         return msgspec.structs.replace(state, boot_id=process.boot_id(), nodes=nodes)
 
     def running_nodes(self, state: ClusterState) -> list[NodeState]:
-        return [node for node in state.nodes if _runs(node)]
+        """Paused ones too."""
+        return [node for node in state.nodes if runs(node)]
 
     def strays(self, name: str) -> int:
         """How many processes run of a cluster, also of one whose cluster.json is gone."""
@@ -377,21 +389,25 @@ class Supervisor:
 
     def token(self, state: ClusterState, node: NodeState) -> str:
         """Raises ConfigError."""
-        return read_token(self.home.token_file(state.name, node.name))
+        return self.home.token(state.name, node.name)
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Raises Conflict."""
+        with self.home.lock(name, patience_s=self._patience_s):
+            yield
 
 
-def _process(node: NodeState) -> Process | None:
-    if node.pid is None or node.started_ticks is None:
-        return None
-    return Process(node.pid, node.started_ticks)
+def _stopped(node: NodeState) -> NodeState:
+    return msgspec.structs.replace(node, pid=None, started_ticks=None)
 
 
-def _runs(node: NodeState) -> bool:
-    known = _process(node)
-    return known is not None and process.is_running(known)
+def _next_name(state: ClusterState) -> str:
+    taken = {node.name for node in state.nodes}
+    return next(name for at in count(1) if (name := f"n{at}") not in taken)
 
 
-def _why(missing: frozenset[str] | None) -> str:
-    if missing is None:
-        return "is not ready"
-    return f"does not see {', '.join(sorted(missing))}"
+def _ask_to_end(known: Process) -> None:
+    """Also one that is paused."""
+    process.send_signal(known, signal.SIGTERM)
+    process.send_signal(known, signal.SIGCONT)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-NodeCondition = Literal["ready", "starting", "draining", "unreachable", "dead", "stopped"]
+NodeCondition = Literal["ready", "starting", "draining", "unreachable", "paused", "dead", "stopped"]
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -23,8 +23,10 @@ class NodeStatus(msgspec.Struct, frozen=True):
     name: str
     region: str
     target: str
+    roles: tuple[str, ...]
     condition: NodeCondition
-    """dead: its process ended by itself or was killed; stopped: by `down --keep-data`."""
+    """paused: SIGSTOP; dead: its process ended by itself or was killed; stopped: by
+    `down --keep-data`."""
     pid: int | None
     gateway_url: str
     control_url: str
@@ -38,6 +40,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
 class ClusterStatus(msgspec.Struct, frozen=True):
     name: str
     created_at_s: float
+    lab: bool
+    """Its nodes shape their traffic."""
     nodes: tuple[NodeStatus, ...]
 
 

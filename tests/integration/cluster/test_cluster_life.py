@@ -263,7 +263,8 @@ def test_up_that_is_terminated(home: Home) -> None:
     assert nothing_left(home, "c")
 
 
-def test_commands_do_not_cross(home: Home, boss: Supervisor) -> None:
+def test_commands_do_not_cross(home: Home) -> None:
+    boss = Supervisor(home, patience_s=0.05)
     with home.lock("c"):
         for attempt in (
             lambda: boss.up("c", spec_of(1), timeout_s=1),

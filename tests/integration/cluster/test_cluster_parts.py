@@ -132,7 +132,7 @@ def test_written_files(home: Home) -> None:
         },
         source="test",
     )
-    state = a_state()
+    state = msgspec.structs.replace(a_state(), config=spec.config)
     layout.write_cluster(home, state, spec)
     config = load_config(home.node_directory("c", "n2") / "node.toml")
     assert (config.node.name, config.node.log_level) == ("n2", "debug")
@@ -149,8 +149,9 @@ def test_written_files(home: Home) -> None:
 
 def test_a_mistake_in_config_shows_before_anything_starts(home: Home) -> None:
     spec = parse_spec({"nodes": [{"name": "n1"}], "config": {"gateway": {"colour": 1}}}, source="t")
+    state = msgspec.structs.replace(a_state(nodes=1), config=spec.config)
     with pytest.raises(ConfigError, match="colour"):
-        layout.write_cluster(home, a_state(nodes=1), spec)
+        layout.write_cluster(home, state, spec)
 
 
 SCALARS = (

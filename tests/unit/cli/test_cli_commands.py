@@ -542,7 +542,9 @@ def test_init_and_issue(run: Any, tmp_path: Path) -> None:
         (("--name", "../x"), "cluster name"),
         (("--file", "none.toml"), "none.toml: cannot be read: No such file or directory\n"),
         (("--file", "x=2.toml"), "give --name"),
-        (("--file", "x.toml", "-n", "2"), "leave out flags"),
+        (("none.toml",), "none.toml: cannot be read: No such file or directory\n"),
+        (("x.toml", "-n", "2"), "leave out -n"),
+        (("--topology", "nowhere"), "cannot read topology nowhere"),
     ],
 )
 def test_wrong_cluster_flags(run: Any, flags: tuple[str, ...], named: str) -> None:

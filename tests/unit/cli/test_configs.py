@@ -23,7 +23,10 @@ def test_node_toml_holds_every_key_with_its_default() -> None:
     assert load_config(CONFIGS / "node.toml").node.name == "edge-1"
 
 
-@pytest.mark.parametrize(("name", "nodes", "regions"), [("local3", 3, 1), ("regions5", 5, 3)])
+CLUSTERS = [("local3", 3, 1), ("regions5", 5, 3), ("geo8", 8, 8), ("metro30", 30, 5)]
+
+
+@pytest.mark.parametrize(("name", "nodes", "regions"), CLUSTERS)
 def test_cluster_files(name: str, nodes: int, regions: int) -> None:
     spec = load_spec(CONFIGS / "clusters" / f"{name}.toml")
     assert len(spec.nodes) == nodes
@@ -32,4 +35,4 @@ def test_cluster_files(name: str, nodes: int, regions: int) -> None:
 
 def test_every_cluster_file_is_tested() -> None:
     files = {path.stem for path in (CONFIGS / "clusters").glob("*.toml")}
-    assert files == {"local3", "regions5"}
+    assert files == {name for name, _, _ in CLUSTERS}

@@ -1,0 +1,76 @@
+"""What the commands of `edged cluster` share."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from .common import progress_console
+
+if TYPE_CHECKING:
+    from edged.cluster.views import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_NAME: Final = "local"
+ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+
+
+def name_option(function: F) -> F:
+    return click.option(
+        "--name", metavar="NAME", help=f"The cluster; default: the newest, or {DEFAULT_NAME!r}."
+    )(function)
+
+
+def timeout_option(function: F) -> F:
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=float,
+        default=60.0,
+        show_default=True,
+        help="Seconds until it must be ready and see the others.",
+    )(function)
+
+
+@contextmanager
+def progress(description: str) -> Iterator[Report]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=progress_console(), transient=True) as shown:
+        task = shown.add_task(description, total=None)
+
+        def report(now: Any) -> None:
+            shown.update(
+                task,
+                total=2 * now.nodes,
+                completed=now.ready + now.joined,
+                description=f"{description}: {now.ready} of {now.nodes} ready, {now.joined} joined",
+            )
+
+        yield report
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM (of `timeout`, say), and the end of the terminal, end as Ctrl-C does: what was
+    started is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
