@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "pin": "edged.cli.blobs:pin",
     "unpin": "edged.cli.blobs:unpin",
     "cluster": "edged.cli.cluster:cluster",
+    "load": "edged.cli.load:load",
     "chaos": "edged.cli.chaos:chaos",
     "topology": "edged.cli.topology:topology",
 }

@@ -1,0 +1,86 @@
+"""`edged load` against a node's real HTTP adapter."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edged.lab.runfolder import read_history
+from tests.unit.cli.conftest import Edged
+from tests.unit.cli.node_thread import NodeThread
+
+RATE = ("--rate", "60:0.25s", "--arrivals", "constant")
+
+
+def test_a_table_tells_latencies_by_region_stage_and_function(run: Edged, node: NodeThread) -> None:
+    result = run(
+        "load", "hello/a?x=1", "b", *RATE, "--gateway", f"eu={node.gateway_url}", "--zipf", "3"
+    )
+    assert result.exit_code == 0, result.output
+    head, *rows = result.stdout.splitlines()
+    assert head.split()[:2] == ["requests", "failed"]
+    assert rows[0].split()[:3] == ["all", "15", "–"]
+    assert any(row.split()[:3] == ["from", "eu", "15"] for row in rows)
+    assert any(row.split()[:2] == ["stage", "60/s"] for row in rows)
+    assert any(row.split()[:2] == ["function", "hello"] for row in rows)
+
+
+def test_a_load_leaves_a_run_folder_with_rows_summary_and_histograms(
+    run: Edged, node: NodeThread, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = run("load", "hello", *RATE, "--gateway", node.gateway_url, "-o", out, "--json")
+    assert result.exit_code == 0, result.output
+    history = read_history(out)
+    assert len(history.requests) == 15
+    assert {row.error for row in history.requests} == {None}
+    assert history.run.replay.startswith("edged ")
+    document = json.loads((out / "load.json").read_text())
+    assert document["summary"] == json.loads(result.stdout)
+    assert document["summary"]["all"]["requests"] == 15
+    assert (out / "latency.hlog").read_text().count("Tag=local,") >= 1
+    again = run("load", "hello", *RATE, "--gateway", node.gateway_url, "-o", out)
+    assert (again.exit_code, "is there already" in again.output) == (2, True)
+
+
+def test_another_body_than_expected_is_told_and_fails(
+    run: Edged, node: NodeThread, tmp_path: Path
+) -> None:
+    file = tmp_path / "load.toml"
+    file.write_text(
+        f'rate = "40:0.1s"\n[[functions]]\nname = "hello"\nexpect = {{ "*" = "{"0" * 64}" }}\n'
+    )
+    result = run("load", "-f", file, "--gateway", node.gateway_url)
+    assert result.exit_code == 1
+    assert "answers of hello, version –, had another body than expected" in result.stdout
+
+
+def test_nobody_there_is_a_load_that_failed(run: Edged) -> None:
+    result = run("load", "hello", *RATE, "--gateway", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "15 of 15 requests failed: 15 refused" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "say what to ask"),
+        (("hello", "--rate", "fast"), "rate 'fast'"),
+        (("hello", "--from", "a=b"), "write REGION or REGION=WEIGHT"),
+        (("hello", "--from", "EU"), "regions"),
+        (("hello", "--routing", "far"), "routing = 'far'"),
+        (("-f", "/nowhere/load.toml"), "cannot be read"),
+        (("hello", "--cluster", "x"), "leave out --cluster"),
+        (("hello", "--links", "/nowhere/links.json"), "cannot read links"),
+    ],
+)
+def test_wrong_usage_is_told(run: Edged, args: tuple[str, ...], words: str) -> None:
+    result = run("load", *args, "--gateway", "http://127.0.0.1:1")
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80", "https://a:1", "eu=http://a", "http://a:x"])
+def test_a_gateway_is_an_http_url_with_a_port(run: Edged, url: str) -> None:
+    result = run("load", "hello", "--gateway", url)
+    assert (result.exit_code, "--gateway" in result.stderr) == (2, True)
