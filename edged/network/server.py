@@ -55,6 +55,7 @@ from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .bridge import bridge
 from .pace import Moving
+from .patience import Patience, Watch
 from .shaping import Shaper
 from .streams import Connection, GatewayCaller, accept
 from .uploads import Fetching, Session, Uploads
@@ -170,7 +171,13 @@ class StreamServer:
         self._handshakes: dict[trio.CancelScope, None] = {}
         self._per_peer: Counter[NodeId] = Counter()
         self._gateway_per_peer: Counter[NodeId] = Counter()
-        self._waiting: dict[trio.CancelScope, None] = {}
+        self._patience = Patience(
+            min(
+                self._limits.idle_timeout_s,
+                self._limits.frame_timeout_s,
+                self._limits.write_timeout_s,
+            )
+        )
         self._stop = trio.Event()
         self._ended = trio.Event()
         self._ended.set()
@@ -186,17 +193,19 @@ class StreamServer:
         self._ended = trio.Event()
         self._gateway = gateway
         try:
-            async with trio.open_nursery() as connections:
-                async with trio.open_nursery() as accepting:
-                    serve = partial(trio.serve_listeners, handler_nursery=connections)
-                    await accepting.start(serve, self._serve, listeners)
-                    task_status.started()
-                    await self._stop.wait()
-                    accepting.cancel_scope.cancel()
-                limit_s = trio.current_time() + self._limits.drain_timeout_s
-                connections.cancel_scope.deadline = limit_s
-                for scope in self._waiting:
-                    scope.cancel()
+            async with trio.open_nursery() as watching:
+                watching.start_soon(self._patience.run)
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        serve = partial(trio.serve_listeners, handler_nursery=connections)
+                        await accepting.start(serve, self._serve, listeners)
+                        task_status.started()
+                        await self._stop.wait()
+                        accepting.cancel_scope.cancel()
+                    limit_s = trio.current_time() + self._limits.drain_timeout_s
+                    connections.cancel_scope.deadline = limit_s
+                    self._patience.end_waits()
+                watching.cancel_scope.cancel()
         finally:
             self._ended.set()
 
@@ -288,56 +297,63 @@ class StreamServer:
     async def _converse(self, connection: Connection[Request]) -> None:
         session = self._uploads.begin(connection.peer)
         try:
-            while not self._stop.is_set():
-                if not session.queue and not await self._next_request(connection, session):
-                    return
-                self._take_ahead(connection, session)
-                if session.queue:
-                    await self._serve_some(connection, session)
+            with self._patience.watch(connection) as watch:
+                look = False
+                while not self._stop.is_set():
+                    taken = self._take_ahead(connection, session, look=look)
+                    if taken:
+                        watch.frame_deadline = None
+                    look = bool(session.queue)
+                    if look:
+                        await self._serve_some(connection, session, watch)
+                    elif taken == FRAMES_AHEAD_MAX:
+                        await trio.lowlevel.checkpoint()
+                    elif not await self._more(connection, watch):
+                        return
         except RemoteProtocolError as error:
             raise PeerError(f"broke the protocol: {error}") from error
         finally:
             self._uploads.end(session)
 
-    async def _next_request(self, connection: Connection[Request], session: Session) -> bool:
-        """Waits until something is to be answered; False when the peer has nothing more to ask, or
-        the server stops. Raises PeerError."""
-        limits = self._limits
-        with trio.CancelScope() as waiting:
-            self._waiting[waiting] = None
-            try:
-                while not session.queue:
-                    if not connection.mid_frame:
-                        waiting.deadline = trio.current_time() + limits.idle_timeout_s
-                        if not await connection.fill():
-                            return False
-                    waiting.deadline = trio.current_time() + limits.frame_timeout_s
-                    frame = await connection.receive()
-                    if frame is None:
-                        return False
-                    session.add(*frame)
-                    self._take_ahead(connection, session)
-            finally:
-                del self._waiting[waiting]
-        if waiting.cancelled_caught:
-            if connection.mid_frame and not self._stop.is_set():
-                raise PeerError(f"did not finish a frame in {limits.frame_timeout_s:g} s")
+    async def _more(self, connection: Connection[Request], watch: Watch) -> bool:
+        """Waits for some bytes; False when the peer has nothing more to ask, or the server stops.
+        Raises PeerError."""
+        now, limits = trio.current_time(), self._limits
+        if not connection.mid_frame:
+            watch.until(now + limits.idle_timeout_s, waits=True)
+        else:
+            if watch.frame_deadline is None:
+                watch.frame_deadline = now + limits.frame_timeout_s
+            watch.until(watch.frame_deadline, waits=True)
+        try:
+            return await connection.fill()
+        except PeerError:
+            if self._stop.is_set():
+                return False
+            if not watch.late:
+                raise
+            if connection.mid_frame:
+                raise PeerError(f"did not finish a frame in {limits.frame_timeout_s:g} s") from None
             return False
-        return True
+        finally:
+            watch.rest()
 
-    def _take_ahead(self, connection: Connection[Request], session: Session) -> None:
+    def _take_ahead(self, connection: Connection[Request], session: Session, *, look: bool) -> int:
         """What else has come: segments are read many at a time, and a notice (Cancel) counts for
-        requests that came before it."""
-        for _ in range(FRAMES_AHEAD_MAX):
+        requests that came before it. `look`: time has passed since the last. How many frames."""
+        for taken in range(FRAMES_AHEAD_MAX):
             if len(session.queue) >= REQUESTS_AHEAD_MAX or session.body_bytes >= BODIES_AHEAD_MAX:
-                return
-            frame = connection.next_frame()
-            if frame is not None:
-                session.add(*frame)
-            elif not connection.fill_now():
-                return
+                return taken
+            while (frame := connection.next_frame()) is None:
+                if (connection.drained and not look) or not connection.fill_now():
+                    return taken
+                look = False
+            session.add(*frame)
+        return FRAMES_AHEAD_MAX
 
-    async def _serve_some(self, connection: Connection[Request], session: Session) -> None:
+    async def _serve_some(
+        self, connection: Connection[Request], session: Session, watch: Watch
+    ) -> None:
         request, body = session.queue[0]
         if isinstance(request, GetSegment | GetAny):
             size, parts = await self._uploads.next_segments(session)
@@ -346,13 +362,17 @@ class StreamServer:
             reply, answer = await self._reply(session, request, body)
             size, parts = 0, [frame_head(reply, len(answer)), answer]
         begun = trio.current_time()
+        watch.until(begun + self._limits.write_timeout_s, waits=False)
         try:
-            with trio.move_on_after(self._limits.write_timeout_s) as writing:
-                await connection.send_encoded(parts)
+            await connection.send_encoded(parts)
+        except PeerError:
+            if not watch.late:
+                raise
+            text = f"took no reply in {self._limits.write_timeout_s:g} s"
+            raise PeerError(text) from None
         finally:
+            watch.rest()
             self._uploads.sent(session, size, trio.current_time() - begun)
-        if writing.cancelled_caught:
-            raise PeerError(f"took no reply in {self._limits.write_timeout_s:g} s")
 
     async def _reply(self, session: Session, request: Other, body: bytes) -> tuple[Reply, bytes]:
         try:

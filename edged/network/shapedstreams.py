@@ -81,6 +81,7 @@ class ShapedStream:
         self._closing = False
         self._broken: OSError | None = None
         self._gone = False
+        self._interrupted = False
         self._news = trio.Event()
 
     # ------------------------------------------------------------ instead of the socket's
@@ -112,8 +113,9 @@ class ShapedStream:
         return taken
 
     async def wait_writable(self) -> None:
-        """Until `send` may take something."""
+        """Until `send` may take something. Raises trio.ClosedResourceError: interrupted."""
         lane = self._lane
+        self._interrupted = False
         if self._broken is not None:
             await trio.lowlevel.checkpoint()
             return
@@ -126,6 +128,13 @@ class ShapedStream:
         self._news = trio.Event()
         with trio.move_on_at(at):
             await self._news.wait()
+        if self._interrupted:
+            raise trio.ClosedResourceError("interrupted")
+
+    def interrupt(self) -> None:
+        """Who waits to send does not wait any longer."""
+        self._interrupted = True
+        self._news.set()
 
     def close(self) -> None:
         """Now, or when all that was sent has arrived and the end of the stream too."""
@@ -225,7 +234,7 @@ class ShapedStream:
                 except trio.BusyResourceError:  # whoever sent straight before waits there too
                     await trio.sleep(BUSY_S)
                 except trio.ClosedResourceError:
-                    return
+                    continue  # gone; or only who reads or sends is not to wait any longer
                 self._news.set()
         finally:
             self._draining = False

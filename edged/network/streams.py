@@ -65,6 +65,15 @@ class Connection(Generic[M]):
         except PeerError:
             return False
 
+    @property
+    def drained(self) -> bool:
+        """What was received last was all that had come: `fill_now` at once is no use."""
+        return self._stream.drained
+
+    def interrupt(self) -> None:
+        """Who waits for the peer now gets PeerError."""
+        self._stream.interrupt()
+
     def abort(self) -> None:
         """Closes without a goodbye."""
         self._stream.abort()

@@ -2,8 +2,9 @@
 
 trio.SSLStream hands out at most one record (16 KiB) per pass: 40 to 100 MB per CPU second of both
 ends with verification. Here a pass takes all that the kernel has, up to RECEIVE_BYTES, and a send
-goes out in SEND_BYTES pieces; `post` and `receive_now` need no pass at all. At most one task reads
-and one writes at a time.
+goes out in SEND_BYTES pieces; `post` and `receive_now` need no pass at all, `receive` and
+`send_all` one when the socket makes them wait, or in PROMPT_MAX times. At most one task reads and
+one writes at a time.
 
 The end of the stream without TLS's goodbye counts as its end: frames have lengths, so nothing can
 be cut off unnoticed (as trio's `https_compatible`).
@@ -27,6 +28,8 @@ SEND_BYTES: Final = 256 * 1024
 """Encrypted ahead of the socket."""
 UNSENT_BYTES: Final = 64 * 1024
 """In the kernel before it says the socket is full: what is written later need not wait for more."""
+PROMPT_MAX: Final = 8
+"""Receives and sends in a row before other tasks run: a pass costs as much as a request."""
 _RECORD_BYTES: Final = 16 * 1024
 _shared: Final = trio.lowlevel.RunVar[tuple[memoryview, memoryview]]("edged-tls-buffers")
 """Ciphertext and plaintext of the stream that reads right now: nothing of either outlives a step of
@@ -57,6 +60,12 @@ class TlsStream:
         self._sending = trio.Lock()
         self._unsent = memoryview(b"")
         self._received, self._plain = _buffers()
+        # typeshed has `bytearray` for the buffer and so `bytes` for the result.
+        self._read_into = cast(Callable[[int, memoryview], int], self._tls.read)
+        self._prompt = 0
+        self._short = False
+        """The kernel had less than asked for."""
+        self._drained = False
         self._ended = False
         self._cut = False
         self._closed = False
@@ -99,8 +108,10 @@ class TlsStream:
         while len(view):
             self._encrypt(view[:SEND_BYTES])
             view = view[SEND_BYTES:]
-            await self.flush()
+            if not self._push():
+                await self.flush()
         self._cut = False
+        await self._let_others_run()
 
     def post(self, data: bytes) -> bool:
         """Queues, and sends what the socket takes at once; True if that was all. Else `flush` sends
@@ -122,13 +133,21 @@ class TlsStream:
     async def receive(self) -> memoryview:
         """What has come, a bufferful at most, empty at the end of the stream. It is valid until
         the task waits for anything. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
-        await trio.lowlevel.checkpoint()
+        await self._let_others_run()
+        if self._drained:  # the last look found the end of what had come
+            await self._wait_readable()
         while (data := self.receive_now()) is None:
             await self._wait_readable()
         return data
 
+    @property
+    def drained(self) -> bool:
+        """What was received last was all that had come then: to look again at once is no use."""
+        return self._drained
+
     def receive_now(self) -> memoryview | None:
         """As receive; None if nothing has come. Valid until the next call on any stream."""
+        self._drained = False
         while not self._ended:
             size = self._decrypt()
             if self._outgoing.pending:
@@ -145,14 +164,13 @@ class TlsStream:
         size = 0
         try:
             while size <= len(self._plain) - _RECORD_BYTES:
-                # typeshed has `bytearray` for the buffer and so `bytes` for the result.
-                got = cast(int, self._tls.read(_RECORD_BYTES, cast(bytearray, self._plain[size:])))
+                got = self._read_into(_RECORD_BYTES, self._plain[size:])
                 if not got:  # the peer's goodbye
                     self._ended = not size
                     break
                 size += got
         except ssl.SSLWantReadError:
-            pass
+            self._drained = self._short
         except ssl.SSLError as error:
             if not size:
                 raise trio.BrokenResourceError("TLS failed") from error
@@ -185,6 +203,13 @@ class TlsStream:
             await self.say_goodbye()
         finally:
             self.abort()
+
+    def interrupt(self) -> None:
+        """Whoever waits for the socket now gets trio.ClosedResourceError; it stays open."""
+        if not self._closed:
+            trio.lowlevel.notify_closing(self._socket)
+            if self.shaped is not None:
+                self.shaped.interrupt()
 
     def abort(self) -> None:
         """Closes at once; whoever waits for the socket gets trio.ClosedResourceError."""
@@ -244,7 +269,15 @@ class TlsStream:
     async def _wait_readable(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("closed")
+        self._prompt = 0
         await trio.lowlevel.wait_readable(self._socket)
+
+    async def _let_others_run(self) -> None:
+        """A peer that always has more, or takes all, must not keep the node for itself."""
+        self._prompt += 1
+        if self._prompt > PROMPT_MAX:
+            self._prompt = 0
+            await trio.lowlevel.checkpoint()
 
     def _fill(self) -> bool:
         """Some ciphertext, or the end of the stream; False: nothing has come."""
@@ -257,6 +290,7 @@ class TlsStream:
         except OSError as error:
             raise trio.BrokenResourceError("connection lost") from error
         self._incoming.write(self._received[:size])
+        self._short = size < RECEIVE_BYTES
         self._ended = not size
         return True
 

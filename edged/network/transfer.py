@@ -1,13 +1,15 @@
 """One fetch: drives a protocol.exchange.Fetch over connections into a partial blob.
 
-One task obeys the machine; one per connection reads and tells it at once what came; one writes what
-verified, all that has gathered in one thread hop, while the next segments travel. Received and not
-on disk yet is what the machine lets be asked for at once and QUEUE_BYTES_MAX at most.
+One task per connection reads, tells the machine at once what came and sends what it asks for next;
+one does what needs waiting, and the timers; one writes what verified, all that has gathered in one
+thread hop, while the next segments travel. Received and not on disk yet is what the machine lets be
+asked for at once and QUEUE_BYTES_MAX at most.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,7 +33,6 @@ from protocol.exchange_events import (
     SourceLost,
     Transmit,
 )
-from protocol.exchange_events import Event as FetchEvent
 from protocol.ids import Digest, NodeId
 from protocol.manifest import Manifest
 from protocol.rng import Rng
@@ -114,6 +115,8 @@ class Transfer:
         self._verified_bytes = 0
         self._write_failed: EdgedError | None = None
         self._wake = trio.Event()
+        self._waiting: deque[ManifestVerified | Completed | Failed] = deque()
+        """Events for the driver's own task."""
         self._wake_writer = trio.Event()
         self._begun_at = trio.current_time()
         self._fetch = Fetch(blob, manifest_digest, config=config, rng=rng, now=trio.current_time())
@@ -166,13 +169,15 @@ class Transfer:
     async def _drive(self, tasks: trio.Nursery) -> BlobInfo:
         fetch = self._fetch
         while True:
-            info = await self._obey(tasks)
-            if info is not None:
-                return info
+            self._obey(tasks)
+            while self._waiting:
+                if await self._on_waiting(self._waiting.popleft()):
+                    return await self._finish()
+                self._obey(tasks)
             if self._write_failed is not None:
                 raise self._write_failed
             deadline = fetch.next_deadline()
-            with trio.move_on_at(math.inf if deadline is None else deadline) as scope:
+            with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as scope:
                 await self._wake.wait()
             self._wake = trio.Event()
             if scope.cancelled_caught:
@@ -181,25 +186,43 @@ class Transfer:
                         fetch.heard(peer, link.connection.heard_at)
                 fetch.on_timer(trio.current_time())
 
-    async def _obey(self, tasks: trio.Nursery) -> BlobInfo | None:
-        """Everything the machine wants now; the blob, if that was the last of it."""
+    def _obey(self, tasks: trio.Nursery) -> None:
+        """Everything the machine wants now, but what needs waiting."""
         fetch = self._fetch
         written: dict[NodeId, _Link] = {}
-        completed = False
         while True:
             event = fetch.poll_event()
-            if event is not None:
-                completed = await self._on_event(event) or completed
-                continue
-            transmit = fetch.poll_transmit()
-            if transmit is None:
-                break
-            self._on_transmit(transmit, tasks, written)
+            if isinstance(event, ManifestVerified | Completed | Failed):
+                self._waiting.append(event)
+                self._wake.set()
+            elif event is not None:
+                self._on_event(event)
+            else:
+                transmit = fetch.poll_transmit()
+                if transmit is None:
+                    break
+                self._on_transmit(transmit, tasks, written)
         for link in written.values():
             self._post(link, tasks)
-        return await self._finish() if completed else None
 
-    async def _on_event(self, event: FetchEvent) -> bool:
+    async def _on_waiting(self, event: ManifestVerified | Completed | Failed) -> bool:
+        """Whether that was the last of the blob."""
+        match event:
+            case ManifestVerified():
+                self._partial = await self._begin_partial(event.manifest)
+                present = self._partial.present
+                self.stored = bits_of(present)
+                self._count(sum(event.manifest.wire_lengths[index] for index in present))
+                self._fetch.resume(present, trio.current_time())
+            case Completed():
+                return True
+            case Failed():
+                raise self._failure(event)
+        return False
+
+    def _on_event(
+        self, event: SegmentVerified | SourceLost | SourceBanned | HoldersWanted | FetchersNamed
+    ) -> None:
         now = trio.current_time()
         match event:
             case SegmentVerified():
@@ -208,12 +231,6 @@ class Transfer:
                 if self._verified_bytes > QUEUE_BYTES_MAX:
                     self._fetch.choke(now, on=True)
                 self._wake_writer.set()
-            case ManifestVerified():
-                self._partial = await self._begin_partial(event.manifest)
-                present = self._partial.present
-                self.stored = bits_of(present)
-                self._count(sum(event.manifest.wire_lengths[index] for index in present))
-                self._fetch.resume(present, trio.current_time())
             case SourceLost():
                 self._log.info("source lost", peer=event.peer, reason=event.reason)
             case SourceBanned():
@@ -224,11 +241,6 @@ class Transfer:
             case FetchersNamed():
                 found = [self._find_peer(peer) for peer in event.peers]
                 self._fetch.meet(self._know(peer for peer in found if peer is not None), now)
-            case Completed():
-                return True
-            case Failed():
-                raise self._failure(event)
-        return False
 
     def _on_transmit(
         self, transmit: Transmit, tasks: trio.Nursery, written: dict[NodeId, _Link]
@@ -240,7 +252,7 @@ class Transfer:
                 written[peer] = link
             case Dial(peer):
                 link = self._links[peer] = _Link(self._peers[peer])
-                tasks.start_soon(self._read, link)
+                tasks.start_soon(self._read, link, tasks)
             case Close(peer, owed):
                 link = self._links.pop(peer)
                 if owed is not None:
@@ -272,7 +284,7 @@ class Transfer:
             self._failed(link, error)
         link.flushing = False
 
-    async def _read(self, link: _Link) -> None:
+    async def _read(self, link: _Link, tasks: trio.Nursery) -> None:
         """Connects, then reads until the peer or the machine ends it."""
         fetch, peer = self._fetch, link.peer.node_id
         connection: Connection[Reply] | None = None
@@ -281,12 +293,14 @@ class Transfer:
             with link.scope:
                 connection = link.connection = await self._dial(link.peer)
                 fetch.connected(peer, trio.current_time())
-                self._wake.set()
+                self._obey(tasks)
                 while await connection.fill():
+                    if link.scope.cancel_called:
+                        break  # what came now is for the connection's next user
                     now = connection.heard_at
                     while (frame := connection.next_frame()) is not None:
                         fetch.receive(*frame, peer, now)
-                    self._wake.set()
+                    self._obey(tasks)
         except PeerError as error:
             lost = error
         finally:

@@ -22,6 +22,7 @@ from protocol.manifest import decode_manifest, manifest_digest
 from protocol.streams import (
     ALPN,
     BODY_BYTES_MAX,
+    Cancel,
     ErrorReply,
     GetManifest,
     GetSegment,
@@ -263,6 +264,19 @@ async def test_slow_peers_are_cut(make_trust: MakeTrust, log: Log) -> None:
                 await read_to_end(loris)
                 nursery.cancel_scope.cancel()
             await served.wait_refused("protocol")
+
+
+async def test_a_request_behind_more_notices_than_are_taken_at_once_is_answered(
+    make_trust: MakeTrust, log: Log
+) -> None:
+    a, b = make_trust("a"), make_trust("b")
+    async with serving(a, MemorySource(), log) as served:
+        with trio.fail_after(10):
+            connection = await dial(served.address, b, expected=None)
+            notices = b"".join(encode_frame(Cancel(number)) for number in range(5000))
+            await connection.send_encoded((notices, encode_frame(Ping(7))))
+            assert await connection.receive() == (Pong(7), b"")
+            await connection.aclose()
 
 
 async def test_a_peer_that_takes_no_replies_is_cut(make_trust: MakeTrust, log: Log) -> None:
