@@ -178,8 +178,8 @@ def _rows(file: File, source: str) -> list[NodeRow]:
         rows[row.name] = row
     if not 1 <= len(rows) <= NODES_MAX:
         raise ConfigError(
-            f"{source}: {len(rows)} nodes: write count = N, or a [[nodes]] for each of 1 to"
-            f" {NODES_MAX}"
+            f"{source}: nodes: {len(rows)} of them: write count = N, or a [[nodes]] for each of 1"
+            f" to {NODES_MAX}"
         )
     if not any("control" in row.roles for row in rows.values()):
         raise ConfigError(f"{source}: no node has the role control, so nothing can be deployed")

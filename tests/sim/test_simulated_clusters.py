@@ -61,7 +61,10 @@ def test_a_formed_cluster_is_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 120))
+@pytest.mark.parametrize(
+    "seed",
+    [*range(100, 108), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(108, 120))],
+)
 def test_long_storms(seed: int) -> None:
     replay(f"--nodes {8 + seed % 9} --seconds 120 --seed {seed}")
 

@@ -75,7 +75,7 @@ def test_flags_over_a_topology(tmp_path: Path) -> None:
     [
         ("count = 0", "1 to 100"),
         ("count = 101", "count"),
-        ("count = 100\n[[nodes]]\nname = 'one-more'", "101 nodes"),
+        ("count = 100\n[[nodes]]\nname = 'one-more'", "101 of them"),
         ("count = 2\nroles = ['serve']", "roles"),
         ("[[nodes]]\nname = 'a'\nroles = []", "roles"),
         ("[[nodes]]\nname = 'a'\nroles = ['cook']", "roles"),

@@ -13,6 +13,7 @@ from network_support import EchoSync, MakeTrust, MemorySource, gossiping, servin
 
 from edged.network import streamprobes
 from edged.network.server import StreamServer
+from edged.network.shaping import Shaper
 from edged.network.streamprobes import StreamProber
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
@@ -137,12 +138,13 @@ async def test_a_dial_that_nothing_comes_of_is_not_waited_for(
         address: Address,
         found: list[trio.SocketStream | StreamOutcome],
         others: trio.CancelScope,
+        shaper: Shaper | None,
     ) -> None:
         nonlocal dials
         dials += 1
         if dials == 1:
             await trio.sleep_forever()
-        await attempt(address, found, others)
+        await attempt(address, found, others, shaper)
 
     monkeypatch.setattr(streamprobes, "_attempt", attempt_lost_first)
     monkeypatch.setattr(streamprobes, "REDIAL_S", 0.01)
