@@ -222,6 +222,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Native code that a node has in memory."""
 
     module: _Name
+    key: _Name = ""
+    """Artifact key: engine, target, tier. One module has one code for one key."""
     digest: _Name
     builders: tuple[_Name, ...] = ()
     """Nodes whose attestations were relied on."""

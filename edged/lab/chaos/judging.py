@@ -19,6 +19,7 @@ def judge(history: History, invariants: Sequence[Invariant] = INVARIANTS) -> Ver
     run = history.run
     findings = [row for row in history.rows if isinstance(row, Finding)]
     judged: list[Judged] = []
+    doubts = doubts_of(history)
     for invariant in invariants:
         if invariant.name in run.bounds.skip:
             continue
@@ -27,7 +28,7 @@ def judge(history: History, invariants: Sequence[Invariant] = INVARIANTS) -> Ver
             Judged(invariant=invariant.name, findings=len(found), teaches=invariant.states)
         )
         findings += found
-    doubts = doubts_of(history)
+        doubts += invariant.doubts(history)
     if not judged:
         doubts.append("no invariant was judged")
     conclusion: Conclusion = "invalid" if findings else "unknown" if doubts else "valid"
