@@ -261,7 +261,7 @@ class Parts:
         )
         native = NativeParts(config, around)
         self.artifacts, self.activation = native.artifacts, native.activation
-        self.auditor, self.builders = native.auditor, native.builders
+        self.auditor = native.auditor
         self.load = LoadMeter(
             running=lambda: self.functions.running,
             running_max=config.gateway.invocations_max,

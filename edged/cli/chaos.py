@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 EXITS: Final[dict[Conclusion, int]] = {"valid": 0, "invalid": 1, "unknown": 2}
 
 
+class VerdictCommand(EdgedCommand):
+    """Whatever keeps it from a verdict leaves the verdict unknown: 1 means invalid, no less."""
+
+    def fail_code(self, _code: int) -> int:
+        return EXITS["unknown"]
+
+
 @click.group()
 def chaos() -> None:
     """Scenarios of faults on a cluster of its own, with a verdict."""
@@ -44,7 +51,53 @@ def plan(file: str, seed: int | None, as_json: bool) -> None:
         click.echo(clean(f"{row.t_s:8.3f} s  {planned_words(row)}"))
 
 
-@chaos.command(cls=EdgedCommand)
+@chaos.command(cls=VerdictCommand)
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
+@seed_option
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="The run's folder; default: chaos-runs/SCENARIO-SEED-TIME.",
+)
+@click.option("--keep", is_flag=True, help="Keep the cluster's files; its processes end.")
+@json_option
+@click.pass_context
+def run(
+    ctx: click.Context, file: str, seed: int | None, out: str | None, keep: bool, as_json: bool
+) -> None:
+    """Run a scenario on a cluster of its own. Leaves with 0 valid, 1 invalid, 2 unknown."""
+    from edged.lab.chaos.running import Options, run_scenario
+    from edged.lab.chaos.scenario import load_scenario
+
+    from .cluster_common import terminable
+    from .target import supervisor
+
+    scenario = load_scenario(Path(file))
+    seed = scenario.seed if seed is None else seed
+    options = Options(
+        seed=seed,
+        out=Path(out) if out else Path("chaos-runs") / f"{scenario.name}-{seed}-{_now()}",
+        home=supervisor().home,
+        keep=keep,
+    )
+    with terminable():
+        verdict = run_scenario(
+            scenario, options, tell=lambda line: click.echo(clean(line), err=True)
+        )
+    _show(verdict, as_json=as_json)
+    if not as_json:
+        click.echo(f"folder: {options.out}")
+    ctx.exit(EXITS[verdict.verdict])
+
+
+def _now() -> str:
+    import time
+
+    return time.strftime("%Y%m%dT%H%M%S")
+
+
+@chaos.command(cls=VerdictCommand)
 @click.argument("directory", metavar="RUN_DIR", type=click.Path(file_okay=False))
 @json_option
 @click.pass_context

@@ -82,7 +82,11 @@ class EdgedCommand(click.Command):
             click.echo(json.dumps(problem, ensure_ascii=False), err=True)
         else:
             print_error(text, hint)
-        ctx.exit(code)
+        ctx.exit(self.fail_code(code))
+
+    def fail_code(self, code: int) -> int:
+        """For commands whose exit codes say something else."""
+        return code
 
 
 def print_error(text: str, hint: str) -> None:

@@ -19,7 +19,6 @@ EventKind = Literal[
     "record-forgotten",
     "artifact-refused",
     "artifact-mismatch",
-    "builder-trusted",
     "key-added",
     "key-used",
     "key-removed",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, TypeVar
+from typing import BinaryIO, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 
@@ -55,6 +55,9 @@ class RunFolder:
     """Of a run that is under way. A row is in the file when `flush` or the context manager has
     returned; the runner flushes once per second."""
 
+    FILES: ClassVar[tuple[FileName, ...]] = ("history", "requests", "samples")
+    """That it holds open."""
+
     def __init__(self, directory: Path, files: Mapping[FileName, BinaryIO]) -> None:
         """See `recording`."""
         self.directory = directory
@@ -86,12 +89,12 @@ class RunFolder:
 def recording(directory: Path) -> Iterator[RunFolder]:
     """Opens the files of a new run in `directory`, which is made. Raises ConfigError: it holds a
     run already, or cannot be written."""
-    names: tuple[FileName, ...] = ("history", "requests", "samples")
     with ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             files = {
-                name: stack.enter_context(path_of(directory, name).open("xb")) for name in names
+                name: stack.enter_context(path_of(directory, name).open("xb"))
+                for name in RunFolder.FILES
             }
         except FileExistsError as error:
             raise ConfigError(

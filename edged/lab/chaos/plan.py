@@ -130,11 +130,13 @@ class _Planner:
         at_s = max(0, time.at_ms) / 1000
         node = version.node
         if node is None:
-            up = [name for name in self._names if not self._is_down(name, at_s)]
+            nodes = self._scenario.cluster.nodes
+            able = [each.name for each in nodes if "control" in each.roles]
+            up = [name for name in able if not self._is_down(name, at_s)]
             if not up:
                 raise ConfigError(
                     f"{self._scenario.path}: function {function.name}, version {version.label}: "
-                    f"no node is up at {at_s:g} s"
+                    f"no node with the role control is up at {at_s:g} s"
                 )
             node = Dice(self._seed, "deploy", function.name, version.label).choose(up, 1)[0]
         self._origins[function.name] = node

@@ -17,6 +17,7 @@ from msgspec import Meta
 from edged.cluster.spec import ClusterSpec, load_spec, parse_spec
 from edged.errors import ConfigError
 from edged.lab.history import Bounds
+from edged.lab.load.spec import FunctionLoad, LoadSpec, parse_load
 from edged.validation import explain, shown
 from protocol.errors import RemoteProtocolError
 from protocol.function import Abi, Policy
@@ -63,7 +64,7 @@ class VersionSpec(_Table, frozen=True, kw_only=True):
 class FunctionSpec(_Table, frozen=True, kw_only=True):
     name: str
     abi: Abi = "raw"
-    path: Annotated[str, Meta(pattern=r"^/[\x21-\x7e]*\Z", max_length=2048)] = "/"
+    path: Annotated[str, Meta(pattern=r"^([/?][!-~]*)?\Z", max_length=2048)] = ""
     """Asked behind its name, with the query."""
     replicas: Annotated[int, Meta(ge=1, le=REPLICAS_MAX)] = 3
     policy: Policy = Policy()
@@ -89,6 +90,8 @@ class _File(_Table, frozen=True, kw_only=True):
     config: _Sections = {}
     functions: Annotated[tuple[FunctionSpec, ...], Meta(min_length=1, max_length=64)]
     load: dict[str, Any] = {}
+    health_check_s: Annotated[float, Meta(ge=0, le=3600)] = 0.5
+    """How often clients learn which nodes are ready; 0: never."""
     phases: Annotated[tuple[PhaseSpec, ...], Meta(min_length=1, max_length=64)]
     faults: Annotated[tuple[dict[str, Any], ...], Meta(max_length=FAULTS_MAX)] = ()
     invariants: Bounds = Bounds()
@@ -102,9 +105,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     about: str
     seed: int
     cluster: ClusterSpec
-    topology: Path | None
+    topology: str
+    """Its name, if the scenario gives one."""
     functions: tuple[FunctionSpec, ...]
-    load: dict[str, Any]
+    load: LoadSpec | None
+    """None: nobody asks anything."""
+    health_check_s: float
     phases: tuple[PhaseSpec, ...]
     faults: tuple[FaultSpec, ...]
     bounds: Bounds
@@ -154,9 +160,10 @@ def parse_scenario(text: bytes, path: Path) -> Scenario:
         about=file.about,
         seed=file.seed,
         cluster=_cluster(file, path),
-        topology=None if file.topology is None else path.parent / file.topology,
+        topology="" if file.topology is None else Path(file.topology).stem,
         functions=file.functions,
-        load=file.load,
+        load=_load(file, path),
+        health_check_s=file.health_check_s,
         phases=file.phases,
         faults=tuple(_fault(table, number, path) for number, table in enumerate(file.faults)),
         bounds=file.invariants,
@@ -169,15 +176,28 @@ def parse_scenario(text: bytes, path: Path) -> Scenario:
 
 
 def _cluster(file: _File, path: Path) -> ClusterSpec:
+    """With links and lab switches, whatever the scenario does with them."""
+    topology = None if file.topology is None else path.parent / file.topology
     if isinstance(file.cluster, str):
-        spec = load_spec(path.parent / file.cluster)
+        spec = load_spec(path.parent / file.cluster, topology=topology, lab=True)
     else:
-        spec = parse_spec(file.cluster, source=f"{path}: cluster")
+        inline = {**file.cluster, "lab": True}
+        if topology is not None:
+            inline["topology"] = str(topology.absolute())
+        spec = parse_spec(inline, source=f"{path}: cluster", base=path.parent)
     config = {
         section: {**spec.config.get(section, {}), **file.config.get(section, {})}
         for section in dict.fromkeys((*spec.config, *file.config))
     }
     return msgspec.structs.replace(spec, config=config)
+
+
+def _load(file: _File, path: Path) -> LoadSpec | None:
+    if not file.load:
+        return None
+    asked = [FunctionLoad(name=each.name, path=each.path) for each in file.functions]
+    seconds = sum(phase.for_s for phase in file.phases)
+    return parse_load(file.load, where=f"{path}: load", functions=asked, seconds=seconds)
 
 
 def _fault(table: dict[str, Any], number: int, path: Path) -> FaultSpec:

@@ -195,7 +195,7 @@ def test_a_plan_without_targets_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     all_dead = 'action = "kill"\nat_s = 5'
     with pytest.raises(ConfigError, match=r"faults\[1\]: none of its targets is up at 6 s"):
         by_id(all_dead, 'action = "kill"\nat_s = 6\ntargets = ["node:n1"]')
-    with pytest.raises(ConfigError, match="version 2: no node is up at 8 s"):
+    with pytest.raises(ConfigError, match="version 2: no node with the role control is up at 8 s"):
         by_id(all_dead)
     often = 'action = "clock-skew"\nat_s = 0\nskew_ms = 1\nevery_s = 0.001'
     monkeypatch.setattr(planning, "PLANNED_MAX", 100)

@@ -1,0 +1,218 @@
+"""The cluster of a run, for those who break and watch it: operations on nodes as awaitables.
+
+Everything that blocks (signals that wait, HTTP, files of the cluster) runs in threads of one named
+limiter. Nothing here decides anything; `Field` belongs to the run's event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+import trio
+
+from edged.cluster import process
+from edged.cluster.process import Process
+from edged.cluster.shaping import read_links, write_links
+from edged.cluster.state import ClusterState, Home, NodeState
+from edged.errors import Unreachable
+from edged.links import Document
+
+from . import control
+from .control import Answer, call
+
+THREADS_MAX: Final = 24
+RESTART_TIMEOUT_S: Final = 60.0
+"""Ready, and sees all others. A node needs 1 s; the machine may be busy with its neighbours."""
+
+LINKS_AHEAD_MS: Final = 150
+"""For a change of links to reach every node before the instant at which they all switch."""
+
+T = TypeVar("T")
+
+
+class Boss(Protocol):
+    """What is used of edged.cluster's supervisor. Blocking; threads may share it. All raise kinds
+    of EdgedError."""
+
+    home: Home
+
+    def load(self, name: str) -> ClusterState: ...
+    def kill(self, name: str, node_name: str) -> Process: ...
+    def pause(self, name: str, node_name: str) -> object: ...
+    def resume(self, name: str, node_name: str) -> object: ...
+    def restart(self, name: str, node_name: str, *, timeout_s: float) -> NodeState: ...
+
+
+class Field:
+    def __init__(self, boss: Boss, name: str) -> None:
+        self.boss = boss
+        self.name = name
+        self.nodes: Final = boss.load(name).nodes
+        """With their addresses, which they keep; not their processes."""
+        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+        self._addresses = {node.name: node for node in self.nodes}
+        self._tokens = {node.name: boss.home.token(name, node.name) for node in self.nodes}
+        self._links_lock = trio.Lock()
+        self._links = read_links(boss.home, boss.load(name))
+        self._heeders: list[Callable[[Document], None]] = []
+        self._wishes: dict[str, dict[str, Any]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return [node.name for node in self.nodes]
+
+    def node(self, name: str) -> NodeState:
+        return self._addresses[name]
+
+    async def thread(self, act: Callable[..., T], *args: Any) -> T:
+        return await trio.to_thread.run_sync(act, *args, limiter=self._limiter)
+
+    # ------------------------------------------------------------ processes
+    def processes(self) -> dict[str, Process | None]:
+        """Of each node, as it was started last; None: it was stopped. Running or not."""
+        found: dict[str, Process | None] = {}
+        for node in self.boss.load(self.name).nodes:
+            known = node.pid is not None and node.started_ticks is not None
+            found[node.name] = Process(node.pid or 0, node.started_ticks or 0) if known else None
+        return found
+
+    def process(self, name: str) -> Process | None:
+        """Only if it runs."""
+        known = self.processes().get(name)
+        return known if known is not None and process.is_running(known) else None
+
+    def running(self) -> list[str]:
+        """Nodes whose process runs, and is not stopped by a signal: who should answer."""
+        found = self.processes().items()
+        return [
+            name
+            for name, known in found
+            if known is not None and process.is_running(known) and not is_stopped(known)
+        ]
+
+    async def kill(self, name: str) -> Process:
+        return await self.thread(self.boss.kill, self.name, name)
+
+    async def restart(self, name: str) -> None:
+        """Also starts one that does not run."""
+        await self.thread(lambda: self.boss.restart(self.name, name, timeout_s=RESTART_TIMEOUT_S))
+
+    async def pause(self, name: str) -> None:
+        await self.thread(self.boss.pause, self.name, name)
+
+    async def resume(self, name: str) -> None:
+        await self.thread(self.boss.resume, self.name, name)
+
+    def directory(self, name: str) -> Path:
+        return self.boss.home.node_directory(self.name, name)
+
+    def log_file(self, name: str) -> Path:
+        return self.boss.home.log_file(self.name, name)
+
+    # ------------------------------------------------------------ the control API
+    async def call(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float = control.ASK_TIMEOUT_S,
+    ) -> Answer | None:
+        address, token = self.node(name).control, self._tokens[name]
+        return await self.thread(
+            lambda: call(address, method, path, token=token, body=body, timeout_s=timeout_s)
+        )
+
+    async def ask(self, name: str, path: str, kind: type[T]) -> T | None:
+        """None: it does not answer, or not with that."""
+        return control.understood(await self.call(name, "GET", path), kind)
+
+    # ------------------------------------------------------------ links and switches
+    @property
+    def links(self) -> Document:
+        """In force, or about to be."""
+        return self._links
+
+    def on_links(self, heed: Callable[[Document], None]) -> None:
+        """Called with every change: clients shape their own traffic."""
+        self._heeders.append(heed)
+
+    async def change_links(self, change: Callable[[Document], Document]) -> None:
+        """One change after the other: on disk first, for nodes that start, then in force on all
+        that run, at one instant. Raises Unreachable: a node did not take it."""
+        async with self._links_lock:
+            document = change(self._links)
+            home, state = self.boss.home, self.boss.load(self.name)
+            self._links = await self.thread(write_links, home, state, document)
+            at_ms = round(time.time() * 1000) + LINKS_AHEAD_MS
+            plain = msgspec.to_builtins(self._links)
+            body = msgspec.json.encode({**plain, "at_ms": at_ms})
+            await on_each(self.running(), lambda name: self._put_links(name, body))
+            await trio.sleep(max(0.0, at_ms / 1000 - time.time()))
+            for heed in self._heeders:
+                heed(self._links)
+
+    async def _put_links(self, name: str, body: bytes) -> None:
+        answer = await self.call(name, "PUT", "/v1/links", body)
+        if answer is not None and answer.status == 200:
+            return
+        if self.process(name) is not None:  # else it reads the file when it starts again
+            told = "no answer" if answer is None else answer.told()
+            raise Unreachable(f"{name}: links: {told}")
+
+    def wish(self, name: str, **switches: Any) -> dict[str, Any]:
+        """All the lab switches that are wanted of a node, these among them."""
+        wanted = self._wishes.setdefault(name, {})
+        wanted.update(switches)
+        return wanted
+
+
+def is_stopped(known: Process) -> bool:
+    """By SIGSTOP: state T in /proc."""
+    return process_state(known) == "T"
+
+
+def process_state(known: Process) -> str:
+    """The letter of /proc/PID/stat; "" if it is gone."""
+    try:
+        text = Path(f"/proc/{known.pid}/stat").read_text(errors="replace")
+    except OSError:
+        return ""
+    fields = text.rpartition(")")[2].split()
+    return fields[0] if int(fields[19]) == known.started_ticks else ""
+
+
+def cpu_s(known: Process) -> float | None:
+    """User and system time of the process; None: it is gone."""
+    try:
+        text = Path(f"/proc/{known.pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def on_each(targets: Sequence[str], act: Callable[[str], Awaitable[T]]) -> list[T]:
+    """At once, results in the order of `targets`. Of several failures one is raised."""
+    results: dict[str, T] = {}
+    failures: list[Exception] = []
+
+    async def one(target: str) -> None:
+        try:
+            results[target] = await act(target)
+        except Exception as error:  # noqa: BLE001 - raised below, when the others are done
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for target in targets:
+            nursery.start_soon(one, target)
+    if failures:
+        raise failures[0]
+    return [results[target] for target in targets]
