@@ -2,7 +2,7 @@
 
 What this node compiled itself it always accepts. Of others' words it counts each trusted builder
 once; builders that an audit caught are trusted no more, also after a restart. Owns that list, which
-is as long as the CA has such builders: to forget one would be to trust it again.
+is as long as the CA has such builders: to forget one is to trust it again (builders.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from protocol.identity import Credential, TrustAnchor
 from protocol.ids import ArtifactKey, Digest, NodeId
 
 from .clock import Clock
-from .errors import ArtifactRefused
+from .errors import ArtifactRefused, StoreError
 from .interfaces import Store
 
 DISTRUSTED: Final = "distrusted"
@@ -72,9 +72,17 @@ class Acceptance:
         return tuple(self._distrusted)
 
     def distrust(self, builders: Sequence[NodeId]) -> None:
-        """At once; for good once `save` has returned: an operator who has mended such a node gives
-        it a new key."""
+        """At once; until an operator says otherwise once `save` has returned."""
         self._distrusted |= dict.fromkeys(builders)
+
+    async def trust(self, builder: NodeId) -> None:
+        """Again, for good. Raises StoreError; then it is distrusted still."""
+        del self._distrusted[builder]
+        try:
+            await self.save()
+        except StoreError:
+            self.distrust([builder])
+            raise
 
     async def save(self) -> None:
         """Raises StoreError."""

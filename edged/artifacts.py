@@ -363,10 +363,14 @@ class Artifacts:
     def distrust(self, builders: tuple[NodeId, ...]) -> list[Digest]:
         """Trusts these builders no more; the modules whose artifacts here lack words now."""
         self._acceptance.distrust(builders)
-        self._judged.clear()
+        self.judge_anew()
         key = self._runtime.keys["optimised"]
         modules = [row.module for row in self._store.artifacts() if row.key == key]
         return [module for module in modules if not self.accepted(module)]
+
+    def judge_anew(self) -> None:
+        """Whose word counts has changed."""
+        self._judged.clear()
 
     async def forget(self, modules: list[Digest]) -> None:
         """Drops the artifacts of distrusted builders, and remembers whom. Raises StoreError."""

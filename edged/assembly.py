@@ -261,7 +261,7 @@ class Parts:
         )
         native = NativeParts(config, around)
         self.artifacts, self.activation = native.artifacts, native.activation
-        self.auditor = native.auditor
+        self.auditor, self.builders = native.auditor, native.builders
         self.load = LoadMeter(
             running=lambda: self.functions.running,
             running_max=config.gateway.invocations_max,

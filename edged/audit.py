@@ -60,6 +60,10 @@ class Auditor:
                 if row is not None:
                     await self._audit(row)
 
+    def begin_anew(self) -> None:
+        """What was audited is audited again, if others are to vouch for it still."""
+        self._audited.clear()
+
     def _next(self) -> ArtifactRow | None:
         for row in self._artifacts.fetched():
             held = self._store.info(row.module)

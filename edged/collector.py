@@ -1,11 +1,11 @@
 """Removes blobs that nothing needs: modules that no live version of any function names, what was
 compiled of them, what other engines' compilers made, and manifests of what is gone.
 
-Nothing goes before it has been unneeded for a grace period (counted anew in each run of the node),
-nor while it is pinned, fetched, served, mapped or being made ready; a deploy holds its module from
-its first look at it until its record is in force (`keeping`). A record that comes while its module
-is being removed finds a node that does not hold it, as any other does. Owned by the node's event
-loop: between the last look at a blob and the begin of its removal nothing is awaited.
+Nothing goes before it has been unneeded for a grace period (grace.py), nor while it is pinned,
+fetched, served, mapped or being made ready; a deploy holds its module from its first look at it
+until its record is in force (`keeping`). A record that comes while its module is being removed
+finds a node that does not hold it, as any other does. Owned by the node's event loop: between the
+last look at a blob and the begin of its removal nothing is awaited.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import trio
 from protocol.ids import ArtifactKey, Digest
 
 from .errors import Conflict, StoreError
+from .grace import Grace
 from .interfaces import ArtifactRow, BlobInfo, EventKind, GcRow, GcView
 from .telemetry import Log, Metrics
 
@@ -43,6 +44,10 @@ class Blobs(Protocol):
     async def delete(self, digest: Digest) -> None: ...
 
     async def delete_artifact(self, module: Digest, key: ArtifactKey) -> None: ...
+
+    def get_meta(self, key: str, /) -> bytes | None: ...
+
+    async def set_meta(self, key: str, value: bytes, /) -> None: ...
 
 
 class Needs(Protocol):
@@ -115,8 +120,7 @@ class Collector:
         self._metrics = metrics
         self._log = log
         self._wall_s = wall_s
-        self._since: dict[Digest, float] = {}
-        """When each unneeded blob was first seen to be so."""
+        self._grace = Grace(store, log=log)
         self._touched: dict[Digest, float] = {}
         """Of the last RECENT_S, oldest first."""
         self._keeping: Counter[Digest] = Counter()
@@ -125,15 +129,19 @@ class Collector:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Collects now and then, until cancelled."""
-        task_status.started()
-        while self._interval_s:
-            await trio.sleep(self._interval_s)
-            if self._busy or self._needs.alone():
-                continue
-            try:
-                await self.collect(dry_run=False)
-            except StoreError as error:
-                self._log.error("collection failed", reason=str(error), private=error.private)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._grace.run)
+            task_status.started()
+            while self._interval_s:
+                await trio.sleep(self._interval_s)
+                if not self._busy and not self._needs.alone():
+                    await self._collect_unasked()
+
+    async def _collect_unasked(self) -> None:
+        try:
+            await self.collect(dry_run=False)
+        except StoreError as error:
+            self._log.error("collection failed", reason=str(error), private=error.private)
 
     # ------------------------------------------------------------ for who is about to need a blob
     def touch(self, digest: Digest) -> None:
@@ -143,8 +151,7 @@ class Collector:
         self._touched[digest] = now
         while now - self._touched[oldest := next(iter(self._touched))] > RECENT_S:
             del self._touched[oldest]
-        if digest in self._since:
-            self._since[digest] = now
+        self._grace.begin_anew(digest)
 
     @asynccontextmanager
     async def keeping(self, digest: Digest) -> AsyncIterator[None]:
@@ -196,7 +203,7 @@ class Collector:
                 if reason is not None:
                     kept[reason] += 1
                     if reason == IN_GRACE:
-                        due_s.append(self._since[item.digest] + grace_s - trio.current_time())
+                        due_s.append(grace_s - self._grace.unneeded_s(item.digest))
                     continue
                 if not dry_run:
                     await self._remove(item)
@@ -217,7 +224,6 @@ class Collector:
 
     def _look(self) -> tuple[list[_Item], int, int]:
         """What nothing needs; how many blobs are wanted, and how many are there as pinned only."""
-        now = trio.current_time()
         pinned = self._needs.pinned()
         items: dict[Digest, _Item] = {}
         saved: dict[Digest, None] = {}
@@ -231,7 +237,7 @@ class Collector:
             blob.kind != "manifest" and blob.digest not in items and blob.digest not in saved
             for blob in self._store.blobs()
         )
-        self._since = {digest: self._since.get(digest, now) for digest in items}
+        self._grace.look(items)
         return list(items.values()), wanted, len(saved)
 
     def _unneeded(self) -> Iterator[_Item]:
@@ -267,7 +273,7 @@ class Collector:
         recent = any(now - self._touched.get(one, -RECENT_S) < RECENT_S for one in subjects)
         if recent or 0 <= self._wall_s() - info.created_at_s < RECENT_S:
             return "recent"
-        if now - self._since[item.digest] < grace_s:
+        if self._grace.unneeded_s(item.digest) < grace_s:
             return IN_GRACE
         if not self._needs.pinned().isdisjoint(subjects):
             return "pinned"
@@ -295,7 +301,7 @@ class Collector:
             del self._removing[item.module]
             removal.set()
             self._on_gone(item.module)
-        self._since.pop(item.digest, None)
+        self._grace.forget(item.digest)
 
     def _tell(self, gone: list[GcRow]) -> None:
         freed = sum(row.bytes_freed for row in gone)

@@ -143,6 +143,10 @@ class KeyNotFound(EdgedError):
     """The node's keyring has no such key."""
 
 
+class BuilderNotFound(EdgedError):
+    """This node distrusts no such builder."""
+
+
 class MethodNotAllowed(EdgedError):
     """`extra["allow"]` lists what is."""
 
@@ -267,6 +271,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     BadRequest: ErrorInfo(400, "bad-request", False, "debug", "Bad request"),
     FunctionNotFound: ErrorInfo(404, "function-not-found", False, "debug", "Function not found"),
     KeyNotFound: ErrorInfo(404, "key-not-found", False, "info", "Key not found"),
+    BuilderNotFound: ErrorInfo(404, "builder-not-found", False, "info", "Builder not found"),
     MethodNotAllowed: ErrorInfo(405, "method-not-allowed", False, "debug", "Method not allowed"),
     RequestTimeout: ErrorInfo(408, "request-timeout", False, "debug", "Request timeout"),
     LengthRequired: ErrorInfo(411, "length-required", False, "debug", "Length required"),

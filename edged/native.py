@@ -13,6 +13,7 @@ from .acquisition import Acquisition
 from .activation import Activation
 from .artifacts import Artifacts
 from .audit import Auditor
+from .builders import Builders
 from .clock import Clock
 from .config import Config
 from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Store
@@ -71,9 +72,22 @@ class NativeParts:
         self.artifacts = self._make_artifacts()
         self.activation = self._make_activation(config)
         self.auditor = self._make_auditor() if config.artifacts.audit else None
+        self.builders = Builders(
+            self._acceptance,
+            node=config.node.name,
+            name_of=around.name_of,
+            on_trusted=self._trusted_again,
+            note=around.note,
+            log=around.log,
+        )
 
     async def _ask(self, peer: Peer, module: Digest, key: ArtifactKey) -> bytes:
         return await ask_attestations(peer, self._around.trust, module, key)
+
+    def _trusted_again(self) -> None:
+        self.artifacts.judge_anew()
+        if self.auditor is not None:
+            self.auditor.begin_anew()
 
     def _refused(self, row: ArtifactRow, reason: str, detail: str) -> None:
         self._acquisition.refuse(row.module, None, reason, detail)

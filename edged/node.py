@@ -199,6 +199,7 @@ class Node:
             events=parts.events,
             keys=parts.keys,
             upkeep=parts.housekeeping.upkeep,
+            builders=parts.builders,
             lab=self._switches,
             links=parts.shaper,
             token=read_token(config.path(config.control.token_file)),

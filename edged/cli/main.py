@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "join": "edged.cli.change:join",
     "explain": "edged.cli.show:explain",
     "catalog": "edged.cli.catalog:catalog",
+    "artifacts": "edged.cli.artifacts:artifacts",
     "blobs": "edged.cli.blobs:blobs",
     "transfers": "edged.cli.transfers:transfers",
     "gc": "edged.cli.blobs:gc",

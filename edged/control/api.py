@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from edged.errors import BadRequest, Draining, FunctionNotFound, KeyNotFound, Overloaded
 from edged.interfaces import (
+    BuilderOperator,
     DeployRequest,
     EventSource,
     JoinRequest,
@@ -79,12 +80,14 @@ class Api:
         events: EventSource,
         keys: KeyOperator,
         upkeep: Upkeep,
+        builders: BuilderOperator,
         lab: Lab | None,
         links: LinkOperator | None,
     ) -> None:
         self._operator = operator
         self._events = events
         self._keys = keys
+        self._builders = builders
         self._upkeep = UpkeepApi(upkeep)
         self._lab = LabApi(lab)
         self._links = LinksApi(links)
@@ -106,6 +109,8 @@ class Api:
             ("DELETE", "/v1/keys/{id}", self.remove_key, "force"),
             ("GET", "/v1/records/future", self.future_records),
             ("DELETE", "/v1/records/future", self.discard_future),
+            ("GET", "/v1/builders/distrusted", self.distrusted),
+            ("DELETE", "/v1/builders/distrusted/{target}", self.trust),
             ("GET", "/v1/blobs", upkeep.blobs, "after", "limit"),
             ("GET", "/v1/blobs/{digest}", upkeep.blob),
             ("GET", "/v1/transfers", upkeep.transfers),
@@ -187,6 +192,12 @@ class Api:
     async def remove_key(self, request: Request) -> Response:
         change = await self._keys.remove(_key_id(request), force=flag(request, "force"))
         return json_response(change)
+
+    async def distrusted(self, _request: Request) -> Response:
+        return json_response(self._builders.view())
+
+    async def trust(self, request: Request) -> Response:
+        return json_response(await self._builders.trust(request.path_params["target"]))
 
     async def future_records(self, _request: Request) -> Response:
         return json_response({"records": self._operator.future_records()})

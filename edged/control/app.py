@@ -17,7 +17,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edged.errors import ConfigError, EdgedError, MethodNotAllowed, Unauthorized, info_of
-from edged.interfaces import EventSource, KeyOperator, Lab, LinkOperator, Operator, Upkeep
+from edged.interfaces import (
+    BuilderOperator,
+    EventSource,
+    KeyOperator,
+    Lab,
+    LinkOperator,
+    Operator,
+    Upkeep,
+)
 from edged.telemetry import Log, Metrics
 
 from .api import HEALTH_PATH, Api
@@ -31,6 +39,7 @@ def make_control_app(
     events: EventSource,
     keys: KeyOperator,
     upkeep: Upkeep,
+    builders: BuilderOperator,
     lab: Lab | None,
     links: LinkOperator | None,
     token: str,
@@ -42,7 +51,7 @@ def make_control_app(
         raise ConfigError("the control token is empty; remove its file and start again")
     errors = _Errors(log, metrics)
     app = Starlette(
-        routes=Api(operator, events, keys, upkeep, lab, links).routes(),
+        routes=Api(operator, events, keys, upkeep, builders, lab, links).routes(),
         exception_handlers={
             HTTPException: errors.of_http,
             EdgedError: errors.expected,

@@ -5,6 +5,7 @@ what passes between them is a frozen struct here. Times are durations in seconds
 clock unless the name says otherwise.
 """
 
+from .builders import BuilderOperator, BuildersView, BuilderView
 from .events import EventKind, EventRow, EventSource, EventsView
 from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
 from .keys import KeyChange, KeyOperator, KeysView, MemberKeys
@@ -80,6 +81,9 @@ __all__ = [
     "BlobSource",
     "BlobView",
     "BlobsView",
+    "BuilderOperator",
+    "BuilderView",
+    "BuildersView",
     "CancelFlag",
     "CheckResult",
     "CompileReport",

@@ -19,6 +19,7 @@ EventKind = Literal[
     "record-forgotten",
     "artifact-refused",
     "artifact-mismatch",
+    "builder-trusted",
     "key-added",
     "key-used",
     "key-removed",

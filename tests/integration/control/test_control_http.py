@@ -18,6 +18,7 @@ from edged.eventlog import EventLog
 from edged.http import HttpLimits, bind_tcp, serve
 from edged.telemetry import Metrics, make_log
 from protocol.ids import digest_of
+from tests.unit.control.memory_builders import MemoryBuilders
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MAGIC, MemoryOperator
 from tests.unit.control.memory_upkeep import MemoryUpkeep
@@ -70,6 +71,7 @@ async def served() -> AsyncIterator[Served]:
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
         upkeep=upkeep,
+        builders=MemoryBuilders().service,
         lab=None,
         links=None,
         token=TOKEN,

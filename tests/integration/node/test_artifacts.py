@@ -331,6 +331,11 @@ async def test_an_audit_catches_a_builder_that_lies(
         await deploy(a, "late", says("late"))
         await shown(b, {"a": "ready"}, "late")
         assert await first_start_of(b, "late") == (b"late", "compiled"), "nor after a restart"
+        monkeypatch.undo()  # a is mended
+        await b.ask("DELETE", "/v1/builders/distrusted/a")
+        await deploy(a, "mended", says("mended"))
+        await shown(b, {"a": "ready"}, "mended")
+        assert await first_start_of(b, "mended") == (b"mended", "artifact")
 
 
 async def first_start_of(node: Running, name: str) -> tuple[bytes, str]:

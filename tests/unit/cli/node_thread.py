@@ -19,6 +19,7 @@ from edged.http import HttpLimits, bind_tcp, serve
 from edged.interfaces import ModuleStored
 from edged.telemetry import Metrics, make_log
 from protocol.ids import Digest
+from tests.unit.control.memory_builders import MemoryBuilders
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MemoryOperator
 from tests.unit.control.memory_upkeep import MemoryUpkeep
@@ -84,6 +85,7 @@ class NodeThread:
         self.operator = ExportingOperator()
         self.keys = MemoryKeys()
         self.upkeep = MemoryUpkeep()
+        self.builders = MemoryBuilders()
         self.events = EventLog(node="n1", generation=1)
         self.log = io.StringIO()
         self._started: queue.Queue[Any] = queue.Queue()
@@ -106,6 +108,10 @@ class NodeThread:
         """Calls `function` in the node's event loop and waits for its result."""
         return trio.from_thread.run_sync(function, *args, trio_token=self.token)
 
+    def wait(self, function: Any, *args: Any) -> Any:
+        """As `do`, of an async function."""
+        return trio.from_thread.run(function, *args, trio_token=self.token)
+
     async def _main(self) -> None:
         log = make_log("n1", stream=self.log)
         app = make_control_app(
@@ -113,6 +119,7 @@ class NodeThread:
             events=self.events,
             keys=self.keys.service,
             upkeep=self.upkeep,
+            builders=self.builders.service,
             lab=None,
             links=None,
             token=TOKEN,

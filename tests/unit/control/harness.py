@@ -12,6 +12,7 @@ from edged.eventlog import EventLog
 from edged.interfaces import Lab, LinkOperator
 from edged.telemetry import Metrics, make_log
 from tests.unit.control.asgi_client import Answer, Client
+from tests.unit.control.memory_builders import MemoryBuilders
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MAGIC, MemoryOperator
 from tests.unit.control.memory_upkeep import MemoryUpkeep
@@ -26,6 +27,7 @@ class Node:
         self.events = EventLog(node="n1", generation=1)
         self.keys = MemoryKeys()
         self.upkeep = MemoryUpkeep()
+        self.builders = MemoryBuilders()
         self.metrics = Metrics()
         self.log = io.StringIO()
         self.app = self.make_app()
@@ -37,6 +39,7 @@ class Node:
             events=self.events,
             keys=self.keys.service,
             upkeep=self.upkeep,
+            builders=self.builders.service,
             lab=lab,
             links=links,
             token=TOKEN,

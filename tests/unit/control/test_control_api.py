@@ -19,6 +19,7 @@ from edged.telemetry import Metrics, make_log
 from protocol.ids import FunctionName, digest_of
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.harness import TOKEN, WASM, Node, check_problem
+from tests.unit.control.memory_builders import MemoryBuilders
 from tests.unit.control.memory_keys import MemoryKeys
 from tests.unit.control.memory_operator import MemoryOperator
 from tests.unit.control.memory_upkeep import MemoryUpkeep
@@ -108,6 +109,7 @@ def test_an_empty_token_is_refused() -> None:
             events=EventLog(node="n1", generation=1),
             keys=MemoryKeys().service,
             upkeep=MemoryUpkeep(),
+            builders=MemoryBuilders().service,
             lab=None,
             links=None,
             token="",
@@ -299,6 +301,7 @@ async def test_uploads_together_are_bounded(node: Node, monkeypatch: pytest.Monk
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
         upkeep=MemoryUpkeep(),
+        builders=MemoryBuilders().service,
         lab=None,
         links=None,
         token=TOKEN,
@@ -533,3 +536,15 @@ def test_any_body_is_answered(body: bytes) -> None:
     answer = trio.run(ask)
     assert answer.status in ((400, 404) if body else (411,))
     assert answer.json()["status"] == answer.status
+
+
+# ---------------------------------------------------------------- builders
+async def test_a_distrusted_builder_is_listed_and_trusted_again(node: Node) -> None:
+    (builder,) = await node.builders.distrust("b1")
+    one = {"node_id": builder, "name": "b1"}
+    listed = (await node.client.request("GET", "/v1/builders/distrusted")).json()
+    assert listed == {"node": "n1", "accept": "signed", "distrusted": [one]}
+    path = "/v1/builders/distrusted/b1"
+    done = await node.client.request("DELETE", path)
+    assert (done.status, done.json()) == (200, one)
+    check_problem(await node.client.request("DELETE", path), 404, "builder-not-found")
