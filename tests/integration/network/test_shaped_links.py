@@ -27,6 +27,12 @@ from protocol.streams import Ping, Pong, Reply, Sync, SyncReply
 ANY = ("*",)
 
 
+@pytest.fixture
+def patient_clock() -> MockClock:
+    """Jumps once nothing has happened for so long: sockets need a moment, on a busy machine too."""
+    return MockClock(autojump_threshold=0.01)
+
+
 def rules(**keys: object) -> Document:
     """That of every link."""
     return Document(rules=(Rule(sources=ANY, targets=ANY, **keys),))  # type: ignore[arg-type]
@@ -117,7 +123,7 @@ def near(seconds: float) -> object:
 
 
 async def test_a_connection_costs_its_round_trips(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log) as (a, b):
         begun = trio.current_time()
@@ -132,7 +138,7 @@ async def test_a_connection_costs_its_round_trips(
 
 
 async def test_a_clear_link_holds_nothing_up(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log, EMPTY) as (a, b):
         begun = trio.current_time()
@@ -147,7 +153,7 @@ async def test_a_clear_link_holds_nothing_up(
 
 
 async def test_datagrams_wait_and_a_cut_drops_them(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log) as (a, b):
         begun = trio.current_time()
@@ -165,7 +171,7 @@ async def test_datagrams_wait_and_a_cut_drops_them(
 
 
 async def test_duplicates_come_twice_and_a_full_queue_drops(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     document = rules(duplicate=1.0, bandwidth_mbit=1)
     async with pair(make_trust, log, document) as (a, b):
@@ -181,7 +187,7 @@ async def test_duplicates_come_twice_and_a_full_queue_drops(
 
 
 async def test_a_stream_over_a_link_that_is_cut_goes_on_when_it_is_back(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log) as (a, b):
         connection = await connect(a, b)
@@ -206,7 +212,7 @@ async def test_a_stream_over_a_link_that_is_cut_goes_on_when_it_is_back(
 
 
 async def test_nobody_connects_over_a_link_that_is_cut(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     one_way = partition(FAR, [["b"], ["a"]], both=False)
     async with pair(make_trust, log, one_way) as (a, b):
@@ -221,7 +227,7 @@ async def test_nobody_connects_over_a_link_that_is_cut(
 
 
 async def test_a_resetting_cut_ends_what_stands(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log) as (a, b):
         one, other = await connect(a, b), await connect(a, b)
@@ -238,7 +244,7 @@ async def test_a_resetting_cut_ends_what_stands(
 
 
 async def test_what_was_sent_before_closing_arrives_and_then_the_end(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log) as (a, b):
         connection = await connect(a, b)
@@ -248,13 +254,13 @@ async def test_what_was_sent_before_closing_arrives_and_then_the_end(
         connection.abort()
         assert b.peer("a")["streams"] == 1
         while b.peer("a")["streams"]:
-            await trio.sleep(0.001)
+            await trio.sleep(0.02)
         assert 0.1 <= trio.current_time() - begun < 0.5
         assert b.peer("a")["stream_bytes"] > 300_000, "it was answered"
 
 
 async def test_a_stream_that_is_closed_over_a_cut_ends_after_a_while(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log) as (a, b):
         connection = await connect(a, b)
@@ -267,7 +273,7 @@ async def test_a_stream_that_is_closed_over_a_cut_ends_after_a_while(
 
 
 async def test_a_reader_that_reads_nothing_stops_the_writer(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     """What the kernel does not take counts against the window."""
     async with pair(make_trust, log) as (a, b):
@@ -283,14 +289,14 @@ async def test_a_reader_that_reads_nothing_stops_the_writer(
 
 
 async def test_streams_share_a_bandwidth(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log, rules(bandwidth_mbit=8, latency_ms=10)) as (a, b):
         connections = [await connect(a, b) for _ in range(2)]
         begun = trio.current_time()
 
         async def load(connection: Connection[Reply]) -> None:
-            await connection.send(Sync(1), b"x" * 1_000_000)
+            await connection.send(Sync(1), b"x" * 200_000)
             frame = await connection.receive()
             assert frame is not None
             assert isinstance(frame[0], SyncReply)
@@ -299,12 +305,12 @@ async def test_streams_share_a_bandwidth(
         async with trio.open_nursery() as nursery:
             for connection in connections:
                 nursery.start_soon(load, connection)
-        # 2 MB there; the first answer goes back meanwhile, the second 1 MB after.
-        assert 2.0 < trio.current_time() - begun < 4.2
+        # 400 kB there; the first answer goes back meanwhile, the second after that.
+        assert 0.4 < trio.current_time() - begun < 0.9
 
 
 async def test_a_document_may_come_into_force_later(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log, EMPTY) as (a, _):
         now_ms = a.shaper.view().changed_at_ms
@@ -323,7 +329,7 @@ async def test_a_document_may_come_into_force_later(
 
 
 async def test_a_seed_is_known_by_the_document(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     document = Document(nodes={"c": NodeAt("c", "127.0.0.1:9"), "d": NodeAt("c", "nonsense")})
     async with pair(make_trust, log, partition(document, [["a"], ["c"]])) as (a, _):
@@ -333,7 +339,7 @@ async def test_a_seed_is_known_by_the_document(
 
 
 async def test_nodes_of_a_region_share_and_named_ones_do_not(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     nodes = {name: NodeAt("far", f"127.0.0.1:{port}") for port, name in enumerate("xyz", 11)}
     slow = Rule(sources=ANY, targets=("far",), bandwidth_mbit=1)
@@ -348,7 +354,7 @@ async def test_nodes_of_a_region_share_and_named_ones_do_not(
 
 
 async def test_metrics_tell_what_links_did(
-    make_trust: MakeTrust, log: Log, autojump_clock: MockClock
+    make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
     async with pair(make_trust, log, ALL_CUT) as (a, b):
         a.shaper.send(b"x", b.address)
