@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from . import cluster_nodes
+from . import cluster_links, cluster_nodes
 from .cluster_common import DEFAULT_NAME, name_option, progress, terminable
 from .cluster_keys import keys
 from .common import EdgedCommand, json_option, print_json, progress_console
@@ -25,8 +25,12 @@ def cluster() -> None:
 
 
 cluster.add_command(keys)
-for each in ("kill", "pause", "resume", "restart", "add", "remove", "logs", "shell"):
-    cluster.add_command(getattr(cluster_nodes, each))
+for module, names in (
+    (cluster_nodes, ("kill", "pause", "resume", "restart", "add", "remove", "logs", "shell")),
+    (cluster_links, ("partition", "heal", "slow", "links")),
+):
+    for each in names:
+        cluster.add_command(getattr(module, each))
 
 
 def _timeout_s(nodes: int) -> float:

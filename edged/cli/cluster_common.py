@@ -13,6 +13,7 @@ import click
 from .common import progress_console
 
 if TYPE_CHECKING:
+    from edged.cluster.supervisor import Supervisor
     from edged.cluster.views import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,6 +26,14 @@ def name_option(function: F) -> F:
     return click.option(
         "--name", metavar="NAME", help=f"The cluster; default: the newest, or {DEFAULT_NAME!r}."
     )(function)
+
+
+def chosen_cluster(name: str | None) -> tuple[Supervisor, str]:
+    """Raises ClusterNotFound."""
+    from .target import existing, supervisor
+
+    boss = supervisor()
+    return boss, existing(boss, name)
 
 
 def timeout_option(function: F) -> F:

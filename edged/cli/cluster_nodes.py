@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from .cluster_common import name_option, progress, terminable, timeout_option
+from .cluster_common import chosen_cluster, name_option, progress, terminable, timeout_option
 from .common import EdgedCommand, clean, json_option, print_json
 
 if TYPE_CHECKING:
@@ -30,13 +30,6 @@ _LEVEL_STYLES: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def _boss(name: str | None) -> tuple[Supervisor, str]:
-    from .target import existing, supervisor
-
-    boss = supervisor()
-    return boss, existing(boss, name)
-
-
 # ---------------------------------------------------------------- signals
 @click.command(cls=EdgedCommand)
 @click.argument("node")
@@ -44,7 +37,7 @@ def _boss(name: str | None) -> tuple[Supervisor, str]:
 @json_option
 def kill(node: str, name: str | None, as_json: bool) -> None:
     """SIGKILL a node, as a crash would; its data stay."""
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     killed = boss.kill(chosen, node)
     if as_json:
         print_json({"cluster": chosen, "node": node, "pid": killed.pid})
@@ -58,7 +51,7 @@ def kill(node: str, name: str | None, as_json: bool) -> None:
 @json_option
 def pause(node: str, name: str | None, as_json: bool) -> None:
     """SIGSTOP a node and all it started: a host that hangs, with its connections open."""
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     stopped = boss.pause(chosen, node)
     _signalled(chosen, node, stopped, "paused", f"edged cluster resume {node}", as_json=as_json)
 
@@ -69,7 +62,7 @@ def pause(node: str, name: str | None, as_json: bool) -> None:
 @json_option
 def resume(node: str, name: str | None, as_json: bool) -> None:
     """Let a paused node go on."""
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     resumed = boss.resume(chosen, node)
     _signalled(chosen, node, resumed, "resumed", "edged cluster status", as_json=as_json)
 
@@ -92,7 +85,7 @@ def _signalled(
 @json_option
 def restart(node: str, name: str | None, timeout_s: float, as_json: bool) -> None:
     """Stop a node if it runs, and start it with the same data and addresses."""
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     with progress(f"restarting {node}") as report:
         started = boss.restart(chosen, node, timeout_s=timeout_s, report=report)
     if as_json:
@@ -135,7 +128,7 @@ def add(
     as_json: bool,
 ) -> None:
     """Start one more node and let it join; NODE defaults to the next nN."""
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     spec = boss.plan(chosen, node=node, region=region, target=target, roles=roles)
     with terminable(), progress(f"adding {spec.name}") as report:
         started = boss.add(chosen, spec, timeout_s=timeout_s, report=report)
@@ -154,7 +147,7 @@ def add(
 @json_option
 def remove(node: str, name: str | None, as_json: bool) -> None:
     """Let a node leave gracefully, and remove its files. The others make its copies anew."""
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     graceful = boss.remove(chosen, node)
     if as_json:
         print_json({"cluster": chosen, "node": node, "graceful": graceful})
@@ -189,7 +182,7 @@ def logs(
     one JSON document per line. edged logs FUNCTION is for functions."""
     from edged.cluster.logs import read_logs
 
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     state = boss.load(chosen)
     shown = [state.node(each) for each in nodes] or state.nodes
     paths = [(each.name, boss.home.log_file(chosen, each.name)) for each in shown]
@@ -256,7 +249,7 @@ def shell(node: str, name: str | None, command: tuple[str, ...]) -> None:
 
     EDGED_CONTROL and EDGED_TOKEN_FILE name its operator API, EDGED_GATEWAY its public URL,
     EDGED_NODE the node, EDGED_STATE where the cluster is kept."""
-    boss, chosen = _boss(name)
+    boss, chosen = chosen_cluster(name)
     state = boss.load(chosen)
     environ = _environ(boss, state, node)
     argv = command or (os.environ.get("SHELL") or "/bin/sh",)

@@ -3,7 +3,7 @@
 --control URL (or EDGED_CONTROL) names any node; its token comes from --token-file, EDGED_TOKEN or
 the file EDGED_TOKEN_FILE, the first of these that is given.
 Otherwise a node of a local cluster: --node of --cluster, where the default cluster is the newest
-one that runs and the default node the first of it that runs.
+one that runs and the default node the first of it that runs and has the role control.
 """
 
 from __future__ import annotations
@@ -98,13 +98,17 @@ def newest_running(boss: Supervisor) -> ClusterState:
 
 
 def _first_running(boss: Supervisor, state: ClusterState) -> NodeState:
+    """One that answers, and can sign a deploy, if there is such a one."""
+    from edged.cluster.starting import is_paused
+
     running = boss.running_nodes(state)
     if not running:
         raise ClusterNotFound(
             f"no node of cluster {state.name!r} is running:"
             f" edged cluster up --name {state.name} starts it again"
         )
-    return running[0]
+    fit = [node for node in running if "control" in node.roles and not is_paused(node)]
+    return (fit or running)[0]
 
 
 def read_token(token_file: str | None) -> str:

@@ -25,6 +25,8 @@ from .state import ClusterState, Home, NodeState
 
 SEEDS_MAX: Final = 5
 """Any one of them is enough to join; five survive four deaths."""
+LINKS_FILE: Final = "../../links.json"
+"""Home.links_file, from a node's directory."""
 LOCAL_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "gateway": {"drain_timeout_s": 10.0},
     "gossip": {"preset": "local"},
@@ -66,7 +68,7 @@ def node_config(
         "runtime": {"target": node.target},
     }
     if state.lab:
-        fixed["lab"] = {"enabled": True}
+        fixed |= {"links": {"enabled": True, "file": LINKS_FILE}, "lab": {"enabled": True}}
     sections = dict.fromkeys((*fixed, *state.config))
     return {
         name: {**LOCAL_DEFAULTS.get(name, {}), **state.config.get(name, {}), **fixed.get(name, {})}

@@ -8,6 +8,8 @@ from typing import Final, Literal
 import msgspec
 
 PROBE_TIMEOUT_S: Final = 1.0
+ASK_TIMEOUT_S: Final = 5.0
+"""For what changes a node; on a busy machine one in fifty took more than a second."""
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 
 Health = Literal["ready", "starting", "draining", "unreachable"]
@@ -28,10 +30,23 @@ class _State(msgspec.Struct, frozen=True):
 
 def get(address: str, path: str, *, token: str = "") -> tuple[int, bytes] | None:
     """(status, body), or None if nothing that speaks HTTP answered in time."""
-    connection = http.client.HTTPConnection(address, timeout=PROBE_TIMEOUT_S)
+    return ask("GET", address, path, token=token, timeout_s=PROBE_TIMEOUT_S)
+
+
+def ask(
+    method: str,
+    address: str,
+    path: str,
+    *,
+    token: str = "",
+    body: bytes | None = None,
+    timeout_s: float = ASK_TIMEOUT_S,
+) -> tuple[int, bytes] | None:
+    """As `get`."""
+    connection = http.client.HTTPConnection(address, timeout=timeout_s)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, body=body, headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.read(BODY_BYTES_MAX)
     except (OSError, http.client.HTTPException):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -111,21 +111,20 @@ class Starting:
             self._tell()
             self._pause(READY_POLL_S, state, state.node(name), "is not ready")
 
-    def until_joined(self, state: ClusterState, names: Sequence[str], see: Iterable[str]) -> None:
-        """Each of `names` believes all of `see` alive. They converge at about the same time, so
-        when the first does the others need hardly be asked twice.
+    def until_joined(self, state: ClusterState, see: Mapping[str, Collection[str]]) -> None:
+        """Each of the nodes that are keys believes those others alive. They converge at about the
+        same time, so when the first does the others need hardly be asked twice.
 
         Raises as `until_ready`."""
-        wanted = frozenset(see)
-        for joined, name in enumerate(names):
+        for joined, (name, wanted) in enumerate(see.items()):
             node, wait_s = state.node(name), ASK_FIRST_S
             self._tell(ready=self._count, joined=joined)
-            while missing := self._missing(state, node, wanted):
-                for each in names:
+            while missing := self._missing(state, node, frozenset(wanted)):
+                for each in see:
                     self._check_runs(state, state.node(each))
                 self._pause(wait_s, state, node, f"does not see {', '.join(sorted(missing))}")
                 wait_s = min(2 * wait_s, ASK_MAX_S)
-        self._tell(ready=self._count, joined=len(names))
+        self._tell(ready=self._count, joined=len(see))
 
     def _tell(self, *, ready: int = 0, joined: int = 0) -> None:
         self._report(Progress(self._count, ready, joined))

@@ -55,4 +55,32 @@ class Stopped(msgspec.Struct, frozen=True):
     removed: bool
 
 
+class LinksTold(msgspec.Struct, frozen=True):
+    node: str
+    at_ms: int | None
+    """Unix time from which on it shapes by the new document; None: it did not take it."""
+    why: str
+    """Not, if it did not."""
+
+
+class LinksChanged(msgspec.Struct, frozen=True):
+    """What became of a new links document."""
+
+    cluster: str
+    at_ms: int
+    """The instant that was meant for all."""
+    nodes: tuple[LinksTold, ...]
+    """Those that run and are not paused; the others take it when they are back."""
+
+    @property
+    def missed(self) -> tuple[LinksTold, ...]:
+        """Running nodes that shape by an older document still."""
+        return tuple(node for node in self.nodes if node.at_ms is None)
+
+    @property
+    def late(self) -> tuple[LinksTold, ...]:
+        """Those that took it after that instant."""
+        return tuple(n for n in self.nodes if n.at_ms is not None and n.at_ms > self.at_ms)
+
+
 Report = Callable[[Progress], None]
