@@ -92,6 +92,19 @@ class Corrupt(NodeFault, frozen=True, kw_only=True):
     what: Literal["module", "wire", "artifact"] = "module"
 
 
+class Poison(NodeFault, frozen=True, kw_only=True):
+    """Killed, and started again as a builder that vouches, with its real key, for other code than
+    the module's: for that of another version, which it must have compiled or fetched before."""
+
+    function: str
+    version: str
+    """Label of the one whose code it forges; best before it is deployed."""
+    code_of: str
+    """Label of the one whose code it takes."""
+    signed: bool = True
+    """false: with a signature that does not hold."""
+
+
 class Partition(FaultSpec, frozen=True, kw_only=True):
     """Nothing passes between the groups. "*" in a group stands for all nodes that are in none."""
 
@@ -145,6 +158,7 @@ ACTIONS: Final[dict[str, type[FaultSpec]]] = {
     "clock-skew": ClockSkew,
     "disk-full": DiskFull,
     "corrupt": Corrupt,
+    "poison": Poison,
     "partition": Partition,
     "flap": Flap,
     "link": LinkChange,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
+from blake3 import blake3
 
 from edged.errors import ConfigError
 from edged.lab.history import Planned, Setting
@@ -28,10 +29,12 @@ from .actions import (
     NodeFault,
     Partition,
     Pause,
+    Poison,
     RegionLoss,
     Restart,
     name_of,
 )
+from .modules import module_that_says
 from .scenario import FunctionSpec, Scenario, VersionSpec
 
 PLANNED_MAX: Final = 20_000
@@ -171,7 +174,7 @@ class _Planner:
             case RegionLoss():
                 targets, settings = self._region(fault, at_s, time)
             case NodeFault():
-                targets, settings = self._nodes(fault, at_s, time), _settings(fault)
+                targets, settings = self._nodes(fault, at_s, time), _settings(fault, self._scenario)
             case _:
                 raise AssertionError(fault)
         if not targets:
@@ -267,11 +270,11 @@ class _Planner:
 
     def _take_down(self, fault: FaultSpec, planned: Planned) -> None:
         killed = isinstance(fault, RegionLoss) and fault.how == "kill"
-        if not killed and not isinstance(fault, Kill | Pause | Restart):
+        if not killed and not isinstance(fault, Kill | Pause | Restart | Poison):
             return
         duration_s = planned.duration_s
         if duration_s is None:
-            duration_s = 0.0 if isinstance(fault, Restart) else math.inf
+            duration_s = 0.0 if isinstance(fault, Restart | Poison) else math.inf
         for name in planned.targets:
             if name in self._down:  # not so a holder, which only the run can tell
                 self._down[name].append((planned.t_s, planned.t_s + duration_s + RECOVERY_S))
@@ -283,12 +286,24 @@ class _Planner:
         return f"{self._scenario.path}: faults[{entry}]"
 
 
+def _digest(scenario: Scenario, function: str, label: str) -> str:
+    version = scenario.function(function).version(label)
+    assert version.says is not None
+    module = module_that_says(version.says, code_kib=version.code_kib)
+    return blake3(module).hexdigest()
+
+
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _settings(fault: NodeFault) -> dict[str, Setting]:
+def _settings(fault: NodeFault, scenario: Scenario) -> dict[str, Setting]:
     match fault:
+        case Poison():
+            module, code_of = (
+                _digest(scenario, fault.function, label) for label in (fault.version, fault.code_of)
+            )
+            return {"module": module, "code_of": code_of, "signed": fault.signed}
         case actions.SlowCpu():
             return {"share": fault.share}
         case actions.ClockSkew():

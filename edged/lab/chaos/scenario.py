@@ -25,7 +25,16 @@ from protocol.ids import parse_function_name
 from protocol.replicas import REPLICAS_MAX
 
 from . import actions
-from .actions import ACTIONS, Corrupt, FaultSpec, Flap, LinkChange, NodeFault, Partition
+from .actions import (
+    ACTIONS,
+    Corrupt,
+    FaultSpec,
+    Flap,
+    LinkChange,
+    NodeFault,
+    Partition,
+    Poison,
+)
 
 SCENARIO_BYTES_MAX: Final = 256 * 1024
 FAULTS_MAX: Final = 256
@@ -265,6 +274,8 @@ def _check_fault(scenario: Scenario, fault: FaultSpec, where: str) -> None:
     match fault:
         case Corrupt():
             _known(fault.function, [f.name for f in scenario.functions], f"{where}.function")
+        case Poison():
+            _check_poison(scenario, fault, where)
         case Flap() if fault.every_s is not None or fault.for_s is None:
             raise ConfigError(f"{where}: write for_s = … and no every_s: flap repeats by itself")
         case actions.RegionLoss() if fault.region is not None:
@@ -275,6 +286,18 @@ def _check_fault(scenario: Scenario, fault: FaultSpec, where: str) -> None:
             raise ConfigError(f"{where}: write one of {', '.join(actions.LINK_KEYS)}")
     for key, selector in _selectors(fault):
         _check_selector(scenario, selector, f"{where}.{key}", of_node=isinstance(fault, NodeFault))
+
+
+def _check_poison(scenario: Scenario, fault: Poison, where: str) -> None:
+    _known(fault.function, [f.name for f in scenario.functions], f"{where}.function")
+    function = scenario.function(fault.function)
+    labels = [version.label for version in function.versions]
+    for key, label in (("version", fault.version), ("code_of", fault.code_of)):
+        _known(label, labels, f"{where}.{key}")
+        if function.version(label).says is None:
+            raise ConfigError(f"{where}.{key} = {label!r}: goes with versions that have says = …")
+    if fault.version == fault.code_of:
+        raise ConfigError(f"{where}.code_of: is the version itself: write another one's label")
 
 
 def _selectors(fault: FaultSpec) -> list[tuple[str, str]]:

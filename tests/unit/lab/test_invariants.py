@@ -79,6 +79,15 @@ def test_deploys_at_the_same_time_may_win_either_way() -> None:
     assert found(replaced(GOOD, rows=(*rows, old)), "acknowledged-survive") == []
 
 
+def test_deploys_before_the_load_have_no_time_but_an_order() -> None:
+    first, second = (made.deploy(label, 0.0, t_s=0.0) for label in ORDER)
+    rows = tuple(row for row in GOOD.rows if not isinstance(row, h.Deploy | h.Catalog))
+    for now, wrong in (("2", 0), ("1", 1)):
+        look = made.catalog("n1", functions={"f": made.VERSIONS[now]})
+        history = replaced(GOOD, rows=(*rows, first, second, look))
+        assert len(found(history, "acknowledged-survive")) == wrong
+
+
 def test_acknowledged_by_too_few_while_nothing_was_broken() -> None:
     alone = made.deploy("2", 12.0, holders=("n1",))
     rows = tuple(alone if row == made.deploy("2", 12.0) else row for row in GOOD.rows)

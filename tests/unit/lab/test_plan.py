@@ -9,12 +9,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab_scenarios import scenario_of
 
 from edged.errors import ConfigError
 from edged.lab.chaos import plan as planning
+from edged.lab.chaos.modules import module_that_says
 from edged.lab.chaos.plan import RECOVERY_S, Dice, plan
 from edged.lab.chaos.scenario import Scenario, parse_scenario
 from edged.lab.history import Planned
@@ -183,6 +185,14 @@ def test_holders_are_for_the_run_to_find() -> None:
     corrupt = 'action = "corrupt"\nat_s = 6\nfunction = "hello"\ntargets = ["holder:hello"]'
     assert by_id(corrupt)["1"].targets == ("holder:hello",)
     assert by_id(corrupt)["1"].settings == {"function": "hello", "what": "module"}
+
+
+def test_a_poisoned_builder_is_told_which_code_to_vouch_for() -> None:
+    poison = 'action = "poison"\nat_s = 5\nfunction = "hello"\nversion = "2"\ncode_of = "1"'
+    planned = by_id(poison + '\ntargets = ["node:n2"]')["1"]
+    modules = [blake3(module_that_says(f"hello {label}")).hexdigest() for label in ("2", "1")]
+    assert [planned.settings[key] for key in ("module", "code_of")] == modules
+    assert (planned.targets, planned.settings["signed"]) == (("n2",), True)
 
 
 def test_upgrades_carry_their_configuration() -> None:

@@ -13,6 +13,7 @@ from edged.lab.chaos.scenario import load_scenario, parse_scenario
 
 KILL = 'action = "kill"\nat_s = 6'
 SAYS = 'versions = [{ label = "1", says = "x" }]'
+POISON = 'action = "poison"\nat_s = 6\nfunction = "hello"\nversion = '
 CUT = 'action = "partition"\nat_s = 6\n'
 
 
@@ -54,6 +55,9 @@ def test_what_it_says_is_what_one_gets() -> None:
         ('action = "slow-cpu"\nat_s = 6\nfor_s = 1\nshare = 1', "share = 1"),
         ('action = "clock-skew"\nat_s = 6', "skew_ms: missing"),
         ('action = "corrupt"\nat_s = 6\nfunction = "f"', r"function = 'f': there are hello"),
+        (POISON + '"1"\ncode_of = "3"', r"code_of = '3': there are 1, 2"),
+        (POISON + '"9"\ncode_of = "1"', r"version = '9': there are 1, 2"),
+        (POISON + '"1"\ncode_of = "1"', "is the version itself"),
         ('action = "region-loss"\nat_s = 6\nregion = "x"', r"region = 'x': there are eu"),
         (CUT + 'groups = [["eu"]]', "1 entries; 2 to 16 are allowed"),
         (CUT + 'groups = [["eu"], ["holder:hello"]]', "only a fault of nodes can have it"),

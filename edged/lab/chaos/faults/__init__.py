@@ -10,6 +10,7 @@ from ..field import Field
 from .base import Fault, Unproven
 from .inside import ClockSkew, Corrupt, DiskFull
 from .network import LinkChange, Partition
+from .poisoning import Poison
 from .processes import Kill, Pause, Restart, RollingRestart, SlowCpu
 from .regions import CutRegion
 
@@ -24,6 +25,7 @@ FAULTS: Final[dict[str, type[Fault]]] = {
     "clock-skew": ClockSkew,
     "disk-full": DiskFull,
     "corrupt": Corrupt,
+    "poison": Poison,
     "partition": Partition,
     "link": LinkChange,
     "region-loss": Kill,

@@ -52,9 +52,13 @@ def windows(history: History) -> list[Window]:
 def surely_before(first: Deploy, second: Deploy, history: History) -> bool:
     """Whether `second` takes the place of `first` by what edged promises: it was begun when the
     other was over. Clocks are the machine's, so the same, unless they were moved: then whoever
-    deploys must have had time to hear of the other."""
+    deploys must have had time to hear of the other. Before the load the run has no time: there one
+    deploy follows the other as the rows do."""
+    deploys = history.of(Deploy)
+    if deploys.index(first) >= deploys.index(second):
+        return False
     moved = any(window.fault.action == "clock-skew" for window in windows(history))
-    gap_s = history.run.bounds.catalog_s if moved else 0.0
+    gap_s = history.run.bounds.catalog_s if moved and second.begun_s > 0 else 0.0
     return first.t_s + gap_s <= second.begun_s
 
 
