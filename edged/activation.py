@@ -25,6 +25,7 @@ from .errors import (
     BlobNotFound,
     CompileFailed,
     EdgedError,
+    NoHolder,
     NotReady,
     Overloaded,
     info_of,
@@ -36,6 +37,9 @@ from .supply import POLL_S, Supply
 from .telemetry import Log, Metrics
 
 Obtained = tuple[Tier, ArtifactRow]
+HOLDERLESS_S: Final = 2.0
+"""A module without a holder is looked for so long: one that was restarted is back before others
+know what it holds, and whoever asks in between would be refused what nobody has lost."""
 PLACED_MAX: Final = 4096
 """As many as a node announces."""
 
@@ -407,7 +411,15 @@ class Activation:
         def progress(done: int, of: int) -> None:
             self._log.debug("fetching", module=spec.module, wire_bytes=done, of=of)
 
-        await self._fetcher.fetch(spec.module, spec.manifest, progress=progress)
+        while True:
+            try:
+                await self._fetcher.fetch(spec.module, spec.manifest, progress=progress)
+            except NoHolder:
+                if trio.current_time() - started > HOLDERLESS_S:
+                    raise
+                await trio.sleep(POLL_S)
+            else:
+                break
         self._on_held(spec.module)
         return trio.current_time() - started
 

@@ -1,6 +1,13 @@
-"""A random node is killed every two seconds, and started again later, under deploys and invocations
-on all: what was acknowledged is served by every node at the end, no answer is wrong, and no request
-fails but on the node that was killed. At most `replicas` - 1 nodes are away at once."""
+"""A random node is killed every two seconds, and started again at once, under deploys and
+invocations on all: what was acknowledged is served by every node at the end, no answer is wrong,
+and no request fails but on the node that was killed.
+
+What is promised holds while fewer than `replicas` holders are away. A killed node is away until the
+others see it alive again, one to two seconds on a quiet machine: one or two are away at any time.
+Where starting takes longer, a kill waits until it would not be the third, and is made up for as
+soon as it may be: none is left out. A deploy through a node that reaches fewer than it needs says
+so; of such a function only the end is promised.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +23,9 @@ import msgspec
 import pytest
 from process_cluster import WAIT_S, Member, Members, cluster, says, wait_until
 
-AWAY_MAX = 2
+REPLICAS = 3
+AWAY_MAX = REPLICAS - 1
 KILL_EVERY_S = 2.0
-AWAY_S = 2.0
-"""At most; and then for as long as a process takes to start."""
 DEPLOY_EVERY_S = 1.0
 ASK_EVERY_S = 0.05
 CLIENTS = 3
@@ -33,7 +39,10 @@ class Storm:
         self._rng = random.Random(seed)
         self._ending = threading.Event()
         self._kills: Counter[str] = Counter()
+        self._away: dict[str, None] = {}
+        self.late = 0
         self.acknowledged: dict[str, tuple[bytes, float]] = {}
+        self.on_fewer: dict[str, bytes] = {}
         self.answered = self.refused_deploys = 0
         self.excused: Counter[str] = Counter()
         self.wrong: list[object] = []
@@ -64,11 +73,14 @@ class Storm:
     # ------------------------------------------------------------ what is done to the cluster
     def _kill(self) -> None:
         revivals: list[threading.Thread] = []
-        while not self._ending.wait(KILL_EVERY_S):
-            there = [member for member in self._members.all if not member.restarting]
-            if len(self._members.all) - len(there) >= AWAY_MAX:
-                continue
-            victim = self._rng.choice(there)
+        due_s = time.monotonic()
+        while not self._ending.wait(max(due_s + KILL_EVERY_S - time.monotonic(), 0)):
+            due_s += KILL_EVERY_S
+            self.late += len(self._away) >= AWAY_MAX
+            while len(self._away) >= AWAY_MAX and not self._ending.wait(0.02):
+                pass
+            victim = self._rng.choice([one for one in self._members.all if not one.restarting])
+            self._away[victim.name] = None
             self._kills[victim.name] += 1
             victim.kill()
             revival = threading.Thread(target=self._run, args=(lambda m=victim: self._revive(m),))
@@ -78,8 +90,19 @@ class Storm:
             revival.join()
 
     def _revive(self, member: Member) -> None:
-        time.sleep(self._rng.random() * AWAY_S)
-        member.revive()
+        member.spawn()
+        wait_until(lambda: self._is_seen(member))
+        del self._away[member.name]
+        member.wait_ready()  # its gateway opens when it has caught up
+        member.restarting = False
+
+    def _is_seen(self, member: Member) -> bool:
+        """By all that are there."""
+        there = [one for one in self._members.all if one.name not in self._away]
+        try:
+            return all(member.name in one.alive() for one in there)
+        except (OSError, http.client.HTTPException):
+            return False  # killed meanwhile
 
     def _deploy(self) -> None:
         rng = random.Random(1)
@@ -95,8 +118,11 @@ class Storm:
             except (OSError, http.client.HTTPException, AssertionError):
                 self.refused_deploys += 1
                 continue
-            assert len(done["replicas"]) == 3, done
-            self.acknowledged[name] = (text.encode(), time.monotonic())
+            if len(done["replicas"]) == done["wanted"] == REPLICAS:
+                self.acknowledged[name] = (text.encode(), time.monotonic())
+            else:
+                assert done["wanted"] == REPLICAS, done
+                self.on_fewer[name] = text.encode()
 
     # ------------------------------------------------------------ what clients see
     def _ask(self) -> None:
@@ -128,19 +154,22 @@ def storm(base: Path, *, nodes: int, seconds: float, seed: int) -> None:
         raging.rage(seconds)
         report = {
             "kills": raging.kills,
+            "late kills": raging.late,
             "acknowledged": len(raging.acknowledged),
+            "acknowledged on fewer": len(raging.on_fewer),
             "refused deploys": raging.refused_deploys,
             "answered": raging.answered,
             "failed on a killed node": dict(raging.excused),
         }
         print(json.dumps(report))
         assert raging.wrong == []
-        assert raging.kills >= seconds / 20
-        assert len(raging.acknowledged) >= seconds / 10
+        assert raging.kills >= seconds / 10
+        assert raging.acknowledged
         assert raging.answered >= 2 * seconds
         members.wait_whole()
+        texts = {name: text for name, (text, _) in raging.acknowledged.items()} | raging.on_fewer
         for member in members.all:
-            for name, (text, _) in raging.acknowledged.items():
+            for name, text in texts.items():
                 wait_until(lambda m=member, n=name, t=text: m.invoke(n) == (200, t), WAIT_S)
 
 
