@@ -3,11 +3,24 @@ catalog only."""
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Final
+
 from protocol.catalog import Catalog
 from protocol.ids import Digest, FunctionName, VersionId
 
 from .errors import FunctionNotFound
 from .interfaces import FunctionView
+
+NAMES_MAX: Final = 32
+"""Of an answer to an operator."""
+
+
+def functions_of(modules: Container[Digest], catalog: Catalog) -> tuple[str, ...]:
+    """Names of the functions with a live version of any of `modules`, in order; of very many, the
+    first ones. Looks at all versions."""
+    keys = (key for key, module in catalog.modules.named() if module in modules)
+    return tuple(sorted({key.split("/")[1] for key in keys})[:NAMES_MAX])
 
 
 class Lookup:

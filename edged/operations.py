@@ -57,6 +57,7 @@ from .interfaces import (
     VersionView,
 )
 from .journal import Journal
+from .lookup import functions_of
 
 VERSION_PREFIX_MIN: Final = 4
 
@@ -232,6 +233,7 @@ class Operations:
             function = _parse_name(name)
             catalog = self._cluster.catalog
             current = catalog.lookup(function)
+            modules = {row.spec.module for row in catalog.versions(function)}
             try:
                 records = catalog.prepare_remove(function, wall_ms=self._cluster.wall_ms())
             except RemoteProtocolError as error:
@@ -252,7 +254,12 @@ class Operations:
             raise FunctionNotFound(f"there is no function {name!r}")
         previous = current.version if current is not None else None
         return Deployed(
-            name=function, version=None, previous=previous, created=False, replicas=replicas
+            name=function,
+            version=None,
+            previous=previous,
+            created=False,
+            replicas=replicas,
+            sharing=functions_of(modules, catalog),
         )
 
     def future_records(self) -> tuple[FutureRecord, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from typing import Final
 
+import msgspec
 import trio
 
 from protocol.catalog import Catalog
@@ -35,6 +36,7 @@ from .interfaces import (
     TransferView,
     VerifyView,
 )
+from .lookup import functions_of
 from .network import ExchangeService, StreamServer
 from .pins import Kind, Pins
 from .scrubber import Scrubber
@@ -213,12 +215,21 @@ class UpkeepService:
 
     async def unpin(self, target: str) -> PinChange:
         await trio.lowlevel.checkpoint()
+        done = await self._pins.unpin(*self._pinned(target))
+        if done.kind == "digest":
+            modules = {Digest(done.target)}
+        else:
+            modules = {row.spec.module for row in self._catalog.versions(FunctionName(done.target))}
+        return msgspec.structs.replace(done, needed_by=functions_of(modules, self._catalog))
+
+    def _pinned(self, target: str) -> tuple[Kind, str]:
+        """Raises as `_target`."""
         if target in self._pins.functions():
-            return await self._pins.unpin("function", target)
+            return "function", target
         fits = [digest for digest in self._pins.digests() if digest.startswith(target)]
         if PREFIX.match(target) and fits:
-            return await self._pins.unpin("digest", _only(fits, target))
-        return await self._pins.unpin(*self._target(target))
+            return "digest", _only(fits, target)
+        return self._target(target)
 
     def _target(self, target: str) -> tuple[Kind, str]:
         """A function that there is goes before a digest that begins like its name.

@@ -142,6 +142,8 @@ def _pin(method: str, target: str | None, *, as_json: bool, **where: Any) -> Non
         else:
             done = "is not pinned any more" if change.changed else "was not pinned"
         click.echo(f"{change.kind} {change.target} {done}")
+        if change.needed_by:
+            click.echo(f"it stays for {' '.join(change.needed_by)}")
 
 
 def _show_pins(view: PinsView) -> None:

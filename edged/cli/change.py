@@ -83,6 +83,8 @@ def remove(name: str, yes: bool, as_json: bool, **where: Any) -> None:
     """Remove a function from the whole cluster."""
     import msgspec
 
+    from edged.interfaces import Deployed
+
     from .show import function_path
     from .target import find_target
 
@@ -98,8 +100,11 @@ def remove(name: str, yes: bool, as_json: bool, **where: Any) -> None:
     data = client.call("DELETE", function_path(name))
     if as_json:
         print_json(msgspec.Raw(data))
-    else:
-        click.echo(f"removed {name}")
+        return
+    click.echo(f"removed {name}")
+    done = msgspec.json.decode(data, type=Deployed)
+    if done.sharing:
+        click.echo(f"its code stays for {' '.join(done.sharing)}")
 
 
 @click.command(cls=EdgedCommand)

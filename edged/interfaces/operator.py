@@ -123,6 +123,9 @@ class Deployed(msgspec.Struct, frozen=True):
     wanted: int = 0
     """How many its version asks for: more than `replicas` if fewer can be reached; the rest get it
     when they are there. 0 after remove."""
+    sharing: tuple[str, ...] = ()
+    """After remove: functions with versions of the same modules, which stay therefore; of very
+    many, the first ones."""
 
 
 class FutureRecord(msgspec.Struct, frozen=True):

@@ -133,6 +133,9 @@ class PinChange(msgspec.Struct, frozen=True):
     """In full."""
     changed: bool
     """False: it was so already."""
+    needed_by: tuple[str, ...] = ()
+    """After unpin: functions with versions of it, for which it stays; of very many, the first
+    ones."""
 
 
 class BlobContent(Protocol):

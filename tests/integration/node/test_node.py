@@ -10,6 +10,7 @@ import httpx
 import pytest
 import trio
 
+from edged import activation
 from edged.errors import ConfigError, DataDirLocked
 from edged.node import GENERATION, Node
 from edged.store import open_store
@@ -156,8 +157,9 @@ async def test_rollback_and_remove_reach_every_node(tmp_path: Path) -> None:
 
 
 async def test_blob_comes_from_whoever_holds_it_and_503_names_what_nobody_does(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(activation, "HOLDERLESS_S", 0.0)
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         await a.deploy("spread", says("spread"))
@@ -177,8 +179,15 @@ async def test_blob_comes_from_whoever_holds_it_and_503_names_what_nobody_does(
         explained = await c.ask("GET", "/v1/functions/lonely/explain")
         assert explained["next_start"] == "no-holder"
         assert int(missing.headers["retry-after"]) > 0
-        a = await cluster.start("a", gossip={"seeds": cluster.seeds()})
-        assert (await cluster.knows(c, "/lonely")).content == b"only on a"
+        monkeypatch.setattr(activation, "HOLDERLESS_S", 30.0)
+        async with trio.open_nursery() as nursery:
+
+            async def ask_early() -> None:
+                early = await c.get("/lonely")
+                assert (early.status_code, early.content) == (200, b"only on a")
+
+            nursery.start_soon(ask_early)
+            await cluster.start("a", gossip={"seeds": cluster.seeds()})
 
 
 async def test_peer_that_serves_wrong_bytes_is_left_for_another(tmp_path: Path) -> None:

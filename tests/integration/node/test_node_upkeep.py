@@ -52,6 +52,7 @@ async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
         second = await a.deploy("hello", says("two"))
         await cluster.knows(a, "/hello")
         await a.deploy("other", says("three"))
+        await a.deploy("twin", says("two"))
         await cluster.knows(a, "/other")
         before = await kinds(a)
         assert (await collect(a))["collected"] == []
@@ -61,7 +62,8 @@ async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
         assert await kinds(a) == before
 
         await a.ask("PUT", f"/v1/pins/{second['module'][:12]}")
-        await a.ask("DELETE", "/v1/functions/hello")
+        assert (await a.ask("DELETE", "/v1/functions/hello"))["sharing"] == ["twin"]
+        assert (await a.ask("DELETE", "/v1/functions/twin"))["sharing"] == []
         collected = await collect(a)
         left = await kinds(a)
         assert first["module"] not in left
@@ -70,6 +72,12 @@ async def test_collection_keeps_what_a_rollback_needs(tmp_path: Path) -> None:
         for kind in ("module", "artifact"):
             assert list(left.values()).count(kind) == 2
         assert (await a.get("/other")).text == "three"
+        await a.deploy("twin", says("two"))
+        for needed_by in (["twin"], []):
+            done = await a.ask("DELETE", f"/v1/pins/{second['module']}")
+            assert done["needed_by"] == needed_by
+            await a.ask("PUT", f"/v1/pins/{second['module']}")
+            await a.control("DELETE", "/v1/functions/twin")
         await a.ask("DELETE", f"/v1/pins/{second['module']}")
         await collect(a)
         assert second["module"] not in await kinds(a)

@@ -49,7 +49,9 @@ def test_pins(cli: Any, as_json: Any, node: NodeThread) -> None:
     listed = cli("pin").stdout
     assert digest in listed
     assert "hello" in listed
-    assert "is not pinned any more\n" in cli("unpin", digest).stdout
+    node.upkeep.needed_by = ("f", "g")
+    assert "is not pinned any more\nit stays for f g\n" in cli("unpin", digest).stdout
+    node.upkeep.needed_by = ()
     assert "was not pinned\n" in cli("unpin", digest).stdout
     assert not as_json("unpin", digest)["changed"]
     refused = cli("pin", "no/such thing")

@@ -87,7 +87,9 @@ def test_for_people(cli: Any, node: NodeThread, module_file: Path) -> None:
     changed = cli("deploy", module_file, "--abi", "cgi")
     assert "(edged rollback hello)" in changed.stdout
     assert "hello is at version" in cli("rollback", "hello").stdout
-    assert "removed hello" in cli("remove", "hello", "--yes").stdout
+    node.operator.sharing = ("hallo",)
+    shown = cli("remove", "hello", "--yes").stdout
+    assert shown == "removed hello\nits code stays for hallo\n"
     assert "no functions yet" in cli("functions").stdout
 
 

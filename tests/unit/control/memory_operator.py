@@ -59,6 +59,7 @@ class _Function:
 
 class MemoryOperator:
     def __init__(self, *, node: str = "n1", gateway_url: str = "http://127.0.0.1:1") -> None:
+        self.sharing: tuple[str, ...] = ()
         self.node = node
         self.gateway_url = gateway_url
         self.node_state = "ready"
@@ -201,7 +202,7 @@ class MemoryOperator:
         del self.table[name]
         for reader in list(function.readers):
             reader.close()
-        return Deployed(name, None, previous, created=True)
+        return Deployed(name, None, previous, created=True, sharing=self.sharing)
 
     def future_records(self) -> tuple[FutureRecord, ...]:
         return self.future

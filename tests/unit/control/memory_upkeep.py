@@ -52,6 +52,7 @@ class MemoryUpkeep:
         self.collecting = False
         self.moving: tuple[TransferView, ...] = ()
         self.pinned: dict[str, None] = {}
+        self.needed_by: tuple[str, ...] = ()
         self.unneeded: tuple[GcRow, ...] = ()
         self.check = VerifyView(
             "n1", "never", "operator", None, None, 0, 0, 0, 0, (), 0, last_complete_at_s=None
@@ -128,4 +129,4 @@ class MemoryUpkeep:
     async def unpin(self, target: str) -> PinChange:
         await trio.lowlevel.checkpoint()
         changed = self.pinned.pop(target, self) is None
-        return PinChange("digest", target, changed)
+        return PinChange("digest", target, changed, self.needed_by)

@@ -53,6 +53,7 @@ def forwarding(
         ready=find,
         modules=lambda: map(module, range(modules)),
         is_near=lambda digest: digest in near,
+        shaper=None,
         metrics=Metrics(),
         log=make_log("n", stream=io.StringIO()),
     )
