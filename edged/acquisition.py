@@ -87,6 +87,8 @@ class Acquisition:
         self._log = log
         self._banned: OrderedDict[tuple[Digest, NodeId], None] = OrderedDict()
         self._unfit: OrderedDict[tuple[Digest, Digest], None] = OrderedDict()
+        self._coming: dict[Digest, Digest] = {}
+        """Whose code each artifact is that is fetched now."""
 
     # ------------------------------------------------------------ whom to believe
     def sources(self, module: Digest) -> list[Peer]:
@@ -160,6 +162,10 @@ class Acquisition:
         return lot
 
     # ------------------------------------------------------------ fetching
+    def module_of(self, artifact: Digest) -> Digest | None:
+        """Of one that is fetched now; of several with the same code, the last that wants it."""
+        return self._coming.get(artifact)
+
     async def fetch(self, module: Digest, lot: Lot, *, urgent: bool, limit_s: float) -> bool:
         """Into the store; False if `limit_s` did not do.
 
@@ -180,15 +186,19 @@ class Acquisition:
             return [peer for peer in self.sources(module) if peer.node_id not in elsewhere]
 
         began_s = trio.current_time()
-        with trio.move_on_after(limit_s) as scope:
-            await self._fetcher.fetch(
-                lot.artifact,
-                lot.manifest,
-                progress=progress,
-                urgent=urgent,
-                holders=holders,
-                bases=self._bases(module),
-            )
+        self._coming[lot.artifact] = module
+        try:
+            with trio.move_on_after(limit_s) as scope:
+                await self._fetcher.fetch(
+                    lot.artifact,
+                    lot.manifest,
+                    progress=progress,
+                    urgent=urgent,
+                    holders=holders,
+                    bases=self._bases(module),
+                )
+        finally:
+            self._coming.pop(lot.artifact, None)
         took_s = trio.current_time() - began_s
         if scope.cancelled_caught:
             self._rates.too_slow(done, took_s)

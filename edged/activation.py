@@ -427,6 +427,10 @@ class Activation:
         """Whether a peer shows an artifact for it that this node might accept."""
         return self._supply.offered(module)
 
+    def module_of(self, artifact: Digest) -> Digest | None:
+        """Whose code an artifact is that is fetched now."""
+        return self._supply.module_of(artifact)
+
     def failing(self, module: Digest) -> EdgedError | None:
         """Why `module` could not be made ready, while that is not tried again."""
         return self._backoff.failing(module)

@@ -88,6 +88,10 @@ class Supply:
         """Whether peers show an artifact that this node might accept."""
         return bool(self._acceptance.builders_needed and self._acquisition.sources(module))
 
+    def module_of(self, artifact: Digest) -> Digest | None:
+        """Whose code an artifact is that is fetched now."""
+        return self._acquisition.module_of(artifact)
+
     async def sooner(self, module: Digest, *, make_s: float) -> bool:
         """Fetches the artifact, if somebody has it and it is expected here before `make_s`, what
         making code costs. Raises StoreError, Draining, Overloaded."""

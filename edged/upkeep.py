@@ -164,17 +164,19 @@ class UpkeepService:
 
     def transfers(self) -> TransfersView:
         moving = [*self._exchange.moving(), *self._streams.moving()]
-        modules = {row.digest: row.module for row in self._store.artifacts()} if moving else {}
-        functions = self._functions({modules.get(one.digest, one.digest) for one in moving})
+        rows = {row.digest: row.module for row in self._store.artifacts()} if moving else {}
+        modules = [
+            self._activation.module_of(one.digest) or rows.get(one.digest, one.digest)
+            for one in moving
+        ]
+        functions = self._functions(frozenset(modules))
         return TransfersView(
             self._node,
             tuple(
                 TransferView(
                     direction=one.direction,
                     digest=one.digest,
-                    functions=tuple(
-                        functions.get(modules.get(one.digest, one.digest), [])[:NAMES_SHOWN_MAX]
-                    ),
+                    functions=tuple(functions.get(module, [])[:NAMES_SHOWN_MAX]),
                     state=one.state,
                     urgent=one.urgent,
                     done_bytes=one.done_bytes,
@@ -184,7 +186,7 @@ class UpkeepService:
                     peers=tuple(sorted(self._member_name(peer) for peer in one.peers)),
                     started_at_s=round(self._clock.now_s() - one.age_s, 3),
                 )
-                for one in moving
+                for one, module in zip(moving, modules, strict=True)
             ),
         )
 

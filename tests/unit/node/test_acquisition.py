@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -308,6 +309,24 @@ async def test_a_fetch_that_takes_too_long_is_given_up_and_remembered(
     world.fetch_s = 10.0
     assert not await world.acquisition.fetch(MODULE, lot, urgent=True, limit_s=5.0)
     assert world.rates.fetch_s(50) == pytest.approx(5.0)
+
+
+async def test_whose_code_an_artifact_is_is_known_while_it_comes(
+    autojump_clock: MockClock,
+) -> None:
+    world = World()
+    world.answers = {"p": told(word())}
+    lot = await world.survey()
+    assert lot is not None
+    for limit_s in (5.0, 50.0):
+        world.fetch_s = 10.0
+        async with trio.open_nursery() as nursery:
+            fetch = partial(world.acquisition.fetch, urgent=True, limit_s=limit_s)
+            nursery.start_soon(fetch, MODULE, lot)
+            await trio.sleep(1)
+            assert world.acquisition.module_of(ARTIFACT) == MODULE
+            assert world.acquisition.module_of(ANOTHER) is None
+        assert world.acquisition.module_of(ARTIFACT) is None
 
 
 async def test_what_could_not_be_used_is_not_fetched_again(autojump_clock: MockClock) -> None:
