@@ -140,9 +140,11 @@ class Artifacts:
             artifact=row.digest,
         )
 
-    def builders(self, row: ArtifactRow) -> tuple[NodeId, ...]:
-        """Whose words for it hold. Raises RemoteProtocolError."""
-        return tuple(self._words(row).by_builder)
+    def builders(self, row: ArtifactRow) -> dict[NodeId, str]:
+        """Whose words for it hold, by the names that the CA gave them: who vouched may be no member
+        any more, or not yet. Raises RemoteProtocolError."""
+        words = self._words(row).by_builder
+        return {builder: word.builder.name for builder, word in words.items()}
 
     async def trusted(self, module: Digest) -> tuple[Tier, ArtifactRow] | None:
         """The best artifact of `module` of which all that is claimed holds; what is refused is

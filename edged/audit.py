@@ -75,7 +75,7 @@ class Auditor:
         self._audited[row.module, row.digest] = None
         if len(self._audited) > AUDITED_MAX:
             self._audited.popitem(last=False)
-        builders = self._artifacts.builders(row)
+        builders = tuple(self._artifacts.builders(row))
         sharing = self._artifacts.sharing(row.digest)
         try:
             made = await self._artifacts.remake(row)

@@ -408,15 +408,15 @@ class Operations:
         try:
             builders = self._artifacts.builders(row)
         except RemoteProtocolError:  # so nobody's word for it can be read
-            builders = ()
-        nodes = self._cluster.nodes
+            builders = {}
+        me = self._cluster.nodes.me
         return ArtifactView(
             module=row.module,
             artifact_key=row.key,
             tier="fast" if row.key == self._runtime.keys.get("fast") else "optimised",
             digest=row.digest,
-            own=nodes.me in builders,
-            builders=tuple(sorted(nodes.name(each) for each in builders if each != nodes.me)),
+            own=me in builders,
+            builders=tuple(sorted(name for builder, name in builders.items() if builder != me)),
         )
 
     def status(self) -> StatusView:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -19,7 +20,7 @@ from edged.cluster import process
 from edged.cluster.process import Process
 from edged.cluster.shaping import read_links, write_links
 from edged.cluster.state import ClusterState, Home, NodeState
-from edged.errors import Unreachable
+from edged.errors import Conflict, EdgedError, Unreachable
 from edged.links import Document
 
 from . import control
@@ -29,6 +30,9 @@ THREADS_MAX: Final = 24
 RESTART_TIMEOUT_S: Final = 60.0
 """Ready, and sees all others. A node needs 1 s; the machine may be busy with its neighbours."""
 
+KILL_PATIENCE_S: Final = 10.0
+"""A busy machine starts a node later than the timeline kills it again."""
+RETRY_S: Final = 0.1
 LINKS_AHEAD_MS: Final = 150
 """For a change of links to reach every node before the instant at which they all switch."""
 
@@ -60,6 +64,7 @@ class Field:
         self._links_lock = trio.Lock()
         self._links = read_links(boss.home, boss.load(name))
         self._heeders: list[Callable[[Document], None]] = []
+        self._kills: Counter[str] = Counter()
         self._wishes: dict[str, dict[str, Any]] = {}
 
     @property
@@ -96,11 +101,30 @@ class Field:
         ]
 
     async def kill(self, name: str) -> Process:
-        return await self.thread(self.boss.kill, self.name, name)
+        """Also one that another fault is about to start again. Raises Conflict: it does not run."""
+        self._kills[name] += 1
+        patience_s = trio.current_time() + KILL_PATIENCE_S
+        while True:
+            try:
+                return await self.thread(self.boss.kill, self.name, name)
+            except Conflict:
+                if trio.current_time() >= patience_s:
+                    raise
+            await trio.sleep(RETRY_S)
 
-    async def restart(self, name: str) -> None:
-        """Also starts one that does not run."""
-        await self.thread(lambda: self.boss.restart(self.name, name, timeout_s=RESTART_TIMEOUT_S))
+    async def restart(self, name: str) -> bool:
+        """Also starts one that does not run. False: another fault killed it meanwhile, and has to
+        bring it back."""
+        kills = self._kills[name]
+        try:
+            await self.thread(
+                lambda: self.boss.restart(self.name, name, timeout_s=RESTART_TIMEOUT_S)
+            )
+        except EdgedError:
+            if self._kills[name] == kills:
+                raise
+            return False
+        return True
 
     async def pause(self, name: str) -> None:
         await self.thread(self.boss.pause, self.name, name)

@@ -56,8 +56,8 @@ class Kill(Fault):
         """Starts them again, if they were killed for a time."""
         if self.planned.duration_s is None:
             return "stays dead"
-        await on_each(self.targets, self.field.restart)
-        return "started again"
+        back = await on_each(self.targets, self.field.restart)
+        return "started again" if all(back) else "started again, and killed by the next fault"
 
 
 def refuses(address: str) -> bool:
