@@ -227,19 +227,22 @@ def _show_status(view: ClusterStatus, *, as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
+    from edged.cluster.state import ROLES
+
     from .render import NONE, table
 
     click.echo(f"cluster {view.name}")
     total = len(view.nodes)
     table(
-        ("name", "state", "region", "target", "gateway", "control", "sees"),
+        ("name", "state", "region", "target", "roles", "gateway", "control", "sees"),
         (
             (
                 n.name,
                 n.condition,
                 n.region,
                 n.target,
-                n.gateway_url,
+                "all" if set(n.roles) == set(ROLES) else " ".join(n.roles),
+                n.gateway_url if "serve" in n.roles else NONE,
                 n.control_url,
                 NONE if n.alive is None else f"{len(n.alive)} of {total}",
             )

@@ -18,6 +18,7 @@ _STYLES: Final = {
     "suspect": "yellow",
     "starting": "yellow",
     "draining": "yellow",
+    "paused": "yellow",
     "down": "red",
     "dead": "red",
     "unreachable": "red",
