@@ -246,6 +246,14 @@ def test_two_codes_of_one_module() -> None:
     )
     assert subject == "module c2c2c2c2c2c2"
     assert "dddddddddddd on n1, by the word of n2" in detail
+    poison = [
+        made.fault(state, 5.0, id="2", action="poison", targets=("n1",))
+        for state in ("begun", "proven", "ended")
+    ]
+    alone = running(
+        made.sample("n1", 39.5, artifacts=(poisoned,)), of=made.with_rows(GOOD, *poison)
+    )
+    assert found(alone, "code-same") == [], "what the liar runs itself"
     other_key = replaced(poisoned, key="p" * 64)
     assert found(running(made.sample("n1", 39.5, artifacts=(other_key,))), "code-same") == []
 

@@ -1,7 +1,8 @@
 """Native code in memory is such as the node's policy allows, and the same for everyone.
 
 Compiling is deterministic: two nodes that run different code of one module under one artifact key
-show that somebody vouched for code which is not that module's, whatever a policy allows.
+show that somebody vouched for code which is not that module's, whatever a policy allows. What a
+poisoned builder itself runs is not asked for: it is the others that must not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 from edged.lab.history import Artifact, Finding, History, Node
 
-from .base import Invariant, named
+from .base import Invariant, named, windows
 
 ALLOWED: Final = "code-allowed"
 SAME: Final = "code-same"
@@ -54,7 +55,15 @@ def check_allowed(history: History) -> list[Finding]:
 def check_same(history: History) -> list[Finding]:
     users: dict[tuple[str, str], dict[str, dict[str, Artifact]]] = defaultdict(dict)
     first_s: dict[tuple[str, str], float] = {}
+    liars = {
+        name
+        for window in windows(history)
+        if window.fault.action == "poison"
+        for name in window.fault.targets
+    }
     for t_s, name, artifact in _in_use(history):
+        if name in liars:
+            continue
         kind = (artifact.module, artifact.key)
         nodes = users[kind].setdefault(artifact.digest, {})
         if len(users[kind]) > 1:
