@@ -19,6 +19,7 @@ from typing import Final
 
 from .bitsets import bits_of, decode_bits, encode_bits
 from .errors import LocalProtocolError, RemoteProtocolError
+from .exchange_circle import Circle
 from .exchange_events import (
     Close,
     Completed,
@@ -54,8 +55,6 @@ from .streams import (
     Want,
 )
 
-SOURCES_MAX: Final = 256
-"""Nodes one fetch considers; a blob everyone holds is not searched for on everyone."""
 TICK_S: Final = 0.1
 """How exactly timeouts are kept: one look at all sources instead of a timer for each."""
 
@@ -80,7 +79,7 @@ class Fetch:
         self._manifest_digest = manifest_digest
         self._config = config or FetchConfig()
         self._rng = rng
-        self._sources: dict[NodeId, Source] = {}
+        self._sources = Circle(self._config)
         self._ledger = Ledger()
         self._segment_bytes = 1  # of wire, on average
         self._news = News(self._config, now)
@@ -100,28 +99,28 @@ class Fetch:
         answers HoldersWanted with nobody new, the fetch has failed."""
         self._looking = False
         for rank, peer in enumerate(peers):
-            self._add(peer, rank, now)
+            self._sources.add(peer, rank, now)
         if self._finished:
             return
         self._dial_more(now)
         self._starved = self._is_starved(now)
         if self._starved:
-            self._finish(Failed(tuple((s.peer, s.reason) for s in self._sources.values())))
+            self._finish(Failed(tuple((s.peer, s.reason) for s in self._sources)))
 
     def meet(self, peers: Iterable[NodeId], now: float) -> None:
         """Members that fetch the blob too, as others say."""
         for peer in peers:
-            self._add(peer, self._rng.random() * self._config.sources_max, now)
+            self._sources.add(peer, self._rng.random() * self._config.sources_max, now)
         self._advance(now)
 
     def wanted_by(self, peer: NodeId, bitmap: bytes, now: float) -> None:
         """It asked this node, so it is alive, and so has what its bitmap says."""
-        self._add(peer, self._rng.random() * self._config.sources_max, now)
+        self._sources.add(peer, self._rng.random() * self._config.sources_max, now)
         source = self._sources.get(peer)
         if source is None or self._finished:
             return
         source.revive(now)
-        room = self._wanted_sources() + self._config.dial_backs_max - self._busy()
+        room = self._sources.room(self._ledger.missing.bit_count()) + self._config.dial_backs_max
         if source.state is State.IDLE and source.ready_at <= now and room > 0:
             self._dial(source, now)
         if source.state is State.ACTIVE and not source.complete:
@@ -190,8 +189,9 @@ class Fetch:
         self._hope_at = now
         have = sorted(present)
         self._ledger.begin(self.manifest.segments, have)
-        self._news.add(have, now)
-        self._send_news()  # before anything is asked for: a seed sends what it believes we lack
+        for source in self._sources.active():
+            source.note_untold(self._ledger.stored, now)
+            self._tell(source)  # before it is asked: a seed sends what it believes we lack
         self._advance(now)
         self._ask_all(now)
         self._complete_if_done()
@@ -200,15 +200,15 @@ class Fetch:
         """Verified segments that are on disk now: others may be told."""
         if self._finished:
             return
-        new = list(indices)
-        self._ledger.stored |= bits_of(new)
-        self._news.add(new, now)
+        new = bits_of(indices)
+        self._ledger.stored |= new
+        self._note_news(new, now)
         self._complete_if_done()
 
     def choke(self, now: float, *, on: bool) -> None:
         """While on, no more is asked for: this node cannot take it (memory, disk)."""
         if self._choked and not on:
-            for source in self._sources.values():
+            for source in self._sources:
                 source.heard_at = max(source.heard_at, now)
         self._choked = on
         self._ask_all(now)
@@ -219,11 +219,11 @@ class Fetch:
 
     def on_timer(self, now: float) -> None:
         if self._news.due is not None and self._news.due <= now:
-            self._send_news()
+            self._send_news(now)
         if self._finished or now < self._tick_at:
             return
         self._tick_at = now + TICK_S
-        for source in list(self._sources.values()):
+        for source in self._sources:
             self._check(source, now)
         if self._holders_at <= now:
             self._look(now)
@@ -243,10 +243,6 @@ class Fetch:
         return self._events.popleft() if self._events else None
 
     # ------------------------------------------------------------ policy: whom to ask
-    def _add(self, peer: NodeId, rank: float, now: float) -> None:
-        if peer not in self._sources and len(self._sources) < SOURCES_MAX:
-            self._sources[peer] = Source(peer, rank, ready_at=now)
-
     def _advance(self, now: float) -> None:
         if self._finished:
             return
@@ -256,22 +252,9 @@ class Fetch:
             self._look(now)
 
     def _dial_more(self, now: float) -> None:
-        """Least tried, then nearest; more sources the more there is to get."""
-        room = self._wanted_sources() - self._busy()
-        if room <= 0:
-            return
-        ready = [
-            source
-            for source in self._sources.values()
-            if source.state is State.IDLE and source.ready_at <= now
-        ]
-        ready.sort(key=lambda source: (source.attempts, source.rank))
-        for source in ready[:room]:
+        room = self._sources.room(self._ledger.missing.bit_count())
+        for source in self._sources.next(room, now):
             self._dial(source, now)
-
-    def _wanted_sources(self) -> int:
-        by_work = self._ledger.missing.bit_count() // self._config.source_segments
-        return min(self._config.sources_max, self._config.dials_first + by_work)
 
     def _dial(self, source: Source, now: float) -> None:
         source.state = State.DIALING
@@ -281,9 +264,9 @@ class Fetch:
 
     def _is_starved(self, now: float) -> bool:
         """Nobody is left; or only fetchers that lack what this node lacks, for too long."""
-        if any(source.state in (State.IDLE, State.DIALING) for source in self._sources.values()):
+        if self._sources.untried:
             return False
-        active = [source for source in self._sources.values() if source.state is State.ACTIVE]
+        active = self._sources.active()
         if not active:
             return True
         if self._choked or (self.manifest is not None and not self._resumed):
@@ -307,8 +290,7 @@ class Fetch:
         elif source.state is State.ACTIVE and not source.asked:
             if source.complete or source.has & self._ledger.missing:
                 return
-            others = any(other.state is State.IDLE for other in self._sources.values())
-            if others and source.useful_at + self._config.idle_s <= now:
+            if self._sources.idle and source.useful_at + self._config.idle_s <= now:
                 self._drop(source, "had nothing of use")
                 source.ready_at = now + self._config.idle_s
                 if not source.hopeless:
@@ -319,7 +301,7 @@ class Fetch:
 
     # ------------------------------------------------------------ policy: what to ask for
     def _ask_all(self, now: float) -> None:
-        for source in list(self._sources.values()):
+        for source in self._sources:
             self._ask(source, now)
 
     def _ask(self, source: Source, now: float) -> None:
@@ -358,6 +340,8 @@ class Fetch:
             source.sample_from, source.sample_bytes = now, 0
         source.useful_at = now
         self._ledger.note(source, ask)
+        if source.untold:  # with a request it costs no packet of its own
+            self._tell(source)
         self._request(source, request, ask)
         return True
 
@@ -366,7 +350,7 @@ class Fetch:
         fetchers. With several such and no other fetcher, their choices would only collide."""
         if not source.complete or not source.seeds or not self._ledger.free:
             return False
-        others = [other for other in self._offering() if other is not source]
+        others = [other for other in self._sources.offering() if other is not source]
         return not others or not all(other.complete for other in others)
 
     def _is_dry(self, source: Source, now: float) -> bool:
@@ -374,10 +358,7 @@ class Fetch:
         and to ask those costs the one everybody depends on nothing."""
         if not source.complete or source.seeds or now >= source.dry_at + self._config.dry_s:
             return False
-        return not all(other.complete for other in self._offering())
-
-    def _offering(self) -> list[Source]:
-        return [s for s in self._sources.values() if s.state is State.ACTIVE and s.offered]
+        return not all(other.complete for other in self._sources.offering())
 
     def _choose(self, source: Source, now: float) -> int | None:
         """Rarest first, ties by chance; at the end also what others are slow with."""
@@ -398,6 +379,7 @@ class Fetch:
         if self.manifest is not None:
             bitmap = encode_bits(self._ledger.stored, self.manifest.segments)
         source.told_at = now
+        source.untold = 0
         self._request(source, Want(self._id(), self.blob), Ask(Kind.WANT, 0, now), bitmap)
 
     def _request(
@@ -412,13 +394,29 @@ class Fetch:
         source.asked[message.id] = ask
         self._transmits.append(Send(source.peer, message, body))
 
-    def _send_news(self) -> None:
-        """To each what it lacks; to one that has everything while it chooses what to send."""
-        news = self._news.take()
-        for source in self._sources.values():
-            if source.state is State.ACTIVE and not (source.complete and not source.seeds):
-                for notice in notices(self.blob, news if source.complete else news & ~source.has):
-                    self._transmits.append(Send(source.peer, notice))
+    def _note_news(self, bits: int, now: float) -> None:
+        if bits:
+            self._news.note(now)
+            for source in self._sources.active():
+                source.note_untold(bits, now)
+
+    def _send_news(self, now: float) -> None:
+        """To those that wait for it; who was told with a request a moment ago, is told later."""
+        before = now - self._news.settled(now)
+        for source in self._sources.active():
+            if not source.untold:
+                continue
+            if source.untold_since <= before:
+                self._tell(source)
+            else:
+                self._news.note(now)
+
+    def _tell(self, source: Source) -> None:
+        """What it lacks; to one that has everything, while it chooses what to send, all."""
+        news, source.untold = source.untold, 0
+        if not (source.complete and not source.seeds):
+            for notice in notices(self.blob, news if source.complete else news & ~source.has):
+                self._transmits.append(Send(source.peer, notice))
 
     def _accept(self, source: Source, message: Reply, body: bytes, now: float) -> None:
         """Raises RemoteProtocolError: the peer lies or is broken."""
@@ -499,7 +497,7 @@ class Fetch:
         self.manifest = manifest
         self._segment_bytes = max(manifest.wire_bytes // manifest.segments, 1)
         self._events.append(ManifestVerified(manifest))
-        for source in list(self._sources.values()):
+        for source in self._sources:
             if source.complete:
                 source.has = (1 << manifest.segments) - 1
             elif source.state is State.ACTIVE:
@@ -580,19 +578,17 @@ class Fetch:
             self._ledger.forget(source)
         self._transmits.append(Close(source.peer, owed))
 
-    def _busy(self) -> int:
-        return sum(s.state in (State.DIALING, State.ACTIVE) for s in self._sources.values())
-
     def _complete_if_done(self) -> None:
         assert self.manifest is not None
         if not self._finished and self._ledger.stored.bit_count() == self.manifest.segments:
-            self._send_news()
+            for source in self._sources.active():
+                self._tell(source)
             self._finish(Completed())
 
     def _finish(self, event: Completed | Failed) -> None:
         """Nothing follows this event; connections are closed, or kept by the driver."""
         self._finished = True
-        for source in self._sources.values():
+        for source in self._sources:
             if source.state in (State.DIALING, State.ACTIVE):
                 self._drop(source, source.reason, owed=source.owed)
         self._events.append(event)

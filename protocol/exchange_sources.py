@@ -75,6 +75,9 @@ class Source:
     has: int = 0
     bitmap: bytes = b""
     """Not decoded yet: there is no manifest."""
+    untold: int = 0
+    """Segments stored here that it does not know of."""
+    untold_since: float = 0.0
     told_at: float = 0.0
     """When it last told what it has."""
     useful_at: float = 0.0
@@ -100,10 +103,15 @@ class Source:
         self.heard_at = self.replied_at = self.told_at = self.useful_at = now
         self.offered = self.complete = self.manifestless = False
         self.seeds = True
-        self.has = 0
+        self.has = self.untold = 0
         self.bitmap = b""
         self.rtt_s = self.rate = 0.0
         self.denials = self.duplicates = self.segments_asked = 0
+
+    def note_untold(self, bits: int, now: float) -> None:
+        if not self.untold:
+            self.untold_since = now
+        self.untold |= bits
 
     @property
     def hopeless(self) -> bool:

@@ -6,8 +6,6 @@ of `_asked_of`; `available` counts each segment once per active source that has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from .bitsets import Counts, bits_of, first_from, indices_of
 from .exchange_events import FetchConfig
 from .exchange_sources import Ask, Kind, Source
@@ -120,25 +118,27 @@ def _asked_at(source: Source, index: int) -> float:
 
 
 class News:
-    """Stored segments that sources are not told of yet: collected for a moment."""
+    """When to look whom to tell of stored segments: they are collected for a moment."""
 
     def __init__(self, config: FetchConfig, now: float) -> None:
         self.due: float | None = None
         self._config = config
         self._begun = now
-        self._bits = 0
 
-    def add(self, indices: Iterable[int], now: float) -> None:
-        self._bits |= bits_of(indices)
-        if self._bits and self.due is None:
-            delay_s = self._config.announce_share * (now - self._begun)
-            most = self._config.announce_delay_max_s
-            self.due = now + min(max(delay_s, self._config.announce_delay_s), most)
+    def note(self, now: float) -> None:
+        """There is some."""
+        if self.due is None:
+            self.due = now + self._delay_s(now)
 
-    def take(self) -> int:
+    def settled(self, now: float) -> float:
+        """A look. Seconds after which news is to be told."""
         self.due = None
-        bits, self._bits = self._bits, 0
-        return bits
+        return 0.5 * self._delay_s(now)
+
+    def _delay_s(self, now: float) -> float:
+        config = self._config
+        delay_s = max(config.announce_share * (now - self._begun), config.announce_delay_s)
+        return min(delay_s, config.announce_delay_max_s)
 
 
 def notices(blob: Digest, bits: int) -> list[Have]:

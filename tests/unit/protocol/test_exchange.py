@@ -203,6 +203,46 @@ def test_what_is_on_disk_is_announced_in_one_notice() -> None:
     assert all(item.message == Have(MANIFEST.blob, tuple(stored)) for item in haves)
 
 
+def test_news_goes_along_with_the_next_request() -> None:
+    rig = Rig(A)
+    first, second, *_ = rig.start(A)
+    rig.fetch.meet([B], rig.now)
+    rig.join(B, ())
+    rig.wait(1.0)
+    rig.give(first, 0)
+    rig.sent()
+    rig.store()
+    assert rig.sent() == [], "it waits for company"
+    rig.give(second, 1)
+    to_a = rig.asked(A)
+    assert to_a[0] == Have(MANIFEST.blob, (0,))
+    assert isinstance(to_a[1], GetAny)
+    rig.wait(2 * CONFIG.announce_delay_max_s)
+    haves = [s for s in rig.sent() if isinstance(s, Send) and isinstance(s.message, Have)]
+    assert haves == [Send(B, Have(MANIFEST.blob, (0,)))]
+
+
+def test_who_was_told_with_a_request_is_told_the_rest_later() -> None:
+    rig = Rig(A)
+    first, second, *_ = rig.start(A)
+    rig.fetch.meet([B], rig.now)
+    rig.join(B, ())
+    rig.now += 30.0
+    rig.fetch.heard(A, rig.now)
+    rig.wait(0.2)
+    rig.give(first, 0)
+    rig.store()
+    rig.give(second, 1)
+    rig.wait(0.9 * CONFIG.announce_delay_max_s)
+    rig.store()
+    rig.sent()
+    rig.wait(0.2 * CONFIG.announce_delay_max_s)
+    assert rig.sent() == [Send(B, Have(MANIFEST.blob, (0, 1)))], "A was told a moment ago"
+    rig.wait(CONFIG.announce_delay_max_s)
+    told = [s for s in rig.sent() if isinstance(s, Send) and isinstance(s.message, Have)]
+    assert told == [Send(A, Have(MANIFEST.blob, (1,)))]
+
+
 def test_a_want_says_what_is_here() -> None:
     rig = Rig(A)
     rig.start(A, present={1, 2})

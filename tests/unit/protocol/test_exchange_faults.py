@@ -8,7 +8,7 @@ import pytest
 from exchange_support import ALL, CONFIG, DATA, FRAMES, MANIFEST, A, B, C, Rig, blob_of
 
 from protocol.errors import LocalProtocolError
-from protocol.exchange import SOURCES_MAX
+from protocol.exchange_circle import SOURCES_MAX
 from protocol.exchange_events import (
     Close,
     Dial,
