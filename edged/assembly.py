@@ -45,7 +45,7 @@ from .native import NativeParts, Surroundings
 from .network import (
     ExchangeService,
     GossipService,
-    Lines,
+    Line,
     Shaper,
     StreamServer,
 )
@@ -340,7 +340,7 @@ class Parts:
             sites=self.views.sites,
             find_peer=self._peer,
             name=self.views.member_name,
-            dial=Lines(self._trust, self.shaper),
+            dial=partial(Line, pool=self.exchange.pool),
         )
         section, store = config.replication, self._store
         self.replication = ReplicationService(

@@ -4,7 +4,7 @@ from .attestations import ask_attestations
 from .exchange import ExchangeService
 from .gateways import GatewayPool, GatewayPoolLimits
 from .gossip import GossipService
-from .lines import Lines
+from .lines import Line
 from .server import StreamLimits, StreamServer
 from .shaping import Shaper
 from .sockets import GossipSockets, bind_gossip
@@ -17,7 +17,7 @@ __all__ = [
     "GatewayPoolLimits",
     "GossipService",
     "GossipSockets",
-    "Lines",
+    "Line",
     "Shaper",
     "StreamLimits",
     "StreamServer",

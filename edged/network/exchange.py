@@ -117,7 +117,8 @@ class ExchangeService:
         rng: Rng | None = None,
         shaper: Shaper | None = None,
     ) -> None:
-        self._pool = ConnectionPool(trust, shaper)
+        self.pool: Final = ConnectionPool(trust, shaper)
+        """Runs as long as this does."""
         self.hot: Final = HotSegments()
         """Of blobs that peers want."""
         self._store = store
@@ -137,7 +138,7 @@ class ExchangeService:
         self._starts, starting = trio.open_memory_channel[_Flight](WAITING_MAX)
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._pool.run)
+                await nursery.start(self.pool.run)
                 task_status.started()
                 async for flight in starting:
                     nursery.start_soon(self._fly, flight)
@@ -247,7 +248,7 @@ class ExchangeService:
             flight.digest,
             flight.manifest_digest,
             flight.bases,
-            self._pool.take,
+            self.pool.take,
             self._give,
             flight.report,
         )
@@ -299,7 +300,7 @@ class ExchangeService:
 
     def drop(self, peer: NodeId) -> None:
         """It is down or has left."""
-        self._pool.drop(peer)
+        self.pool.drop(peer)
 
     # ------------------------------------------------------------ for whoever watches
     def is_fetching(self, digest: Digest) -> bool:
@@ -349,7 +350,7 @@ class ExchangeService:
             begin_partial=self._store.begin_partial,
             holders=lambda digest: self._all_holders(digest, flight),
             find_peer=self._find_peer,
-            dial=self._pool.take,
+            dial=self.pool.take,
             give=self._give,
             keep=self.hot.put,
             progress=flight.report,
@@ -366,4 +367,4 @@ class ExchangeService:
         return [*(peer for peer in told if peer is not None), *known]
 
     def _give(self, connection: Connection[Reply], owed: int) -> None:
-        self._pool.give(connection, owed=owed)
+        self.pool.give(connection, owed=owed)

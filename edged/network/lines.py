@@ -1,11 +1,11 @@
-"""Requests to one peer, one after the other: a connection that is dialled when it is first needed.
+"""Requests to one peer, one after the other, on a connection that the pool lends when it is first
+needed and gets back in the end.
 
-A line belongs to one task. After an error it is as good as new: the next request dials again.
+A line belongs to one task. After an error it is as good as new: the next request takes another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -25,9 +25,8 @@ from protocol.streams import (
 
 from ..errors import PeerError, PeerRefused
 from ..interfaces import Peer
-from ..trust import Trust
-from .shaping import Shaper
-from .streams import Connection, dial
+from .pool import ConnectionPool
+from .streams import Connection
 
 DIAL_TIMEOUT_S: Final = 3.0
 
@@ -35,10 +34,9 @@ DIAL_TIMEOUT_S: Final = 3.0
 class Line:
     """Implements interfaces.PeerLine."""
 
-    def __init__(self, peer: Peer, connect: Callable[[Peer], Awaitable[Connection[Reply]]]) -> None:
-        """`connect` raises PeerError."""
+    def __init__(self, peer: Peer, pool: ConnectionPool) -> None:
         self._peer = peer
-        self._connect = connect
+        self._pool = pool
         self._connection: Connection[Reply] | None = None
         self._requests = 0
 
@@ -59,9 +57,11 @@ class Line:
         return reply.held
 
     async def aclose(self) -> None:
+        """Between requests, so that nothing is owed."""
+        await trio.lowlevel.checkpoint()
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.aclose()
+            self._pool.give(connection, owed=0)
 
     async def _ask(self, request: Query, body: bytes = b"") -> Reply:
         """Raises PeerError; PeerRefused if that is the peer's answer."""
@@ -79,29 +79,14 @@ class Line:
                 raise PeerError("answered another request")
             answered = True
         finally:
-            if not answered:  # a late reply would be taken for the next one's
-                await self.aclose()
+            if not answered and self._connection is not None:
+                self._connection.abort()  # a late reply would be taken for the next one's
+                self._connection = None
         if isinstance(reply, ErrorReply):
             raise PeerRefused(reply.code, reply.text)
         return reply
 
     async def _dial(self) -> Connection[Reply]:
         with trio.move_on_after(DIAL_TIMEOUT_S):
-            return await self._connect(self._peer)
+            return await self._pool.take(self._peer)
         raise PeerError(f"no connection in {DIAL_TIMEOUT_S:g} s")
-
-
-class Lines:
-    """Makes them."""
-
-    def __init__(self, trust: Trust, shaper: Shaper | None = None) -> None:
-        self._trust = trust
-        self._shaper = shaper
-
-    def __call__(self, peer: Peer) -> Line:
-        return Line(peer, self._connect)
-
-    async def _connect(self, peer: Peer) -> Connection[Reply]:
-        return await dial(
-            peer.stream_address, self._trust, expected=peer.node_id, shaper=self._shaper
-        )

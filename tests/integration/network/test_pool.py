@@ -14,6 +14,7 @@ from edged.interfaces import Peer
 from edged.network import ExchangeService
 from edged.network import pool as pools
 from edged.network.pool import IDLE_MAX, IDLE_PER_PEER_MAX, ConnectionPool
+from edged.network.shaping import Shaper
 from edged.network.streams import Connection
 from edged.store import open_store
 from edged.telemetry import Log, Metrics
@@ -169,10 +170,14 @@ async def test_fetches_share_their_connections(
     dial = pools.dial
 
     async def counted(
-        address: tuple[str, int], trust: Trust, *, expected: NodeId | None
+        address: tuple[str, int],
+        trust: Trust,
+        *,
+        expected: NodeId | None,
+        shaper: Shaper | None = None,
     ) -> Connection[Reply]:
         dialled.append(address)
-        return await dial(address, trust, expected=expected)
+        return await dial(address, trust, expected=expected, shaper=shaper)
 
     monkeypatch.setattr(pools, "dial", counted)
     blobs = [b"\0asm" + random.Random(n).randbytes(300_000) for n in range(4)]
@@ -194,7 +199,7 @@ async def test_fetches_share_their_connections(
             named = manifest_digest(manifest)
             with trio.fail_after(10):
                 await exchange.fetch(manifest.blob, named, progress=lambda done, of: None)
-                while not exchange._pool.idle:
+                while not exchange.pool.idle:
                     await trio.sleep(0.001)
             crowds = served.server._uploads._seeding._crowds
             with trio.fail_after(5):

@@ -12,8 +12,8 @@ from network_support import EchoSync, GossipNode, MakeTrust, MemorySource, gossi
 
 from edged.errors import DiskFull, PeerError, PeerRefused
 from edged.interfaces import Peer
-from edged.network import Lines, StreamServer
-from edged.network.lines import Line
+from edged.network import Line, StreamServer
+from edged.network.pool import ConnectionPool
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
 from protocol.function import FunctionSpec, encode_spec
@@ -43,7 +43,7 @@ class Keeper:
 
 def line_to(asker: Trust, trust: Trust, address: tuple[str, int]) -> Line:
     peer = Peer(trust.node_id, trust.name, "eu", address, address, "", None)
-    return Lines(asker)(peer)
+    return Line(peer, ConnectionPool(asker))
 
 
 @asynccontextmanager
@@ -86,6 +86,40 @@ async def test_a_node_without_replicas_says_so(make_trust: MakeTrust, log: Log) 
             await line.replicate(BLOB, MANIFEST)
         with pytest.raises(PeerRefused, match="keeps no records"):
             await line.store_records(encode_bundles([b"record"])[0])
+
+
+async def test_a_change_gives_its_connection_back(make_trust: MakeTrust, log: Log) -> None:
+    """The next one needs no handshake; a connection with an answer due is not lent again."""
+    trust = make_trust("keeper")
+    server = StreamServer(
+        trust=trust,
+        source=MemorySource(),
+        sync=EchoSync(),
+        replicas=Keeper(),
+        metrics=Metrics(),
+        log=log,
+    )
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listeners[0].socket.getsockname()
+    peer = Peer(trust.node_id, trust.name, "eu", address, address, "", None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run, listeners)
+        pool = ConnectionPool(make_trust("asker"))
+        await nursery.start(pool.run)
+        gone = msgspec.structs.replace(peer, stream_address=("127.0.0.1", 1))
+        lines = [Line(peer, pool), Line(gone, pool), Line(gone, pool)]
+        assert await lines[0].confirm(BLOB)
+        await lines[0].aclose()
+        assert pool.idle == 1
+        assert await lines[1].confirm(BLOB)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await lines[1].confirm(BLOB)
+        await lines[1].aclose()
+        assert pool.idle == 0
+        with pytest.raises(PeerError):
+            await lines[2].confirm(BLOB)
+        nursery.cancel_scope.cancel()
 
 
 async def test_nobody_there(make_trust: MakeTrust, log: Log) -> None:
