@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "unpin": "edged.cli.blobs:unpin",
     "cluster": "edged.cli.cluster:cluster",
     "load": "edged.cli.load:load",
+    "report": "edged.cli.report:report",
     "chaos": "edged.cli.chaos:chaos",
     "topology": "edged.cli.topology:topology",
 }
