@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -280,26 +281,35 @@ class Activation:
     async def _obtain(self, spec: FunctionSpec) -> tuple[Obtained, StartType, Phases]:
         """Code of either tier, by the shortest way. Raises as `ready`."""
         digest, began_s = spec.module, trio.current_time()
-        if await self._supplied(spec):
-            found = await self._artifacts.trusted(digest)
-            if found is not None:
-                return found, "artifact", Phases(fetch_s=trio.current_time() - began_s)
-        known = self.failing(digest)
-        if known is not None:
-            raise known.with_traceback(None)
-        fetch_s = await self._have_module(spec)
-        compile_from = trio.current_time()
+        while True:
+            if await self._supplied(spec):
+                found = await self._artifacts.trusted(digest)
+                if found is not None:
+                    return found, "artifact", Phases(fetch_s=trio.current_time() - began_s)
+            known = self.failing(digest)
+            if known is not None:
+                raise known.with_traceback(None)
+            fetch_s = await self._have_module(spec)
+            compile_from = trio.current_time()
+            try:
+                made = await self._compiled(spec)
+            except EdgedError as error:
+                self._failed(digest, error)
+                raise
+            if made is not None:
+                self._backoff.succeeded(digest)
+                compile_s = trio.current_time() - compile_from
+                return made, "compiled", Phases(fetch_s=fetch_s, compile_s=compile_s)
+
+    async def _compiled(self, spec: FunctionSpec) -> Obtained | None:
+        """None: another node compiles the same, and this one is to wait for it."""
         estimate_s = await self._artifacts.estimate_s(
-            digest, "optimised", module_bytes=spec.module_bytes
+            spec.module, "optimised", module_bytes=spec.module_bytes
         )
-        try:
-            found = await self._artifacts.make(digest, shown=self._supply.shown(estimate_s))
-        except EdgedError as error:
-            self._failed(digest, error)
-            raise
-        self._backoff.succeeded(digest)
-        compile_s = trio.current_time() - compile_from
-        return found, "compiled", Phases(fetch_s=fetch_s, compile_s=compile_s)
+        make = partial(self._artifacts.make, spec.module, shown=self._supply.shown(estimate_s))
+        if self._has_fast:
+            return await make()
+        return await self._supply.first_of_all(spec.module, make, estimate_s=estimate_s)
 
     async def _supplied(self, spec: FunctionSpec) -> bool:
         """Whether a peer's artifact came. With a fast compiler only if that is sooner; else others

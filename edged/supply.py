@@ -7,9 +7,9 @@ waited for, and which peers were asked in vain. Compiles nothing itself.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 import trio
@@ -18,6 +18,7 @@ from protocol.building import (
     CLAIM_S,
     PATIENCE,
     SMALL_S,
+    YIELD_S,
     Scene,
     goes_on,
     next_step,
@@ -41,6 +42,7 @@ FORGOTTEN_S: Final = 5.0
 """Who has not looked for so long had stopped waiting."""
 
 Step = Literal["fetched", "wait", "build"]
+Made = TypeVar("Made")
 
 
 class Rivals(msgspec.Struct, frozen=True):
@@ -134,6 +136,34 @@ class Supply:
         if seen.ready - before:
             return False
         return goes_on(self._node_id, module, self._key, seen.building, builders=needed)
+
+    async def first_of_all(
+        self, module: Digest, make: Callable[[], Awaitable[Made]], *, estimate_s: float
+    ) -> Made | None:
+        """What `make` returns, which compiles the module for a request and shows it; None, and it
+        is cancelled, if a better ranked node turns out to do the same. Raises as `make`."""
+        if estimate_s < YIELD_S:
+            return await make()
+        made: Made | None = None
+        failed: Exception | None = None
+
+        async def run() -> None:
+            nonlocal made, failed
+            try:
+                made = await make()
+            except Exception as error:  # noqa: BLE001 - raised again below, out of the nursery
+                failed = error
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            if not await self.claim(module):
+                nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+        if made is None:
+            self._log.info("compile left to a better ranked node", module=module)
+        return made
 
     def _waiting(self, module: Digest) -> _Wait:
         now_s = trio.current_time()

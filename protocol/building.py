@@ -30,6 +30,9 @@ LEISURE: Final = 10.0
 """In its place where no request waits, as fast code answers or nobody has asked."""
 CLAIM_S: Final = 0.5
 """Who compiles while no request waits shows it for so long before it begins: until all know."""
+YIELD_S: Final = 1.0
+"""Where a request waits, a compile begins at once, and is given up after CLAIM_S for a better
+ranked node's if it is expected to take so long: of less there would be little left to save."""
 
 
 class Scene(msgspec.Struct, frozen=True):

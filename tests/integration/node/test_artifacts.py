@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from edged import audit, supply
+from edged.activation import Activation
 from edged.artifacts import Artifacts
 from edged.interfaces import CompileReport
 from edged.runtime.runtime import WasmtimeRuntime
@@ -166,6 +167,46 @@ async def test_asked_at_once_one_compiles_and_the_others_take_it(
         assert gate.begun == 1
         fetched = [await node.metric("edged_artifacts_fetched_total") for node in nodes]
         assert sorted(fetched) == [0, 1, 1]
+
+
+async def test_with_one_tier_and_asked_at_once_one_compiles_and_the_other_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither knows of the other's compile when it begins its own."""
+    real, step = WasmtimeRuntime.compile, building.next_step
+    begun: list[WasmtimeRuntime] = []
+    go_on = trio.Event()
+
+    async def compile_late(runtime: WasmtimeRuntime, *files: Any) -> CompileReport:
+        begun.append(runtime)
+        await go_on.wait()
+        return await real(runtime, *files)
+
+    steps = iter(["build", "build"])
+    monkeypatch.setattr(supply, "next_step", lambda *a, **k: next(steps, None) or step(*a, **k))
+    monkeypatch.setattr(WasmtimeRuntime, "compile", compile_late)
+    monkeypatch.setattr(Activation, "start", lambda *_: None)
+    monkeypatch.setattr(supply, "YIELD_S", 0.0)
+    monkeypatch.setattr(supply, "CLAIM_S", 1.0)  # news may be late on a busy machine
+    worth_waiting(monkeypatch)
+    async with lab(tmp_path) as cluster:
+        nodes = await start(cluster, "a", "b", runtime=ONE_TIER)
+        await nodes[0].deploy("f", LARGE, replicas=2)
+        await cluster.agree()
+        answers: list[tuple[bytes, str]] = []
+
+        async def ask(node: Running) -> None:
+            answers.append(await first_start(node))
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(ask, node)
+            while not any("left to a better" in node.log.getvalue() for node in nodes):
+                await trio.sleep(0.02)
+            go_on.set()
+        assert len(begun) == 2
+        assert sorted(answers) == [(b"hello", "artifact"), (b"hello", "compiled")]
+        assert sum([await node.metric("edged_compiles_total") for node in nodes]) == 1
 
 
 async def test_who_waits_for_a_builder_that_dies_goes_on(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
+from edged.errors import CompileFailed
 from edged.supply import Rivals, Supply
 from edged.telemetry import make_log
-from protocol.building import CLAIM_S, LEISURE, PATIENCE, rank_of
+from protocol.building import CLAIM_S, LEISURE, PATIENCE, YIELD_S, rank_of
 from protocol.ids import ArtifactKey, Digest, NodeId
 
 MODULE, KEY = Digest("ab" * 32), ArtifactKey("cd" * 32)
@@ -107,3 +109,46 @@ async def test_a_builder_that_gives_up_is_followed_at_once_or_in_its_turn(
     assert await world.step(urgent=False) == "wait"
     world.see()
     assert await world.step(urgent=False) == "build"
+
+
+async def made(own: NodeId, *, building: NodeId | None, takes_s: float, estimate_s: float) -> Any:
+    """What comes of a compile that a request waits for, and how long it ran."""
+    world, begun_s = World(own), trio.current_time()
+    ran_s: list[float] = []
+
+    async def make() -> str:
+        try:
+            await trio.sleep(takes_s)
+        finally:
+            ran_s.append(trio.current_time() - begun_s)
+        return "code"
+
+    world.see(building=building)
+    return await world.supply.first_of_all(MODULE, make, estimate_s=estimate_s), *ran_s
+
+
+async def test_a_compile_that_a_request_waits_for_gives_way_to_a_better_ranked_node(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    long = {"takes_s": 30.0, "estimate_s": 20.0}
+    assert await made(MIDDLE, building=BEST, **long) == (None, CLAIM_S)
+    assert await made(MIDDLE, building=LAST, **long) == ("code", 30.0)
+    assert await made(MIDDLE, building=None, **long) == ("code", 30.0)
+
+
+async def test_it_does_not_where_little_is_left_to_save(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    found = await made(MIDDLE, building=BEST, takes_s=3.0, estimate_s=YIELD_S - 0.1)
+    assert found == ("code", 3.0)
+    found = await made(MIDDLE, building=BEST, takes_s=CLAIM_S / 2, estimate_s=20.0)
+    assert found == ("code", CLAIM_S / 2)
+
+
+async def test_a_compile_that_fails_says_so_itself(autojump_clock: trio.testing.MockClock) -> None:
+    async def fail() -> str:
+        await trio.sleep(0.1)
+        raise CompileFailed("memory", "too large")
+
+    with pytest.raises(CompileFailed, match="too large"):
+        await World(MIDDLE).supply.first_of_all(MODULE, fail, estimate_s=20.0)
