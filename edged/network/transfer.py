@@ -70,7 +70,8 @@ class _Link:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     connection: Connection[Reply] | None = None
     outgoing: bytearray = field(default_factory=bytearray)
-    flushing: bool = False
+    flushing: trio.CancelScope | None = None
+    """While what its connection did not take at once is on its way."""
     owed: int | None = None
     """Of one that is over: what Close says."""
 
@@ -261,6 +262,8 @@ class Transfer:
                     self._post(link, tasks)
                 link.owed = owed
                 link.scope.cancel()
+                if link.flushing is not None:
+                    link.flushing.cancel()
 
     def _post(self, link: _Link, tasks: trio.Nursery) -> None:
         if link.connection is None:
@@ -269,20 +272,20 @@ class Transfer:
         link.outgoing.clear()
         self._metrics.control_bytes.inc(len(data))
         try:
-            if not link.connection.post(data) and not link.flushing:
-                link.flushing = True
-                tasks.start_soon(self._flush, link)
+            if not link.connection.post(data) and link.flushing is None:
+                link.flushing = trio.CancelScope()
+                tasks.start_soon(self._flush, link, link.flushing)
         except PeerError as error:
             self._failed(link, error)
 
-    async def _flush(self, link: _Link) -> None:
+    async def _flush(self, link: _Link, scope: trio.CancelScope) -> None:
         assert link.connection is not None
         try:
-            with link.scope:
+            with scope:
                 await link.connection.flush()
         except PeerError as error:
             self._failed(link, error)
-        link.flushing = False
+        link.flushing = None
 
     async def _read(self, link: _Link, tasks: trio.Nursery) -> None:
         """Connects, then reads until the peer or the machine ends it."""

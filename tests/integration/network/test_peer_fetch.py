@@ -16,6 +16,7 @@ from edged.errors import DiskFull, Draining, NoHolder, Overloaded, PeerError
 from edged.interfaces import BlobInfo, Peer
 from edged.network import ExchangeService, uploads
 from edged.network.exchange import WAITING_MAX
+from edged.network.streams import Connection
 from edged.store import BlobStore, open_store
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
@@ -334,6 +335,24 @@ async def test_a_holder_that_gossip_does_not_know_yet_is_told_of(bench: Bench) -
         await fetch(site)
     with trio.fail_after(20):
         await site.exchange.fetch(BLOB, NAMED, progress=ignore, holder=trust.node_id)
+    assert await site.store.read(BLOB) == DATA
+
+
+async def test_what_a_connection_does_not_take_at_once_follows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a slow link: requests go out while the same connection is read."""
+    site = await bench.site()
+    source = MemorySource(DATA)
+    await bench.holder("h", source, site)
+    post = Connection.post
+
+    def takes_its_time(self: Connection, data: bytes) -> bool:
+        post(self, data)
+        return False
+
+    monkeypatch.setattr(Connection, "post", takes_its_time)
+    assert (await fetch(site)).size_bytes == len(DATA)
     assert await site.store.read(BLOB) == DATA
 
 
