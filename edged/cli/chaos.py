@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .common import EdgedCommand, clean, json_option, print_json
+from .common import EdgedCommand, clean, json_option, print_error, print_json
 
 if TYPE_CHECKING:
     from edged.lab.history import Conclusion, Verdict
@@ -20,6 +20,13 @@ class VerdictCommand(EdgedCommand):
 
     def fail_code(self, _code: int) -> int:
         return EXITS["unknown"]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print_error("interrupted: the run has no verdict", "")
+            ctx.exit(EXITS["unknown"])
 
 
 @click.group()
@@ -61,10 +68,17 @@ def plan(file: str, seed: int | None, as_json: bool) -> None:
     help="The run's folder; default: chaos-runs/SCENARIO-SEED-TIME.",
 )
 @click.option("--keep", is_flag=True, help="Keep the cluster's files; its processes end.")
+@click.option("--report/--no-report", "draw", default=True, help="Draw report.html and plots.")
 @json_option
 @click.pass_context
 def run(
-    ctx: click.Context, file: str, seed: int | None, out: str | None, keep: bool, as_json: bool
+    ctx: click.Context,
+    file: str,
+    seed: int | None,
+    out: str | None,
+    keep: bool,
+    draw: bool,
+    as_json: bool,
 ) -> None:
     """Run a scenario on a cluster of its own. Leaves with 0 valid, 1 invalid, 2 unknown."""
     from edged.lab.chaos.running import Options, run_scenario
@@ -85,10 +99,24 @@ def run(
         verdict = run_scenario(
             scenario, options, tell=lambda line: click.echo(clean(line), err=True)
         )
+    drawn = draw and _draw(options.out)
     _show(verdict, as_json=as_json)
     if not as_json:
-        click.echo(f"folder: {options.out}")
+        click.echo(f"folder: {options.out}" + (", with report.html" if drawn else ""))
     ctx.exit(EXITS[verdict.verdict])
+
+
+def _draw(directory: Path) -> bool:
+    """A verdict stands without pictures too."""
+    from edged.errors import ConfigError
+    from edged.lab.report.building import build_report
+
+    try:
+        build_report(directory)
+    except ConfigError as error:
+        click.echo(clean(f"no report: {error}"), err=True)
+        return False
+    return True
 
 
 def _now() -> str:

@@ -170,13 +170,13 @@ class Engine:
         self._converging.over(planned.id, since_s)
 
     async def _go_on(self, fault: faults.Fault) -> None:
-        """Proven meanwhile, until its time is over."""
+        """Proven meanwhile, until its time is over, which counts from when it is in force."""
         planned = fault.planned
         end_s = self._scenario.for_s
         if planned.duration_s is not None:
-            end_s = min(end_s, planned.t_s + planned.duration_s)
+            end_s = min(end_s, self._clock.now() + planned.duration_s)
         elif not fault.lasting:
-            end_s = planned.t_s
+            end_s = self._clock.now()
         async with trio.open_nursery() as sustaining:
             sustaining.start_soon(fault.sustain)
             await self._prove(fault, end_s)

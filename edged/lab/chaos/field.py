@@ -13,12 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-import msgspec
 import trio
 
 from edged.cluster import process
 from edged.cluster.process import Process
-from edged.cluster.shaping import read_links, write_links
+from edged.cluster.shaping import read_links, tell_links, write_links
 from edged.cluster.state import ClusterState, Home, NodeState
 from edged.errors import Conflict, EdgedError, Unreachable
 from edged.links import Document
@@ -32,9 +31,8 @@ RESTART_TIMEOUT_S: Final = 60.0
 
 KILL_PATIENCE_S: Final = 10.0
 """A busy machine starts a node later than the timeline kills it again."""
+LINKS_PATIENCE_S: Final = 20.0
 RETRY_S: Final = 0.1
-LINKS_AHEAD_MS: Final = 150
-"""For a change of links to reach every node before the instant at which they all switch."""
 
 T = TypeVar("T")
 
@@ -64,6 +62,8 @@ class Field:
         self._links_lock = trio.Lock()
         self._links = read_links(boss.home, boss.load(name))
         self._heeders: list[Callable[[Document], None]] = []
+        self.paused: set[str] = set()
+        """On purpose, and until they are resumed."""
         self._kills: Counter[str] = Counter()
         self._wishes: dict[str, dict[str, Any]] = {}
 
@@ -92,12 +92,13 @@ class Field:
         return known if known is not None and process.is_running(known) else None
 
     def running(self) -> list[str]:
-        """Nodes whose process runs, and is not stopped by a signal: who should answer."""
+        """Nodes whose process runs, and is not paused: who should answer. One that is slowed down,
+        stopped for moments, is among them."""
         found = self.processes().items()
         return [
             name
             for name, known in found
-            if known is not None and process.is_running(known) and not is_stopped(known)
+            if known is not None and process.is_running(known) and name not in self.paused
         ]
 
     async def kill(self, name: str) -> Process:
@@ -106,10 +107,13 @@ class Field:
         patience_s = trio.current_time() + KILL_PATIENCE_S
         while True:
             try:
-                return await self.thread(self.boss.kill, self.name, name)
+                killed = await self.thread(self.boss.kill, self.name, name)
             except Conflict:
                 if trio.current_time() >= patience_s:
                     raise
+            else:
+                self.paused.discard(name)
+                return killed
             await trio.sleep(RETRY_S)
 
     async def restart(self, name: str) -> bool:
@@ -127,10 +131,17 @@ class Field:
         return True
 
     async def pause(self, name: str) -> None:
-        await self.thread(self.boss.pause, self.name, name)
+        self.paused.add(name)
+        try:
+            await self.thread(self.boss.pause, self.name, name)
+        except EdgedError:
+            self.paused.discard(name)
+            raise
 
     async def resume(self, name: str) -> None:
         await self.thread(self.boss.resume, self.name, name)
+        self.paused.discard(name)
+        await self._tell_late(name)
 
     def directory(self, name: str) -> Path:
         return self.boss.home.node_directory(self.name, name)
@@ -169,26 +180,33 @@ class Field:
 
     async def change_links(self, change: Callable[[Document], Document]) -> None:
         """One change after the other: on disk first, for nodes that start, then in force on all
-        that run, at one instant. Raises Unreachable: a node did not take it."""
+        that run, at one instant. Raises Unreachable: one that runs does not take it."""
         async with self._links_lock:
-            document = change(self._links)
             home, state = self.boss.home, self.boss.load(self.name)
-            self._links = await self.thread(write_links, home, state, document)
-            at_ms = round(time.time() * 1000) + LINKS_AHEAD_MS
-            plain = msgspec.to_builtins(self._links)
-            body = msgspec.json.encode({**plain, "at_ms": at_ms})
-            await on_each(self.running(), lambda name: self._put_links(name, body))
-            await trio.sleep(max(0.0, at_ms / 1000 - time.time()))
+            self._links = await self.thread(write_links, home, state, change(self._links))
+            running = [state.node(name) for name in self.running()]
+            changed = await self.thread(tell_links, home, state, running, self._links, None)
             for heed in self._heeders:
                 heed(self._links)
+        silent = [told.node for told in changed.nodes if told.at_ms is None]
+        await on_each(silent, self._tell_late)
 
-    async def _put_links(self, name: str, body: bytes) -> None:
-        answer = await self.call(name, "PUT", "/v1/links", body)
-        if answer is not None and answer.status == 200:
-            return
-        if self.process(name) is not None:  # else it reads the file when it starts again
-            told = "no answer" if answer is None else answer.told()
-            raise Unreachable(f"{name}: links: {told}")
+    async def _tell_late(self, name: str) -> None:
+        """The newest document, to a node that may have read the file before it was written, and not
+        have answered yet. Raises Unreachable."""
+        patience_s = trio.current_time() + LINKS_PATIENCE_S
+        while self.process(name) is not None and name not in self.paused:
+            home, state = self.boss.home, self.boss.load(self.name)
+            now_ms = int(time.time() * 1000)
+            changed = await self.thread(
+                tell_links, home, state, [state.node(name)], self._links, now_ms
+            )
+            told = changed.nodes[0]
+            if told.at_ms is not None:
+                return
+            if trio.current_time() >= patience_s:
+                raise Unreachable(f"{name}: links: {told.why}")
+            await trio.sleep(RETRY_S)
 
     def wish(self, name: str, **switches: Any) -> dict[str, Any]:
         """All the lab switches that are wanted of a node, these among them."""

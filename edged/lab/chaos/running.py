@@ -70,7 +70,9 @@ def run_scenario(scenario: Scenario, options: Options, *, tell: Tell) -> Verdict
             folder.event(_run_row(scenario, options, state, modules))
             tell(f"running for {scenario.for_s:g} s; edged chaos show {options.out}")
             load = load_of(scenario, options.seed, folder.request)
-            over_s = trio.run(_engine, Field(boss, name), scenario, timeline, modules, folder, load)
+            field = Field(boss, name)
+            with _bare_interrupt():
+                over_s = trio.run(_engine, field, scenario, timeline, modules, folder, load)
         folder.event(_left(boss, name, options, fds_before, over_s))
     tell("judging")
     verdict = judge(read_history(options.out))
@@ -97,6 +99,17 @@ async def _engine(
         flush=folder.flush,
     )
     return await engine.run()
+
+
+@contextmanager
+def _bare_interrupt() -> Iterator[None]:
+    """Ctrl-C as everybody outside of nurseries knows it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:
+            raise KeyboardInterrupt from group
+        raise
 
 
 # ---------------------------------------------------------------- the cluster

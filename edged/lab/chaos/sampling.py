@@ -14,7 +14,7 @@ from edged.lab.history import Artifact, LinkCount, Sample
 
 from .clock import RunClock
 from .control import Artifacts, LinkPeer, Links, Members, Status
-from .field import Field, cpu_s, is_stopped
+from .field import Field, cpu_s
 
 PERIOD_S: Final = 1.0
 LOOK_TIMEOUT_S: Final = 5.0
@@ -53,7 +53,7 @@ class Sampler:
             state = "stopped" if known is None else "dead"
             self._write(Sample(t_s=self._clock.now(), node=name, state=state))
             return
-        if is_stopped(known):
+        if name in self._field.paused:
             sample = Sample(t_s=self._clock.now(), node=name, state="paused", pid=known.pid)
             self._write(sample)
             return

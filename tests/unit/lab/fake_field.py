@@ -20,7 +20,6 @@ class Machine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.runs = True
-        self.paused = False
         self.comes_back = True
         self.catalog = "c0"
         self.under_replicated = 0
@@ -31,6 +30,7 @@ class FakeField(Field):
 
     def __init__(self, names: list[str], *, delay_s: float = 1.0) -> None:
         self.machines = {name: Machine(name) for name in names}
+        self.paused = set()
         self.delay_s = delay_s
         self.deployed: dict[str, str] = {}
         self.refuse_deploys = False
@@ -51,7 +51,7 @@ class FakeField(Field):
         return {name: own if m.runs else None for name, m in self.machines.items()}
 
     def running(self) -> list[str]:
-        return [name for name, m in self.machines.items() if m.runs and not m.paused]
+        return [name for name, m in self.machines.items() if m.runs and name not in self.paused]
 
     def _change(self, act: str, name: str) -> None:
         if trio.current_time() - self._changed_s >= self.delay_s:
@@ -82,7 +82,7 @@ class FakeField(Field):
     ) -> Answer | None:
         await trio.sleep(0.001)
         machine = self.machines[name]
-        if not machine.runs or machine.paused:
+        if not machine.runs or name in self.paused:
             return None
         if method == "PUT" and path == "/v1/modules":
             return Answer(201, msgspec.json.encode(control.Stored(module="ab" * 32)))
