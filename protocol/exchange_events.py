@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from .ids import NodeId
 from .manifest import Manifest
 from .streams import Cancel, GetAny, GetManifest, GetSegment, Have, Want
 
 
-@dataclass(frozen=True, slots=True)
-class FetchConfig:
+class FetchConfig(msgspec.Struct, frozen=True):
     sources_max: int = 12
     """Sources a fetch chooses to be connected to. Random graphs of that degree spread a blob
     through 200 nodes within a few per cent of the bound (tests/sim_exchange)."""
@@ -66,22 +65,19 @@ class FetchConfig:
     """With nobody left but fetchers that lack the same segments."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Open a connection; answer with `connected` or `failed`."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     peer: NodeId
     message: GetManifest | GetSegment | GetAny | Want | Have | Cancel
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """Drop the connection, or the attempt to make it, and everything read from it; what was to be
     sent before still goes out."""
 
@@ -93,15 +89,13 @@ class Close:
 Transmit = Dial | Send | Close
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestVerified:
+class ManifestVerified(msgspec.Struct, frozen=True):
     """Answer with `resume` as soon as it is known what is on disk."""
 
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentVerified:
+class SegmentVerified(msgspec.Struct, frozen=True):
     """Answer with `stored` when it is on disk."""
 
     index: int
@@ -109,42 +103,36 @@ class SegmentVerified:
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class SourceLost:
+class SourceLost(msgspec.Struct, frozen=True):
     """The source failed this time; it may be tried again."""
 
     peer: NodeId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SourceBanned:
+class SourceBanned(msgspec.Struct, frozen=True):
     """The source sent bytes that do not verify, or broke the protocol; worth telling people."""
 
     peer: NodeId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FetchersNamed:
+class FetchersNamed(msgspec.Struct, frozen=True):
     """Others that fetch the same blob, as a source says. Answer with `meet` for those that are
     members."""
 
     peers: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HoldersWanted:
+class HoldersWanted(msgspec.Struct, frozen=True):
     """Who holds the blob now? Answer with `offer`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True):
     """Every segment has been handed out and is stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """No source is left, or (`reasons` of one entry without a peer) the record itself is wrong."""
 
     reasons: tuple[tuple[NodeId | None, str], ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,10 @@ def timeout_option(function: F) -> F:
 
 @contextmanager
 def progress(description: str) -> Iterator[Report]:
+    """On a terminal. Elsewhere what draws it is not even loaded: 0.1 s of CPU while nodes start."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (

@@ -194,7 +194,7 @@ class Nodes:
 
     def _join(self, name: str, spec: NodeSpec) -> ClusterState:
         """Writes a node's files and takes it into the state. The lock is held."""
-        from .layout import SEEDS_MAX, write_node
+        from .layout import SEEDS_MAX, node_toml, write_node
         from .shaping import read_links, write_links
 
         state = self.load(name)
@@ -210,7 +210,7 @@ class Nodes:
         try:
             if state.lab:
                 write_links(self.home, state, read_links(self.home, state))
-            write_node(self.home, state, fresh[0], seeds)
+            write_node(self.home, state, fresh[0], node_toml(self.home, state, fresh[0], seeds))
         except BaseException:
             self._take_out(state, spec.name)
             raise

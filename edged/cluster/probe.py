@@ -28,6 +28,11 @@ class _State(msgspec.Struct, frozen=True):
     state: str = ""
 
 
+# Made here, not at each use: msgspec 0.22 crashes where threads are the first to use a type.
+_decode_members: Final = msgspec.json.Decoder(_Members).decode
+_decode_state: Final = msgspec.json.Decoder(_State).decode
+
+
 def get(address: str, path: str, *, token: str = "") -> tuple[int, bytes] | None:
     """(status, body), or None if nothing that speaks HTTP answered in time."""
     return ask("GET", address, path, token=token, timeout_s=PROBE_TIMEOUT_S)
@@ -64,7 +69,7 @@ def health(address: str) -> Health:
     if status == 200:
         return "ready"
     try:
-        state = msgspec.json.decode(body, type=_State).state
+        state = _decode_state(body).state
     except msgspec.MsgspecError:
         return "unreachable"
     return "draining" if state == "draining" else "starting"
@@ -76,7 +81,7 @@ def alive_members(address: str, token: str) -> frozenset[str] | None:
     if answer is None or answer[0] != 200:
         return None
     try:
-        members = msgspec.json.decode(answer[1], type=_Members).members
+        members = _decode_members(answer[1]).members
     except msgspec.MsgspecError:
         return None
     return frozenset(member.name for member in members if member.state == "alive")

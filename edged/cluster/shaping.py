@@ -31,6 +31,11 @@ class _Answer(msgspec.Struct, frozen=True):
     at_ms: int
 
 
+_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
+_PREPARED: Final = msgspec.json.Decoder(Document)
+"""So that threads which restart nodes are not the first to read a document (probe.py says why)."""
+
+
 # ---------------------------------------------------------------- the file
 def read_links(home: Home, state: ClusterState) -> Document:
     """Raises Conflict (its nodes do not shape their traffic), ConfigError."""
@@ -88,7 +93,7 @@ def _tell(each: NodeState, token: str, body: bytes) -> LinksTold:
     status, data = answer
     try:
         if status == 200:
-            return LinksTold(each.name, msgspec.json.decode(data, type=_Answer).at_ms, "")
+            return LinksTold(each.name, _decode_answer(data).at_ms, "")
     except msgspec.MsgspecError:
         pass
     return LinksTold(each.name, None, f"HTTP {status}: {data[:300].decode(errors='replace')}")

@@ -42,6 +42,10 @@ class _RunFile(msgspec.Struct, frozen=True):
     pid: int
 
 
+_decode_run_file: Final = msgspec.json.Decoder(_RunFile).decode
+"""Made here, not at each use: threads may start nodes (probe.py says why)."""
+
+
 def silent(_: Progress) -> None:
     return None
 
@@ -142,7 +146,7 @@ class Starting:
         """Its run file is that of its process."""
         try:
             with self._home.run_file(state.name, node.name).open("rb") as file:
-                found = msgspec.json.decode(file.read(RUN_FILE_BYTES_MAX), type=_RunFile)
+                found = _decode_run_file(file.read(RUN_FILE_BYTES_MAX))
         except (OSError, msgspec.MsgspecError):
             return False
         return found.pid == node.pid
