@@ -441,6 +441,44 @@ async def test_long_bodies_are_not_sent_before_the_peer_takes_them() -> None:
         c.functions.admitted.clear()
 
 
+@pytest.mark.parametrize("taken", [1, GATHERED_BYTES_MAX, 2 * GATHERED_BYTES_MAX])
+async def test_who_refuses_after_it_took_a_long_body_is_heard_by_the_client(taken: int) -> None:
+    """What was read of the body is gone: nobody else can be asked, and trying again is harmless."""
+    body = b"x" * (2 * GATHERED_BYTES_MAX)
+
+    async def overloaded_late(stream: trio.SocketStream) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+        left = taken
+        while left > 0:
+            left -= len(await stream.receive_some())
+        await stream.send_all(
+            b"HTTP/1.1 503 Service Unavailable\r\nx-edged-refused: overloaded\r\n"
+            b"retry-after: 1\r\ncontent-length: 4\r\n\r\nlate"
+        )
+        await stream.receive_some()
+
+    async with net() as made:
+        functions, remote = Behaviours(), Behaviours()
+        for each in (functions, remote):
+            each.add("f", spec(policy=POLICY), lambda call: result(b"%d" % len(call.stdin)))
+        functions.far = {"f"}
+        a, b = await made.add("a", functions), await made.add("b", remote)
+        made.ready = ["b"]
+        b.wire = overloaded_late
+        answer = await a.exchange(request(method=b"POST", body=body))
+        assert (answer.status, answer.body) == (503, b"late")
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["x-edged-start"] == "forwarded"
+        assert "x-edged-refused" not in answer.headers
+        assert (a.forwards("answered"), b.connections, functions.calls) == (1, 1, [])
+        b.wire = None
+        again = await a.exchange(request(method=b"POST", body=body))
+        assert (again.body, again.headers["x-edged-node"]) == (b"%d" % len(body), "b")
+
+
 async def test_without_room_or_with_none_ready_it_waits_here() -> None:
     async with net() as made:
         await pair(made)
