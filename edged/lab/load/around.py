@@ -7,14 +7,14 @@ is what makes a request take its time; across a cut it waits until the cut is go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Final, NamedTuple
 
 import trio
 
 from edged.errors import ConfigError
-from edged.links import EMPTY, Document, Links
+from edged.links import Document, Links
 from edged.topology import End
 from protocol.shaping import Link, Pipe
 
@@ -92,9 +92,18 @@ class Around:
         """Of the targets, with equal weights: where clients are unless somebody says otherwise."""
         return dict.fromkeys((target.region for target in self._targets), 1.0)
 
-    @property
-    def shaped(self) -> bool:
-        return self._links.document != EMPTY
+    def check_clients(self, regions: Iterable[str]) -> None:
+        """Raises ConfigError for a region that the links do not know: clients there would be next
+        to every node."""
+        topology = self._links.document.topology
+        if topology is None:
+            return
+        for region in regions:
+            if region not in topology.regions:
+                raise ConfigError(
+                    f"clients in {region!r}: no region of the topology; there are"
+                    f" {', '.join(topology.regions)}"
+                )
 
     def set_targets(self, targets: Sequence[Target]) -> None:
         """Nodes that came, went, or start again elsewhere. Raises ConfigError: too many."""

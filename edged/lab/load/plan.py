@@ -42,10 +42,10 @@ class Choice(Generic[T]):
 
 
 def plan(spec: LoadSpec, regions: Mapping[str, float], rng: Random) -> Iterator[Arrival]:
-    """In order of time. The draws are in streams of their own: another mix of functions leaves the
-    instants as they were."""
+    """In order of time, by clients in `regions` (not empty) in proportion to the weights. The
+    draws are in streams of their own: another mix of functions leaves the instants as they were."""
     when, where, what, which = (Random(rng.getrandbits(64)) for _ in range(4))  # noqa: S311
-    region = Choice(spec.regions or regions)
+    region = Choice(regions)
     shares = popularity(spec.functions, spec.zipf)
     function = Choice(dict(zip(range(len(shares)), shares, strict=True)))
     for intended_s in instants(spec.stages, None if spec.arrivals == "constant" else when):

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from edged.errors import ConfigError
 from edged.lab.history import Request
 
 from .around import Around, Severed, Target
@@ -23,6 +24,8 @@ from .spec import LoadSpec
 
 OnResult = Callable[[Request], None]
 
+STATUS_MAX: Final = 599
+"""RFC 9110 §15: what is above is no status; a row has no room for it either."""
 _REASONS: Final[Mapping[int, str]] = {
     errno.ECONNREFUSED: "refused",
     errno.ECONNRESET: "reset",
@@ -49,10 +52,16 @@ async def run_load(
     """Returns when the last request is over. Cancelled, it tells nothing of those under way.
 
     `started_at`: the zero of the rows' times, of trio's clock; the load itself starts now. `flying`
-    is told how many requests are under way, whenever that changes. `on_result` must not block."""
+    is told how many requests are under way, whenever that changes. `on_result` must not block.
+
+    Raises ConfigError: clients are nowhere, or in a region that the topology does not have."""
+    regions = spec.regions or around.regions
+    if not regions:
+        raise ConfigError("load: there is no target, and no region of clients is given")
+    around.check_clients(spec.regions)
     clients = _Clients(spec, around, on_result, started_at, flying, connect)
     try:
-        await clients.run(plan(spec, around.regions, rng))
+        await clients.run(plan(spec, regions, rng))
     finally:
         clients.pools.keep_only(())
 
@@ -119,6 +128,8 @@ class _Clients:
         except OSError as error:
             return Outcome(None, _reason(error))
         status = answer.head.status
+        if status > STATUS_MAX:
+            return Outcome(None, "not-http")
         return Outcome(answer, f"http-{status}" if status >= 400 else None)
 
     async def _ask(self, region: str, target: Target, ask: Ask) -> Answer:

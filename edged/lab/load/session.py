@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
+from edged.errors import ConfigError
 from edged.files import write_file
 from edged.lab import history
 from edged.lab.runfolder import RunFolder, recording, write_timeline
@@ -20,7 +21,7 @@ from edged.links import Document
 from .around import Around, Target
 from .hdr import log
 from .runner import run_load
-from .spec import LoadSpec
+from .spec import NODE, LoadSpec
 from .summary import Collector, Summary, stage_names
 
 TICK_S = 0.25
@@ -52,6 +53,8 @@ def run_session(plan: Plan, tell: Callable[[Progress], None]) -> Summary:
 async def _session(plan: Plan, tell: Callable[[Progress], None]) -> Summary:
     rng = Random(plan.seed)  # noqa: S311 - replayable
     around = Around(plan.targets, plan.document, rng)
+    around.check_clients(plan.spec.regions)
+    _check_routing(plan)
     collector = Collector(plan.spec)
     flying = 0
 
@@ -91,6 +94,14 @@ async def _session(plan: Plan, tell: Callable[[Progress], None]) -> Summary:
             folder.event(history.Phase(t_s=summary.duration_s, name="end"))
             _finish(plan, folder.directory, collector, summary)
     return summary
+
+
+def _check_routing(plan: Plan) -> None:
+    """Raises ConfigError: such a node may come while a scenario runs, but not here."""
+    names = [target.name for target in plan.targets]
+    node = plan.spec.routing.removeprefix(NODE)
+    if node != plan.spec.routing and node not in names:
+        raise ConfigError(f"routing to node {node!r}: there are {', '.join(names)}")
 
 
 async def _until_interrupted(scope: trio.CancelScope) -> None:

@@ -20,6 +20,8 @@ PER_BUCKET_MIN: Final = 25
 """Requests, on average: quantiles of fewer are noise."""
 WIDTHS_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+APART_S: Final = 0.2
+"""Samples closer than this tell nothing of CPU time, which is counted in hundredths."""
 NAMES_MAX: Final = 16
 """Rows or columns of a picture; the rest is left out, and the picture says so."""
 TEXT_MAX: Final = 32
@@ -87,6 +89,10 @@ def plain(text: str, limit: int = TEXT_MAX) -> str:
     """One short line of what prints."""
     cleaned = "".join(c if c.isprintable() else "·" for c in text)
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 # ---------------------------------------------------------------- what happened
@@ -255,7 +261,8 @@ class Track(NamedTuple):
 
 
 def tracks(history: History) -> list[Track]:
-    found: dict[str, Track] = {}
+    """In the order in which the cluster has its nodes, those that came later behind."""
+    found = {node.name: Track(node.name, [], []) for node in history.run.nodes}
     last: dict[str, Sample] = {}
     for sample in history.samples:
         track = found.setdefault(sample.node, Track(sample.node, [], []))
@@ -263,7 +270,7 @@ def tracks(history: History) -> list[Track]:
         track.memory.append((sample.t_s, memory))
         track.cpu.append((sample.t_s, _cores(last.get(sample.node), sample)))
         last[sample.node] = sample
-    return list(found.values())
+    return [track for track in found.values() if track.memory]
 
 
 def _cores(before: Sample | None, after: Sample) -> float:
@@ -271,4 +278,4 @@ def _cores(before: Sample | None, after: Sample) -> float:
     if before is None or before.cpu_s is None or after.cpu_s is None or before.pid != after.pid:
         return math.nan
     passed_s = after.t_s - before.t_s
-    return max(0.0, after.cpu_s - before.cpu_s) / passed_s if passed_s > 0 else math.nan
+    return max(0.0, after.cpu_s - before.cpu_s) / passed_s if passed_s >= APART_S else math.nan

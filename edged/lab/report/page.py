@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
+from itertools import zip_longest
 from typing import Final
 
 from edged.lab.history import Deploy, Finding, History, Verdict
 
 from . import figures
-from .figures import plain
+from .figures import counted, plain
 from .style import Picture
 
 ROWS_MAX: Final = 500
@@ -51,7 +52,7 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0;
   border-bottom: 1px solid var(--lines); overflow-wrap: anywhere; }
 th { white-space: nowrap; color: var(--dim); font-weight: 600; }
 td.s { white-space: nowrap; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code { display: block; background: var(--box); border-radius: .4rem; padding: .6rem .8rem;
   overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; user-select: all;
   font: .88rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
@@ -117,9 +118,10 @@ def _head(history: History, verdict: Verdict | None) -> Html:
     run = history.run
     conclusion = verdict.verdict if verdict is not None else "unknown"
     words = verdict.verdict if verdict is not None else "not judged"
+    regions = {node.region for node in run.nodes}
     facts = [
         f"seed {run.seed}",
-        f"{len(run.nodes)} nodes in {len({node.region for node in run.nodes})} regions",
+        f"{counted(len(run.nodes), 'node')} in {counted(len(regions), 'region')}",
         f"{history.end_s:.0f} s",
         f"links: {run.topology}" if run.topology else "links not shaped",
         _date(run.started_at_ms),
@@ -178,8 +180,8 @@ def _findings(history: History, verdict: Verdict | None) -> Html:
             ("invariant", "what it states", "findings"),
             ((row.invariant, row.teaches, row.findings) for row in verdict.judged),
         )
-        number = len(verdict.judged)
-        parts.append(f"<details><summary>{number} invariants judged</summary>{table}</details>")
+        number = counted(len(verdict.judged), "invariant")
+        parts.append(f"<details><summary>{number} judged</summary>{table}</details>")
     return Html("".join(parts))
 
 
@@ -205,7 +207,7 @@ def _phases(history: History) -> Html:
                 len(asked),
                 failed,
                 f"{failed / len(asked):.2%}" if asked else None,
-                budget,
+                budget or "any",
             )
         )
     head = ("phase", "when", "requests", "failed", "share", "allowed")
@@ -262,14 +264,18 @@ def _nodes(history: History) -> Html:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Html:
-    lines = []
+    lines: list[str] = []
+    kinds: Sequence[str] = ()
     left_out = 0
     for number, row in enumerate(rows):
         if number >= ROWS_MAX:
             left_out += 1
             continue
-        lines.append(f"<tr>{''.join(map(_cell, row))}</tr>")
-    names = "".join(f"<th>{text(name)}</th>" for name in head)
+        kinds = kinds or [_kind(value) for value in row]
+        cells = (_element("td", value, _kind(value)) for value in row)
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    aligned = zip_longest(head, (kind if kind == "n" else "" for kind in kinds), fillvalue="")
+    names = "".join(_element("th", name, kind) for name, kind in aligned)
     more = f'<p class="dim">and {left_out} more in the folder</p>' if left_out else ""
     return Html(
         f'<div class="scroll"><table><thead><tr>{names}</tr></thead>'
@@ -277,7 +283,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Html:
     )
 
 
-def _cell(value: Cell) -> Html:
+def _kind(value: Cell) -> str:
+    """The cell's class: a number, or text that stays on one line."""
     if isinstance(value, int | float):
-        return _element("td", value, "n")
-    return _element("td", value, "s" if value is None or len(value) <= SHORT else "")
+        return "n"
+    return "s" if value is None or len(value) <= SHORT else ""

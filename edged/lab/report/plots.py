@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from edged.lab.history import Bounds, History
 
 from . import figures, style
-from .figures import Course, Matrix, Settled, Span, Window, plain
+from .figures import Course, Matrix, Settled, Span, Window, counted, plain
 from .style import BLUE, GREEN, GREY, LINES, ORANGE, PURPLE, RED, SKY, Picture
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ def timeline(
     total = sum(bucket.requests for bucket in course.buckets)
     failed = sum(bucket.errors for bucket in course.buckets)
     about = (
-        f"{len(spans)} faults over time, above the request rate, errors per second and latency"
-        f" quantiles of {total} requests, {failed} of which failed, by when they were intended;"
-        " hatched faults are not proven to have taken effect, dashed lines are phases' beginnings"
+        f"{counted(len(spans), 'fault')} over time, above the request rate, errors and latency"
+        f" quantiles of {counted(total, 'request')}, {failed} of which failed, each at the instant"
+        " it was intended; hatched faults are not proven to have taken effect, dashed lines are"
+        " phases' beginnings"
     )
     return style.picture("timeline", "What was broken, and what clients saw", about, made)
 
@@ -238,7 +239,7 @@ def resources(tracks: Sequence[figures.Track], end_s: float) -> Picture:
     if len(tracks) <= figures.NAMES_MAX:
         handles, labels = memory.get_legend_handles_labels()
         made.legend(handles, labels, loc="outside right upper", fontsize=7.5)
-    about = f"CPU and resident memory of {len(tracks)} nodes over time"
+    about = f"CPU and resident memory of {counted(len(tracks), 'node')} over time"
     return style.picture("nodes", "What the nodes used", about, made)
 
 
@@ -256,8 +257,9 @@ def heat(
     made = style.figure(1.5 + PER_ROW_IN * len(matrix.rows), 2.6 + 0.85 * len(matrix.columns))
     axes = made.add_subplot()
     values = [value for value in matrix.cells.values() if value > 0] or [1.0]
-    low, high = min(values), max(values)
-    norm = LogNorm(low, high if high > low * 1.01 else low * 1.01)
+    low = min(values)
+    # A scale of at least a factor of two: what hardly differs looks alike.
+    norm = LogNorm(low, max(2 * low, *values))
     grid = [
         [max(matrix.cells.get((row, column), float("nan")), low) for column in matrix.columns]
         for row in matrix.rows
@@ -312,7 +314,7 @@ def convergence(rows: Sequence[Settled], bounds: Bounds) -> Picture:
                     never.append((row.waited_s, y))
         label = f"{what} (bound {allowed[what]:g} s)"
         axes.scatter(*_columns(done), marker=mark, color=colour, s=26, label=label, zorder=3)
-        axes.scatter(*_columns(never), marker="x", color=RED, s=36, zorder=4)
+        axes.scatter(*_columns(never), marker="x", color=colour, s=36, zorder=4)
         if allowed[what] <= reach * 1.2:
             axes.axvline(allowed[what], color=colour, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(shown)), [f"after {plain(event.event, 24)}" for event in shown])
@@ -322,7 +324,7 @@ def convergence(rows: Sequence[Settled], bounds: Bounds) -> Picture:
     axes.grid(visible=False, axis="y")
     made.legend(loc="outside upper left", ncols=3)
     never_count = sum(row.seconds is None for event in shown for row in event.rows)
-    about = f"Convergence after {len(shown)} events; {never_count} did not converge"
+    about = f"Convergence after {counted(len(shown), 'event')}; {never_count} did not converge"
     return style.picture("convergence", "Convergence after each event", about, made)
 
 

@@ -69,6 +69,7 @@ def test_nobody_there_is_a_load_that_failed(run: Edged) -> None:
         (("hello", "--from", "a=b"), "write REGION or REGION=WEIGHT"),
         (("hello", "--from", "EU"), "regions"),
         (("hello", "--routing", "far"), "routing = 'far'"),
+        (("hello", "--routing", "node:n9"), "routing to node 'n9': there are 127.0.0.1:1"),
         (("-f", "/nowhere/load.toml"), "cannot be read"),
         (("hello", "--cluster", "x"), "leave out --cluster"),
         (("hello", "--links", "/nowhere/links.json"), "cannot read links"),

@@ -10,6 +10,7 @@ import trio
 from blake3 import blake3
 from trio.testing import MockClock, memory_stream_pair
 
+from edged.errors import ConfigError
 from edged.lab.history import Request
 from edged.lab.load.around import Around, Target
 from edged.lab.load.client import Connection
@@ -268,6 +269,11 @@ async def refuses_politely(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 503 \r\ncontent-length: 0\r\n\r\n")
 
 
+async def invents_a_status(stream: trio.abc.Stream) -> None:
+    async for _ in requests(stream):
+        await stream.send_all(b"HTTP/1.1 777 \r\ncontent-length: 0\r\n\r\n")
+
+
 @pytest.mark.parametrize(
     ("behave", "error"),
     [
@@ -275,6 +281,7 @@ async def refuses_politely(stream: trio.abc.Stream) -> None:
         (babbles, "not-http"),
         (stops_halfway, "reset"),
         (refuses_politely, "http-503"),
+        (invents_a_status, "not-http"),
     ],
 )
 async def test_failures_have_names(autojump_clock: MockClock, behave: Behave, error: str) -> None:
@@ -304,3 +311,16 @@ async def test_a_kept_connection_that_ends_is_made_anew_where_that_is_safe(
         LoadSpec(functions=(function,), stages=parse_stages("1:3s"), arrivals="constant")
     )
     assert [row.error for row in rows] == errors
+
+
+async def test_clients_must_be_somewhere() -> None:
+    around = Around([FAR], GEO, Random(1))
+    with pytest.raises(ConfigError, match="'atlantis': no region of the topology; there are eu"):
+        around.check_clients(["eu", "atlantis"])
+    Around([FAR], EMPTY, Random(1)).check_clients(["atlantis"])
+    with pytest.raises(ConfigError, match="there is no target"):
+        await run_load(
+            load("1:1s"), Around([], EMPTY, Random(1)), on_result=[].append, rng=Random(1)
+        )
+    with pytest.raises(ConfigError, match="2000 targets"):
+        Around([NEAR] * 2000, EMPTY, Random(1))
