@@ -255,6 +255,7 @@ class Parts:
             is_idle=lambda: not self.functions.running and self.load.share < IDLE_LOAD,
             name_of=self._name_of,
             note=self.events.add,
+            shaper=self.shaper,
             clock=self._clock,
             metrics=self._metrics,
             log=self._log,

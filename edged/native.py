@@ -17,7 +17,7 @@ from .builders import Builders
 from .clock import Clock
 from .config import Config
 from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Store
-from .network import ask_attestations
+from .network import Shaper, ask_attestations
 from .rates import Rates
 from .supply import Rivals, Supply
 from .telemetry import Log, Metrics
@@ -41,6 +41,7 @@ class Surroundings:
     is_idle: Callable[[], bool]
     name_of: Callable[[NodeId], str]
     note: Callable[[EventKind, str, str], None]
+    shaper: Shaper | None
     clock: Clock
     metrics: Metrics
     log: Log
@@ -82,7 +83,8 @@ class NativeParts:
         )
 
     async def _ask(self, peer: Peer, module: Digest, key: ArtifactKey) -> bytes:
-        return await ask_attestations(peer, self._around.trust, module, key)
+        around = self._around
+        return await ask_attestations(peer, around.trust, module, key, around.shaper)
 
     def _trusted_again(self) -> None:
         self.artifacts.judge_anew()

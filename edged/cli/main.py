@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "report": "edged.cli.report:report",
     "chaos": "edged.cli.chaos:chaos",
     "topology": "edged.cli.topology:topology",
+    "links": "edged.cli.links:links",
 }
 
 EPILOG: Final = """\b

@@ -12,15 +12,18 @@ from protocol.streams import AttestationsReply, ErrorReply, GetAttestations
 from ..errors import PeerError
 from ..interfaces import Peer
 from ..trust import Trust
+from .shaping import Shaper
 from .streams import dial
 
 ASK_TIMEOUT_S: Final = 3.0
 
 
-async def ask_attestations(peer: Peer, trust: Trust, module: Digest, key: ArtifactKey) -> bytes:
+async def ask_attestations(
+    peer: Peer, trust: Trust, module: Digest, key: ArtifactKey, shaper: Shaper | None = None
+) -> bytes:
     """The encoded answer, not looked at. Raises PeerError."""
     with trio.move_on_after(ASK_TIMEOUT_S):
-        connection = await dial(peer.stream_address, trust, expected=peer.node_id)
+        connection = await dial(peer.stream_address, trust, expected=peer.node_id, shaper=shaper)
         try:
             await connection.send(GetAttestations(1, module, key))
             frame = await connection.receive()

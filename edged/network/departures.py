@@ -1,8 +1,4 @@
-"""What is to happen at an instant: one heap, one task, one timer for all of it.
-
-trio's timer is epoll's, whole milliseconds rounded up: half of one late on average. So whatever is
-due within half a millisecond is done too, which is right on average and wakes less often.
-"""
+"""What is to happen at an instant: one heap, one task, one timer for all of it."""
 
 from __future__ import annotations
 
@@ -10,11 +6,15 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 import trio
 
-EARLY_S: Final = 0.0005
+from .finetimer import FineTimer
+
+EARLY_S: Final = 0.0001
+"""What is due so soon is done with what is due now; a wake-up costs as much."""
 BATCH: Final = 256
 """Done in one go before other tasks get their turn."""
 
@@ -27,23 +27,28 @@ class Departures:
         self._number = itertools.count()
         """Of two at the same instant the one added first goes first."""
         self._waiting = trio.CancelScope()
+        self._next = math.inf
+        """What is waited for."""
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def at(self, instant: float, act: Callable[[], object]) -> None:
         heapq.heappush(self._heap, (instant, next(self._number), act))
-        if instant - EARLY_S < self._waiting.deadline:
-            self._waiting.deadline = instant - EARLY_S
+        if instant < self._next:
+            self._next = instant
+            self._waiting.cancel()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; what is not due by then never happens."""
-        task_status.started()
-        while True:
-            with trio.CancelScope() as self._waiting:
+        with closing(FineTimer()) as timer:
+            task_status.started()
+            while True:
                 self._act()
-                self._waiting.deadline = self._heap[0][0] - EARLY_S if self._heap else math.inf
-                await trio.sleep_forever()
+                self._next = self._heap[0][0] if self._heap else math.inf
+                # The deadline is for a clock that jumps: on a real one the timer is earlier.
+                with trio.CancelScope(deadline=self._next) as self._waiting:
+                    await timer.wait(self._next - trio.current_time())
 
     def _act(self) -> None:
         until = trio.current_time() + EARLY_S

@@ -225,7 +225,9 @@ class Shaper:
                 return
             fate = pipe.offer(SYN_BYTES, trio.current_time())
             if not isinstance(fate, str):
-                await trio.sleep_until(fate[0])
+                arrived = trio.Event()
+                self.departures.at(fate[0], arrived.set)
+                await arrived.wait()
                 return
             lane.counts.connects_held += 1
             await trio.sleep(wait_s)

@@ -15,6 +15,8 @@ from trio.testing import MockClock
 
 from edged.errors import BadRequest, PeerError
 from edged.links import EMPTY, Document, NodeAt, partition
+from edged.network import departures
+from edged.network.departures import Departures
 from edged.network.server import StreamServer
 from edged.network.shaping import Shaper
 from edged.network.streams import Connection, dial
@@ -27,9 +29,20 @@ from protocol.streams import Ping, Pong, Reply, Sync, SyncReply
 ANY = ("*",)
 
 
+class NoTimer:
+    """The kernel's knows nothing of a clock that jumps."""
+
+    async def wait(self, _seconds: float) -> None:
+        await trio.sleep_forever()
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
-def patient_clock() -> MockClock:
+def patient_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
     """Jumps once nothing has happened for so long: sockets need a moment, on a busy machine too."""
+    monkeypatch.setattr(departures, "FineTimer", NoTimer)
     return MockClock(autojump_threshold=0.01)
 
 
@@ -365,3 +378,24 @@ async def test_metrics_tell_what_links_did(
         }
         assert samples["edged_link_datagrams_dropped_total", "cut"] == 1
         assert samples["edged_link_resets_total", None] == 0
+
+
+async def test_what_is_due_is_done_in_order_and_on_time() -> None:
+    """By the real clock and the kernel's timer."""
+    done: list[tuple[str, float]] = []
+    waiting = Departures()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(waiting.run)
+        begun, ended = trio.current_time(), trio.Event()
+        for name, after_s in (("last", 0.03), ("first", 0.01), ("second", 0.0204), ("soon", -1.0)):
+            at = begun + after_s
+            waiting.at(at, lambda name=name: done.append((name, trio.current_time() - begun)))
+        waiting.at(begun + 0.03, ended.set)
+        with trio.fail_after(10):
+            await ended.wait()
+        nursery.cancel_scope.cancel()
+    assert [name for name, _ in done] == ["soon", "first", "second", "last"]
+    assert all(
+        at >= due - 0.001 for (_, at), due in zip(done, (0, 0.01, 0.0204, 0.03), strict=True)
+    )
+    assert len(waiting) == 0

@@ -21,6 +21,7 @@ from edged.telemetry import Metrics, make_log
 from protocol.ids import Digest
 from tests.unit.control.memory_builders import MemoryBuilders
 from tests.unit.control.memory_keys import MemoryKeys
+from tests.unit.control.memory_links import memory_shaper
 from tests.unit.control.memory_operator import MemoryOperator
 from tests.unit.control.memory_upkeep import MemoryUpkeep
 
@@ -87,6 +88,7 @@ class NodeThread:
         self.upkeep = MemoryUpkeep()
         self.builders = MemoryBuilders()
         self.events = EventLog(node="n1", generation=1)
+        self.shaper = memory_shaper(self.events)
         self.log = io.StringIO()
         self._started: queue.Queue[Any] = queue.Queue()
         self._thread = threading.Thread(target=trio.run, args=(self._main,))
@@ -121,7 +123,7 @@ class NodeThread:
             upkeep=self.upkeep,
             builders=self.builders.service,
             lab=None,
-            links=None,
+            links=self.shaper,
             token=TOKEN,
             log=log,
             metrics=Metrics(),

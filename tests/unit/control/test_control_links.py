@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 import trio
 
 from edged.links import EMPTY
-from edged.network import Shaper
-from edged.telemetry import make_log
-from edged.topology import End
 from tests.unit.control.asgi_client import Answer, Client
 from tests.unit.control.harness import Node, check_problem
+from tests.unit.control.memory_links import memory_shaper
 
 DOCUMENT = {
     "nodes": {"n2": {"region": "far", "address": "127.0.0.1:2"}},
     "rules": [{"from": ["*"], "to": ["far"], "latency_ms": 5, "loss": 1, "bandwidth_mbit": 8}],
 }
-
-
-def shaper_of(node: Node) -> Shaper:
-    return Shaper(
-        End("n1", "near"),
-        EMPTY,
-        send=lambda _data, _address: None,
-        members=lambda: (),
-        rng=random.Random(1),
-        note=node.events.add,
-        log=make_log("n1", stream=node.log),
-    )
 
 
 async def put(client: Client, document: object) -> Answer:
@@ -47,7 +32,7 @@ async def test_off_it_says_which_key_turns_it_on(node: Node, method: str) -> Non
 
 
 async def test_a_document_is_put_in_force_and_told(node: Node) -> None:
-    shaper = shaper_of(node)
+    shaper = memory_shaper(node.events)
     client = node.with_links(shaper)
     empty = (await client.request("GET", "/v1/links")).json()
     assert (empty["document"]["rules"], empty["peers"]) == ([], [])
@@ -77,7 +62,7 @@ async def test_a_document_is_put_in_force_and_told(node: Node) -> None:
 
 
 async def test_an_instant_is_kept_until_then(node: Node) -> None:
-    shaper = shaper_of(node)
+    shaper = memory_shaper(node.events)
     client = node.with_links(shaper)
     async with trio.open_nursery() as nursery:
         await nursery.start(shaper.run)
@@ -103,14 +88,14 @@ async def test_an_instant_is_kept_until_then(node: Node) -> None:
 async def test_what_is_wrong_is_named_and_changes_nothing(
     node: Node, body: object, told: str
 ) -> None:
-    shaper = shaper_of(node)
+    shaper = memory_shaper(node.events)
     problem = check_problem(await put(node.with_links(shaper), body), 400, "bad-request")
     assert told in problem["detail"]
     assert shaper.view().document == EMPTY
 
 
 async def test_a_body_that_is_too_long_is_refused(node: Node) -> None:
-    client = node.with_links(shaper_of(node))
+    client = node.with_links(memory_shaper(node.events))
     answer = await client.request("PUT", "/v1/links", body=b" " * 1_048_577)
     check_problem(answer, 413, "payload-too-large")
     check_problem(await client.request("PUT", "/v1/links", body=b"[" * 9000), 400, "bad-request")
