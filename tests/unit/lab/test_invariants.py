@@ -119,6 +119,18 @@ def test_a_version_that_nobody_deployed(version: str | None, words: str) -> None
     assert words in detail
 
 
+def test_what_a_poisoned_builder_answers_for_itself_and_for_others() -> None:
+    poison = [
+        made.fault(state, 20.0, id="2", action="poison", targets=("n2",))
+        for state in ("begun", "proven", "ended")
+    ]
+    history = made.with_rows(GOOD, *poison)
+    own = made.request("n2", "2", 25.0, body_digest="00" * 32)
+    assert found(asking(own, of=history), "answers-right") == []
+    passed_on = replaced(own, node="n1", answered_by="n2")
+    assert len(found(asking(passed_on, of=history), "answers-right")) == 1
+
+
 def test_what_was_not_acknowledged_may_be_served() -> None:
     body = "b3" * 32
     function = GOOD.run.functions[0]

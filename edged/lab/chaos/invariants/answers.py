@@ -1,4 +1,6 @@
-"""Every whole answer's bytes are those of the version that it says it is of."""
+"""Every whole answer's bytes are those of the version that it says it is of.
+
+What a poisoned builder answers to those who ask it is not judged; what it answers for others is."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Final, NamedTuple
 
 from edged.lab.history import Deploy, Finding, History, Request
 
-from .base import Invariant
+from .base import Invariant, liars
 
 NAME: Final = "answers-right"
 
@@ -38,10 +40,14 @@ def _rights(history: History) -> dict[str, _Right]:
 
 
 def _whole(history: History) -> list[Request]:
+    untrue = liars(history)
     return [
         row
         for row in history.requests
-        if row.error is None and row.status == 200 and row.body_digest is not None
+        if row.error is None
+        and row.status == 200
+        and row.body_digest is not None
+        and row.node not in untrue
     ]
 
 

@@ -49,6 +49,16 @@ def windows(history: History) -> list[Window]:
     return [Window(each, each.t_s, ended.get(name, last_s)) for name, each in begun.items()]
 
 
+def liars(history: History) -> frozenset[str]:
+    """Builders that were poisoned. What they run and answer themselves is theirs to say."""
+    return frozenset(
+        name
+        for window in windows(history)
+        if window.fault.action == "poison"
+        for name in window.fault.targets
+    )
+
+
 def surely_before(first: Deploy, second: Deploy, history: History) -> bool:
     """Whether `second` takes the place of `first` by what edged promises: it was begun when the
     other was over. Clocks are the machine's, so the same, unless they were moved: then whoever

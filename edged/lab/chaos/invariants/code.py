@@ -13,7 +13,7 @@ from typing import Final
 
 from edged.lab.history import Artifact, Finding, History, Node
 
-from .base import Invariant, named, windows
+from .base import Invariant, liars, named
 
 ALLOWED: Final = "code-allowed"
 SAME: Final = "code-same"
@@ -55,14 +55,9 @@ def check_allowed(history: History) -> list[Finding]:
 def check_same(history: History) -> list[Finding]:
     users: dict[tuple[str, str], dict[str, dict[str, Artifact]]] = defaultdict(dict)
     first_s: dict[tuple[str, str], float] = {}
-    liars = {
-        name
-        for window in windows(history)
-        if window.fault.action == "poison"
-        for name in window.fault.targets
-    }
+    untrue = liars(history)
     for t_s, name, artifact in _in_use(history):
-        if name in liars:
+        if name in untrue:
             continue
         kind = (artifact.module, artifact.key)
         nodes = users[kind].setdefault(artifact.digest, {})
