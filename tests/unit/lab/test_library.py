@@ -36,3 +36,11 @@ def test_a_scenario(path: Path) -> None:
         faults = [row for row in timeline if row.action != "deploy"]
         assert faults, "something breaks"
         assert all(row.t_s + (row.duration_s or 0.0) <= scenario.for_s for row in faults)
+
+
+def test_the_documentation_lists_them_and_the_invariants() -> None:
+    text = (ROOT / "edged/docs/LABORATORY.md").read_text()
+    for path in LIBRARY:
+        assert f"| `{path.stem}` | {load_scenario(path).about} |" in text
+    for invariant in INVARIANTS:
+        assert f"| `{invariant.name}` |" in text
