@@ -25,7 +25,18 @@ from edged.cluster import process
 from edged.cluster.state import ClusterState, Home
 from edged.cluster.supervisor import Supervisor
 from edged.files import write_file
-from edged.lab.history import Left, Node, Planned, Run, Verdict
+from edged.lab.history import (
+    Deploy,
+    Fault,
+    Finding,
+    HistoryRow,
+    Left,
+    Node,
+    Phase,
+    Planned,
+    Run,
+    Verdict,
+)
 from edged.lab.runfolder import RunFolder, read_history, recording, write_timeline, write_verdict
 
 from .deploying import Modules
@@ -36,12 +47,16 @@ from .loading import load_of
 from .plan import plan
 from .sampling import entries
 from .scenario import Scenario
+from .telling import told
 
 UP_TIMEOUT_S: Final = 30.0
 UP_EACH_S: Final = 2.0
 """A node process starts in 0.4 s of CPU; this is for a machine that is busy otherwise."""
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 GIT_TIMEOUT_S: Final = 5.0
+
+TOLD: Final = (Deploy, Fault, Finding, Phase)
+"""Events that are told as they happen; the rest is in the folder."""
 
 Tell = Callable[[str], None]
 
@@ -72,7 +87,7 @@ def run_scenario(scenario: Scenario, options: Options, *, tell: Tell) -> Verdict
             load = load_of(scenario, options.seed, folder.request)
             field = Field(boss, name)
             with _bare_interrupt():
-                over_s = trio.run(_engine, field, scenario, timeline, modules, folder, load)
+                over_s = trio.run(_engine, field, scenario, timeline, modules, folder, load, tell)
         folder.event(_left(boss, name, options, fds_before, over_s))
     tell("judging")
     verdict = judge(read_history(options.out))
@@ -87,14 +102,20 @@ async def _engine(
     modules: Modules,
     folder: RunFolder,
     load: Load,
+    tell: Tell,
 ) -> float:
+    def event(row: HistoryRow) -> None:
+        folder.event(row)
+        if isinstance(row, TOLD):
+            tell(f"{row.t_s:8.2f} s  {told(row)}")
+
     engine = Engine(
         field,
         scenario,
         timeline,
         modules,
         load=load,
-        event=folder.event,
+        event=event,
         sample=folder.sample,
         flush=folder.flush,
     )

@@ -10,10 +10,12 @@ import msgspec
 import trio
 
 from edged.cluster.process import Process, started_ticks
+from edged.cluster.state import NodeState
 from edged.errors import ClusterFailed
 from edged.lab.chaos import control
 from edged.lab.chaos.control import Answer
 from edged.lab.chaos.field import Field
+from edged.links import EMPTY, Document
 
 
 class Machine:
@@ -35,6 +37,18 @@ class FakeField(Field):
         self.deployed: dict[str, str] = {}
         self.refuse_deploys = False
         self.log: list[tuple[float, str, str]] = []
+        self.nodes = tuple(
+            NodeState(name, f"r{at}", "native", "h:1", "h:2", "h:3")
+            for at, name in enumerate(names, 1)
+        )
+        self._addresses = {node.name: node for node in self.nodes}
+        self.document = EMPTY
+        self.counted: dict[tuple[str, str], control.LinkPeer] = {}
+        """What (from, to) says of its link."""
+        self.puts: list[tuple[str, str, Any]] = []
+        self.answers: dict[tuple[str, str], Answer] = {}
+        """By node and path, in place of what is right."""
+        self._wishes = {}
         self._changed_s = -1e9
         self._seen_before = list(names)
 
@@ -58,6 +72,9 @@ class FakeField(Field):
             self._seen_before = self.running()
         self._changed_s = trio.current_time()
         self.log.append((round(trio.current_time(), 3), act, name))
+
+    async def change_links(self, change: Callable[[Document], Document]) -> None:
+        self.document = change(self.document)
 
     async def kill(self, name: str) -> Process:
         self._change("kill", name)
@@ -84,6 +101,12 @@ class FakeField(Field):
         machine = self.machines[name]
         if not machine.runs or name in self.paused:
             return None
+        if method == "PUT":
+            self.puts.append((name, path, body))
+        if (name, path) in self.answers:
+            return self.answers[name, path]
+        if method == "PUT" and path == "/v1/lab":
+            return Answer(200, b"{}")
         if method == "PUT" and path == "/v1/modules":
             return Answer(201, msgspec.json.encode(control.Stored(module="ab" * 32)))
         if method == "PUT":
@@ -112,6 +135,11 @@ class FakeField(Field):
                 )
             case ["members"]:
                 return control.Members(tuple(control.Member(name, "alive") for name in alive))
+            case ["health"]:
+                return {}
+            case ["links"]:
+                peers = [peer for way, peer in self.counted.items() if way[0] == machine.name]
+                return control.Links(tuple(peers))
             case ["functions"]:
                 return control.Functions(tuple(functions))
             case ["functions", _]:
