@@ -84,6 +84,8 @@ async def test_a_partition_is_proven_by_loss_in_each_direction(
         evidence = await partition.prove()
     assert evidence == "dropped: 2 from n1 to n2+n3, 1 from n2+n3 to n1"
     assert trio.current_time() >= 2.0
+    knocks = [(name, json.loads(body)) for name, path, body in field.puts if path == "/v1/join"]
+    assert knocks == [("n1", {"seeds": ["h:3"]}), ("n2", {"seeds": ["h:3"]})], "something to lose"
 
 
 async def test_what_was_lost_before_or_by_chance_is_no_evidence(

@@ -52,6 +52,15 @@ class LinkFault(Fault):
             if {"*", node.region, f"node:{node.name}"} & set(selectors)
         )
 
+    async def knock(self, sources: frozenset[str], targets: frozenset[str]) -> None:
+        """Something to lose: gossip alone may leave a link unused for a second or two."""
+        running = self.field.running()
+        source = next((name for name in running if name in sources), None)
+        target = next((name for name in running if name in targets and name != source), None)
+        if source is not None and target is not None:
+            body = msgspec.json.encode({"seeds": [self.field.node(target).gossip]})
+            await self.field.call(source, "POST", "/v1/join", body)
+
 
 class Partition(LinkFault):
     """Also of a region from all others: `groups` may come from elsewhere."""
@@ -71,6 +80,8 @@ class Partition(LinkFault):
     async def prove(self) -> str:
         """Each pair of groups lost something, in each direction that is cut."""
         wanted = list(self._directions())
+        for sources, targets in wanted:
+            await self.knock(sources, targets)
 
         async def lost() -> str | None:
             now = await self.counted()
@@ -129,6 +140,7 @@ class LinkChange(LinkFault):
     async def prove(self) -> str:
         """A node on one end has the new link in force, and sent something over it."""
         sources, targets = (self.members(ends) for ends in split(self.targets, TOWARDS))
+        await self.knock(sources, targets)
 
         async def passed() -> str | None:
             for way, peer in (await self.counted()).items():
