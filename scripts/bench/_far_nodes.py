@@ -23,7 +23,8 @@ from protocol.ids import NodeId
 
 GATEWAY, CONTROL, GOSSIP = 8080, 8081, 7946
 START_TIMEOUT_S = 60.0
-TIMEOUT_S = 180.0
+TIMEOUT_S = 300.0
+"""Of a compile, too: on a machine that others use it may take minutes."""
 
 
 class Role(NamedTuple):
@@ -54,10 +55,14 @@ class FarNodes:
         own, seed = (self._net.address(n) for n in (self._numbers[role.name], 0))
         return {
             "node": {"name": role.name, "region": "far", "log_level": "info"},
-            "gateway": {"bind": f"{own}:{GATEWAY}", "forward": role.forward},
+            "gateway": {
+                "bind": f"{own}:{GATEWAY}",
+                "forward": role.forward,
+                "ready_timeout_s": TIMEOUT_S,
+            },
             "control": {"bind": f"127.0.0.1:{CONTROL}"},
             "gossip": {"bind": f"{own}:{GOSSIP}", "seeds": [f"{seed}:{GOSSIP}"], "preset": "lan"},
-            "runtime": {"tiers": role.tiers},
+            "runtime": {"tiers": role.tiers, "compile_timeout_s": TIMEOUT_S},
             "artifacts": {"accept": role.accept, "eager": False},
             "replication": {"replicas": 1},
         }
