@@ -123,7 +123,7 @@ def _begin(plan: Plan, folder: RunFolder) -> None:
                 history.Function(name=f.name, abi="", replicas=0, path=f.path, versions=())
                 for f in plan.spec.functions
             ),
-            topology="links" if plan.document.topology is not None else "",
+            topology="shaped" if plan.document.topology is not None else "",
             replay=plan.replay[: history.TEXT_MAX],
         )
     )

@@ -70,11 +70,15 @@ def timeline(
 ) -> Picture:
     lanes = packed(spans, end_s)
     rows = max((lane.number for lane in lanes), default=0) + 1
-    made = style.figure(5.6 + 0.22 * rows)
-    faults, rate, errors, latency = made.subplots(
-        4, 1, sharex=True, height_ratios=[0.3 + 0.2 * rows, 1.5, 1, 2]
-    )
-    _faults(faults, spans, lanes, end_s)
+    heights = [1.5, 1.0, 2.0]
+    if spans:
+        made = style.figure(5.6 + 0.22 * rows)
+        panels = made.subplots(4, 1, sharex=True, height_ratios=[0.3 + 0.2 * rows, *heights])
+        _faults(panels[0], spans, lanes, end_s)
+    else:
+        made = style.figure(5.2)
+        panels = made.subplots(3, 1, sharex=True, height_ratios=heights)
+    rate, errors, latency = panels[-3:]
     _phase_names(rate, windows, end_s)
     edges = course.edges()
     for axes in (rate, errors, latency):
@@ -98,11 +102,13 @@ def timeline(
     total = sum(bucket.requests for bucket in course.buckets)
     failed = sum(bucket.errors for bucket in course.buckets)
     about = (
-        f"{counted(len(spans), 'fault')} over time, above the request rate, errors and latency"
-        f" quantiles of {counted(total, 'request')}, {failed} of which failed, each at the instant"
-        " it was intended; hatched faults are not proven to have taken effect, dashed lines are"
-        " phases' beginnings"
+        f"Request rate, errors and latency quantiles of {counted(total, 'request')}, {failed} of"
+        " which failed, each at the instant it was intended; dashed lines are phases' beginnings"
     )
+    if not spans:
+        return style.picture("timeline", "What clients saw", about, made)
+    faults = "hatched ones are not proven to have taken effect"
+    about = f"{counted(len(spans), 'fault')}, {faults}. {about}"
     return style.picture("timeline", "What was broken, and what clients saw", about, made)
 
 
@@ -125,8 +131,6 @@ def _faults(axes: Axes, spans: Sequence[Span], lanes: Sequence[Lane], end_s: flo
         at_s = span.begin_s - gap_s if lane.before else span.begin_s + width_s + gap_s
         side = "right" if lane.before else "left"
         axes.text(at_s, lane.number, lane.label, va="center", ha=side, fontsize=7.5)
-    if not spans:
-        axes.text(0, 0, "none", va="center", fontsize=8)
 
 
 class Lane(NamedTuple):
@@ -325,6 +329,8 @@ def convergence(rows: Sequence[Settled], bounds: Bounds) -> Picture:
     made.legend(loc="outside upper left", ncols=3)
     never_count = sum(row.seconds is None for event in shown for row in event.rows)
     about = f"Convergence after {counted(len(shown), 'event')}; {never_count} did not converge"
+    if len(rows) > len(shown):
+        about += f"; {counted(len(rows) - len(shown), 'later event')} left out"
     return style.picture("convergence", "Convergence after each event", about, made)
 
 

@@ -178,6 +178,25 @@ async def test_a_region_is_as_far_as_the_links_say(autojump_clock: MockClock) ->
     assert latencies(rows) == pytest.approx([0.21, 0.11, 0.11])
 
 
+async def test_bandwidth_and_loss_cost_time(autojump_clock: MockClock) -> None:
+    """125 kB take a second at 1 Mbit/s; a lost segment costs at least a round trip."""
+
+    async def verbose(stream: trio.abc.Stream) -> None:
+        async for request in requests(stream):
+            await answer(stream, request, b"x" * 125_000)
+
+    narrow = Document(
+        topology=File(regions={"us": 1.0}, link=LinkRow(latency_ms=50, bandwidth_mbit=1))
+    )
+    (row,) = await Run(verbose, targets=(FAR,))(load("1:1s"), narrow)
+    assert latencies([row]) == [pytest.approx(0.2 + 1.0, abs=0.01)]
+    lossy = Document(topology=File(regions={"us": 1.0}, link=LinkRow(latency_ms=50, loss=0.2)))
+    rows = await Run(steady(0.0), targets=(FAR,))(load("20:10s"), lossy)
+    slow = [latency for latency in latencies(rows) if latency > 0.29]
+    assert 0.2 < len(slow) / len(rows) < 0.55
+    assert {row.error for row in rows} == {None}
+
+
 @pytest.mark.parametrize(
     ("routing", "asked"),
     [("nearest", {"n1": 20}), ("node:n2", {"n2": 20}), ("node:n9", {"": 20})],
