@@ -1,7 +1,7 @@
 """The cluster of a run, for those who break and watch it: operations on nodes as awaitables.
 
-Everything that blocks (signals that wait, HTTP, files of the cluster) runs in threads of one named
-limiter. Nothing here decides anything; `Field` belongs to the run's event loop.
+Everything that blocks (signals that wait, HTTP, files of the cluster) runs in threads, of bounded
+number. Nothing here decides anything; `Field` belongs to the run's event loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from edged.links import Document
 from . import control
 from .control import Answer, call
 
-THREADS_MAX: Final = 24
+OPERATIONS_MAX: Final = 32
+ASKING_MAX: Final = 24
+"""Threads. Two limits, so that no fault waits behind questions to nodes that do not answer."""
 RESTART_TIMEOUT_S: Final = 60.0
 """Ready, and sees all others. A node needs 1 s; the machine may be busy with its neighbours."""
 
@@ -56,7 +58,8 @@ class Field:
         self.name = name
         self.nodes: Final = boss.load(name).nodes
         """With their addresses, which they keep; not their processes."""
-        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+        self._operations = trio.CapacityLimiter(OPERATIONS_MAX)
+        self._asking = trio.CapacityLimiter(ASKING_MAX)
         self._addresses = {node.name: node for node in self.nodes}
         self._tokens = {node.name: boss.home.token(name, node.name) for node in self.nodes}
         self._links_lock = trio.Lock()
@@ -75,7 +78,7 @@ class Field:
         return self._addresses[name]
 
     async def thread(self, act: Callable[..., T], *args: Any) -> T:
-        return await trio.to_thread.run_sync(act, *args, limiter=self._limiter)
+        return await trio.to_thread.run_sync(act, *args, limiter=self._operations)
 
     # ------------------------------------------------------------ processes
     def processes(self) -> dict[str, Process | None]:
@@ -160,8 +163,9 @@ class Field:
         timeout_s: float = control.ASK_TIMEOUT_S,
     ) -> Answer | None:
         address, token = self.node(name).control, self._tokens[name]
-        return await self.thread(
-            lambda: call(address, method, path, token=token, body=body, timeout_s=timeout_s)
+        return await trio.to_thread.run_sync(
+            lambda: call(address, method, path, token=token, body=body, timeout_s=timeout_s),
+            limiter=self._asking,
         )
 
     async def ask(self, name: str, path: str, kind: type[T]) -> T | None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from edged.cluster.process import Process, is_running
+from edged.cluster.process import is_running
 from edged.lab.history import Artifact, LinkCount, Sample
 
 from .clock import RunClock
@@ -34,21 +34,29 @@ class Sampler:
         self._flush = flush
 
     async def run(self) -> None:
-        """Until cancelled. A node that is slow to answer delays no other's sample, and its own next
-        one waits for it."""
+        """Until cancelled. A node that is slow to answer delays its own next sample only."""
+        async with trio.open_nursery() as nursery:
+            for name in self._field.names:
+                nursery.start_soon(self._watch, name)
+            while True:
+                await trio.sleep(PERIOD_S)
+                self._flush()
+
+    async def _watch(self, name: str) -> None:
         while True:
             next_s = trio.current_time() + PERIOD_S
-            await self.once()
+            await self._one(name)
             await trio.sleep_until(next_s)
 
     async def once(self) -> None:
-        processes = await self._field.thread(self._field.processes)
+        """All of them, now."""
         async with trio.open_nursery() as nursery:
-            for name, known in processes.items():
-                nursery.start_soon(self._one, name, known)
+            for name in self._field.names:
+                nursery.start_soon(self._one, name)
         self._flush()
 
-    async def _one(self, name: str, known: Process | None) -> None:
+    async def _one(self, name: str) -> None:
+        known = self._field.processes()[name]
         if known is None or not is_running(known):
             state = "stopped" if known is None else "dead"
             self._write(Sample(t_s=self._clock.now(), node=name, state=state))

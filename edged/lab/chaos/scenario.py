@@ -115,7 +115,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     cluster: ClusterSpec
     topology: str
-    """Its name, if the scenario gives one."""
+    """Its name; "": nodes have no distances."""
     functions: tuple[FunctionSpec, ...]
     load: LoadSpec | None
     """None: nobody asks anything."""
@@ -169,7 +169,7 @@ def parse_scenario(text: bytes, path: Path) -> Scenario:
         about=file.about,
         seed=file.seed,
         cluster=_cluster(file, path),
-        topology="" if file.topology is None else Path(file.topology).stem,
+        topology=_topology_name(file, path),
         functions=file.functions,
         load=_load(file, path),
         health_check_s=file.health_check_s,
@@ -199,6 +199,16 @@ def _cluster(file: _File, path: Path) -> ClusterSpec:
         for section in dict.fromkeys((*spec.config, *file.config))
     }
     return msgspec.structs.replace(spec, config=config)
+
+
+def _topology_name(file: _File, path: Path) -> str:
+    """After `_cluster`, which has read the cluster's file."""
+    if file.topology is not None:
+        return Path(file.topology).stem
+    cluster = file.cluster
+    if isinstance(cluster, str):
+        cluster = tomllib.loads((path.parent / cluster).read_text(encoding="utf-8"))
+    return Path(str(cluster.get("topology", ""))).stem
 
 
 def _load(file: _File, path: Path) -> LoadSpec | None:

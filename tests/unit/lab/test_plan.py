@@ -10,10 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from blake3 import blake3
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab_scenarios import scenario_of
 
+from edged.cli.main import edged
 from edged.errors import ConfigError
 from edged.lab.chaos import plan as planning
 from edged.lab.chaos.modules import module_that_says
@@ -211,3 +213,17 @@ def test_a_plan_without_targets_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(planning, "PLANNED_MAX", 100)
     with pytest.raises(ConfigError, match="over 100 times"):
         by_id(often)
+
+
+def test_the_command_shows_the_timeline(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_bytes(scenario_of(ROLLING, CUT).text)
+    shown = CliRunner().invoke(edged, ["chaos", "plan", str(file), "--seed", "7"])
+    timeline = plan(scenario_of(ROLLING, CUT), 7)
+    assert shown.exit_code == 0
+    assert len(shown.output.splitlines()) == len(timeline)
+    assert "2: partition eu | node:n2 node:n3 node:n5 node:n6 one_way=False" in shown.output
+    as_json = CliRunner().invoke(edged, ["chaos", "plan", str(file), "--seed", "7", "--json"])
+    assert msgspec.json.decode(as_json.output, type=tuple[Planned, ...]) == timeline
+    wrong = CliRunner().invoke(edged, ["chaos", "plan", str(tmp_path / "none.toml")])
+    assert (wrong.exit_code, "cannot read scenario" in wrong.output) == (2, True)

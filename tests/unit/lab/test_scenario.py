@@ -132,3 +132,23 @@ def test_config_is_laid_over_that_of_the_cluster(tmp_path: Path) -> None:
     )
     config = load_scenario(file).cluster.config
     assert config == {"replication": {"repair_after_s": 2.0, "surplus_after_s": 8.0}}
+
+
+def test_the_topology_is_the_scenario_s_or_the_cluster_s(tmp_path: Path) -> None:
+    world = "[regions]\na = 1\nb = 1\n[link]\nlatency_ms = 5.0\n"
+    for name in ("small", "other"):
+        (tmp_path / f"{name}.toml").write_text(world)
+    (tmp_path / "c.toml").write_text('topology = "small.toml"\ncount = 4\n')
+    file = tmp_path / "s.toml"
+    of_cluster = f'{HEAD}cluster = "c.toml"\n'
+    for head, topology in [
+        (of_cluster, "small"),
+        (f'{of_cluster}topology = "other.toml"\n', "other"),
+        (f'{HEAD}topology = "other.toml"\n[cluster]\ncount = 4\n', "other"),
+        (f"{HEAD}[cluster]\ncount = 4\n", ""),
+    ]:
+        file.write_text(head + FUNCTIONS + PHASES)
+        scenario = load_scenario(file)
+        assert scenario.topology == topology
+        assert scenario.cluster.lab
+        assert scenario.regions == (("a", "b") if topology else ("local",))
