@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -52,10 +52,54 @@ def free_ports(count: int, *, taken: Collection[int]) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                return False
+    try:
+        sockets = _bind(port)
+    except OSError:
+        return False
+    for each in sockets:
+        each.close()
     return True
+
+
+class Held:
+    """Ports that nobody else can bind, until they are given up for the node they are for. Nodes
+    start in waves; without this, another cluster's choice could fall on the ports of the last."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, list[socket.socket]] = {}
+
+    def hold(self, ports: Iterable[int]) -> int | None:
+        """The first that is taken already; None: all are held."""
+        for port in ports:
+            try:
+                self._sockets[port] = _bind(port, again=True)
+            except OSError:
+                return port
+        return None
+
+    def release(self, ports: Iterable[int]) -> None:
+        for port in ports:
+            for each in self._sockets.pop(port, ()):
+                each.close()
+
+    def close(self) -> None:
+        self.release(list(self._sockets))
+
+
+def _bind(port: int, *, again: bool = False) -> list[socket.socket]:
+    """TCP and UDP. `again`: also where connections of a node that used it have just ended, as the
+    node itself would; whoever only looks whether it is free finds that it is not.
+
+    Raises OSError."""
+    sockets: list[socket.socket] = []
+    try:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            sockets.append(socket.socket(socket.AF_INET, kind))
+            if again and kind == socket.SOCK_STREAM:
+                sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sockets[-1].bind((HOST, port))
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise
+    return sockets

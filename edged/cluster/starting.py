@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from edged.errors import ClusterFailed
 
 from . import probe, process
+from .ports import Held
 from .process import Process
 from .state import ClusterState, Home, NodeState
 from .views import Progress, Report
@@ -95,13 +97,22 @@ class Starting:
 
     def start_all(self, state: ClusterState) -> ClusterState:
         """Every node of `state`, until all are ready. Raises as `until_ready`."""
-        process.compile_ahead()
+        with closing(Held()) as held:
+            for node in state.nodes:
+                if (port := held.hold(node.ports)) is not None:
+                    raise PortTaken(f"node {node.name!r}: port {port}")
+            process.compile_ahead()
+            return self._in_waves(state, held)
+
+    def _in_waves(self, state: ClusterState, held: Held) -> ClusterState:
         size = len(os.sched_getaffinity(0)) + WAVE_EXTRA
         pending = deque(node.name for node in state.nodes)
         wave: list[str] = []
         while pending or wave:
             while pending and len(wave) < size:
-                state = spawn(self._home, state, state.node(pending[0]))
+                node = state.node(pending[0])
+                held.release(node.ports)
+                state = spawn(self._home, state, node)
                 wave.append(pending.popleft())
             wave = self._still_starting(state, wave)
             self._tell(ready=self._count - len(wave) - len(pending))

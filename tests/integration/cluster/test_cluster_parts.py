@@ -104,6 +104,30 @@ def test_a_bound_port_is_not_free(kind: socket.SocketKind) -> None:
         assert not ports.is_free(other.getsockname()[1])
 
 
+def test_held_ports_are_free_again_for_their_node() -> None:
+    first, second = ports.free_ports(2, taken=())
+    held, other = ports.Held(), ports.Held()
+    assert held.hold([first, second]) is None
+    assert not ports.is_free(first)
+    assert other.hold([second]) == second
+    held.release([first])
+    assert (ports.is_free(first), ports.is_free(second)) == (True, False)
+    held.close()
+    assert ports.is_free(second)
+
+
+def test_a_port_whose_connections_have_just_ended_can_be_held() -> None:
+    (port,) = ports.free_ports(1, taken=())
+    with socket.create_server((ports.HOST, port)) as server:
+        client = socket.create_connection((ports.HOST, port))
+        server.accept()[0].close()  # closing first, it waits
+        client.close()
+        held = ports.Held()
+        assert held.hold([port]) == port  # somebody listens
+    assert held.hold([port]) is None
+    held.close()
+
+
 def test_unreadable_port_range(tmp_path: Path) -> None:
     assert ports.ephemeral_range(tmp_path / "none") == range(32_768, 61_000)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.cli.target import find_target
 from edged.cluster import layout, process
 from edged.cluster.spec import ClusterSpec, load_spec, next_region, parse_spec, spec_of
 from edged.cluster.state import ROLES, ClusterState, Home
@@ -199,3 +200,22 @@ def test_links_need_a_laboratory(home: Home) -> None:
     assert read_links(home, lab).topology is None
     assert isinstance(read_links(home, lab), Document)
     assert topology(home, lab) is None
+
+
+def test_commands_go_to_a_node_that_can_take_deploys(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"name": "n1", "roles": ["serve"]}, {"name": "n2"}, {"name": "n3"}]
+    state = created(home, parse_spec({"nodes": nodes}, source="t"))
+    ticks = process.started_ticks(1)  # something that runs
+    for node in state.nodes:
+        state = state.with_node(msgspec.structs.replace(node, pid=1, started_ticks=ticks))
+    home.save(state)
+    monkeypatch.setenv("EDGED_STATE", str(home.root))
+
+    def default() -> str:
+        return find_target(node=None, cluster=None, control=None, token_file=None).name
+
+    assert default() == "n2"
+    monkeypatch.setattr(process, "is_paused", lambda _: True)
+    assert default() == "n1"  # no better one: it will not answer, and say so
