@@ -125,11 +125,13 @@ def _change(
     as_json: bool,
 ) -> None:
     """Leaves with 1 if a node that runs did not take it."""
+    import msgspec
+
     done = boss.change_links(chosen, change)
     missed = done.missed
     if as_json:
         rules = boss.links(chosen).rules
-        print_json({"cluster": chosen, "at_ms": done.at_ms, "nodes": done.nodes, "rules": rules})
+        print_json(msgspec.to_builtins(done) | {"rules": msgspec.to_builtins(rules)})
     else:
         _tell(done, what)
     for each in missed:
@@ -141,6 +143,8 @@ def _change(
 def _tell(done: LinksChanged, what: str) -> None:
     took = len(done.nodes) - len(done.missed)
     click.echo(f"{what}; {took} of {len(done.nodes)} nodes since {_clock(done.at_ms)}")
+    if done.paused:
+        click.echo(f"{', '.join(done.paused)} will take it when resumed")
     for each in done.late:
         assert each.at_ms is not None
         click.echo(f"{each.node} was {each.at_ms - done.at_ms} ms late", err=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -34,6 +35,10 @@ STOP_TIMEOUT_S: Final = 15.0
 KILL_TIMEOUT_S: Final = 5.0
 PATIENCE_S: Final = 30.0
 """For another command that works on the cluster; no change to a single node takes so long."""
+
+
+LOOKS_S: Final = (0.023, 0.037, 0.051, 0.019)
+"""Between looks at a node that is stopped, of no common period."""
 
 
 class Nodes:
@@ -302,8 +307,11 @@ class Nodes:
         with self._locked(name):
             state = self.load(name)
             whole = write_links(self.home, state, change(read_links(self.home, state)))
+            nodes = _attentive(state)
             # Under the lock, so that nodes and file agree on which change was the last.
-            return tell_links(self.home, state, _attentive(state), whole, at_ms)
+            done = tell_links(self.home, state, nodes, whole, at_ms)
+            paused = (each.name for each in state.nodes if runs(each) and each not in nodes)
+            return msgspec.structs.replace(done, paused=tuple(paused))
 
     def link_views(self, name: str) -> list[tuple[str, bytes | None]]:
         """What each node that runs says of its links (GET /v1/links); None: it does not.
@@ -324,8 +332,15 @@ class Nodes:
 
 
 def _attentive(state: ClusterState) -> list[NodeState]:
-    """Those that can be asked."""
-    return [node for node in state.nodes if runs(node) and not is_paused(node)]
+    """Those that run and can be asked. One that is stopped and let go on by turns, to seem slow, is
+    not taken for paused: it is looked at again."""
+    running = [node for node in state.nodes if runs(node)]
+    paused = [node for node in running if is_paused(node)]
+    for wait_s in LOOKS_S:
+        if paused:
+            time.sleep(wait_s)
+            paused = [node for node in paused if is_paused(node)]
+    return [node for node in running if node not in paused]
 
 
 def stopped(node: NodeState) -> NodeState:

@@ -70,7 +70,9 @@ class LinksChanged(msgspec.Struct, frozen=True):
     at_ms: int
     """The instant that was meant for all."""
     nodes: tuple[LinksTold, ...]
-    """Those that run and are not paused; the others take it when they are back."""
+    """Those that run and are not paused."""
+    paused: tuple[str, ...] = ()
+    """Those take it when they are resumed, and those that do not run when they start."""
 
     @property
     def missed(self) -> tuple[LinksTold, ...]:

@@ -310,9 +310,17 @@ def test_two_nodes_on_one_data_directory(home: Home, boss: Supervisor) -> None:
     assert boss.down("c").stopped == ()
 
 
-def test_sigterm_is_a_graceful_end(home: Home, boss: Supervisor) -> None:
+def test_sigterm_is_a_graceful_end(
+    home: Home, boss: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGED_TOKEN", "the operator's own")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     state = boss.up("c", spec_of(1), timeout_s=TIMEOUT_S)
     pid = state.nodes[0].pid or 0
+    environ = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"EDGED_TOKEN" not in environ
+    assert b"PYTHONDONTWRITEBYTECODE" not in environ
+    assert os.getsid(pid) == pid  # it outlives the terminal
     os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edged.cli.main import edged
-from edged.cluster import probe, process, shaping
+from edged.cluster import nodes, probe, process, shaping
 from edged.cluster.spec import spec_of
-from edged.cluster.state import ClusterState, Home
+from edged.cluster.state import ClusterState, Home, NodeState
 from edged.cluster.supervisor import Supervisor
 from edged.errors import ClusterNotFound, ConfigError
 from edged.interfaces import LinksView
@@ -171,8 +171,30 @@ def test_one_that_does_not_take_it_is_told_loudly(
     home.save(state)
     done = cluster("partition", "eu|us")
     assert done.exit_code == 1
+    assert "resumed" not in done.stdout
     assert "cut eu | us; 1 of 2 nodes since" in done.stdout
     assert "n3 did not take it: HTTP 409" in done.stderr
+
+
+def test_a_paused_node_takes_it_later_and_one_that_is_only_slow_now(
+    home: Home, state: ClusterState, cluster: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = process.started_ticks(1)  # something that runs
+    for node in state.nodes[:2]:
+        state = state.with_node(msgspec.structs.replace(node, pid=1, started_ticks=ticks))
+    home.save(state)
+    looks: list[str] = []
+
+    def is_paused(node: NodeState) -> bool:
+        looks.append(node.name)
+        return node.name == "n1" or looks.count("n2") < 3
+
+    monkeypatch.setattr(nodes, "is_paused", is_paused)
+    monkeypatch.setattr(probe, "ask", lambda *_, **__: (200, b'{"at_ms": 0}'))
+    done = cluster("partition", "eu|us")
+    assert "1 of 1 nodes since" in done.stdout
+    assert "n1 will take it when resumed" in done.stdout
+    assert looks.count("n2") == 3
 
 
 # ---------------------------------------------------------------- commands
@@ -254,7 +276,7 @@ def test_a_partition_of_real_nodes(home: Home, boss: Supervisor) -> None:
 
     boss.pause("d", "n4")
     done = boss.change_links("d", lambda before: partition(before, [["eu"], ["us"]]))
-    assert (len(done.nodes), done.missed) == (3, ())
+    assert (len(done.nodes), done.missed, done.paused) == (3, (), ("n4",))
     boss.resume("d", "n4")
     assert looked("n4").document.rules
     within(60, lambda: sees("n1") == {"n1", "n3"} and sees("n2") == {"n2", "n4"})
