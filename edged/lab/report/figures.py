@@ -132,13 +132,15 @@ def settled(history: History) -> list[Settled]:
 
 # ---------------------------------------------------------------- requests
 def course(history: History) -> Course:
+    """In buckets of one width, all of them full: the last would else look like a drop."""
     end_s = max((row.intended_s for row in history.requests), default=0.0)
-    buckets = max(1.0, min(BUCKETS_MAX, len(history.requests) / PER_BUCKET_MIN))
-    width_s = next((w for w in WIDTHS_S if end_s / w < buckets), end_s / buckets + 1)
-    number = int(end_s / width_s) + 1
+    wanted = max(1.0, min(BUCKETS_MAX, len(history.requests) / PER_BUCKET_MIN))
+    least_s = next((width for width in WIDTHS_S if end_s / width <= wanted), end_s / wanted)
+    number = max(1, int(end_s / least_s))
+    width_s = end_s / number or least_s
     parts: list[list[Request]] = [[] for _ in range(number)]
     for row in history.requests:
-        parts[int(row.intended_s / width_s)].append(row)
+        parts[min(number - 1, int(row.intended_s / width_s))].append(row)
     return Course(width_s, tuple(map(_bucket, parts)))
 
 
@@ -179,24 +181,31 @@ def by_answerer(history: History) -> Matrix:
                 by = row.answered_by or row.node
                 yield row.region, regions.get(by, by), row
 
-    return _medians(cells(), 0.5)
+    return _quantiles(cells(), 0.5)
+
+
+def in_phases(history: History) -> list[tuple[Window, list[Request]]]:
+    """Each phase with the requests that were intended in it."""
+    phases = windows(history)
+    begins = [phase.begin_s for phase in phases]
+    parts: list[list[Request]] = [[] for _ in phases]
+    for row in history.requests:
+        at = bisect(begins, row.intended_s) - 1
+        if at >= 0 and row.intended_s < phases[at].end_s:
+            parts[at].append(row)
+    return list(zip(phases, parts, strict=True))
 
 
 def by_phase(history: History) -> Matrix:
     """Client region × phase -> 99th percentile in ms."""
-    phases = windows(history)
-    begins = [phase.begin_s for phase in phases]
-
-    def cells() -> Iterator[tuple[str, str, Request]]:
-        for row in history.requests:
-            at = bisect(begins, row.intended_s) - 1
-            if row.error is None and at >= 0:
-                yield row.region, phases[at].name, row
-
-    return _medians(cells(), 0.99, columns=[phase.name for phase in phases])
+    parts = in_phases(history)
+    cells = (
+        (row.region, phase.name, row) for phase, rows in parts for row in rows if row.error is None
+    )
+    return _quantiles(cells, 0.99, columns=[phase.name for phase, _ in parts])
 
 
-def _medians(
+def _quantiles(
     found: Iterable[tuple[str, str, Request]], share: float, columns: Sequence[str] = ()
 ) -> Matrix:
     latencies: dict[tuple[str, str], Histogram] = {}

@@ -192,12 +192,8 @@ def _figure(shown: Picture) -> Html:
 
 
 def _phases(history: History) -> Html:
-    windows = figures.windows(history)
-    if not windows:
-        return Html("")
     rows = []
-    for window in windows:
-        asked = [row for row in history.requests if window.begin_s <= row.intended_s < window.end_s]
+    for window, asked in figures.in_phases(history):
         failed = sum(row.error is not None for row in asked)
         budget = None if window.errors_max is None else f"{window.errors_max:.2%}"
         rows.append(
@@ -210,6 +206,8 @@ def _phases(history: History) -> Html:
                 budget or "any",
             )
         )
+    if not rows:
+        return Html("")
     head = ("phase", "when", "requests", "failed", "share", "allowed")
     return _titled("Phases", _table(head, rows))
 
