@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from protocol.events import Event
+from protocol.events import Event, MemberUp, MemberUpdated
 from protocol.gossip import Gossip, GossipConfig
 from protocol.holdings import ANSWERING_FORMS, MODULE_FORMS
 from protocol.ids import ArtifactKey, Digest, NodeId
@@ -238,7 +238,7 @@ class Parts:
 
     def _observe(self, event: Event) -> None:
         self.events.note(event)
-        if self.shaper is not None:
+        if self.shaper is not None and isinstance(event, MemberUp | MemberUpdated):
             self.shaper.members_changed()
 
     def _wire_functions(self, config: Config) -> None:

@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from protocol.shaping import Cut, Link
 
+from .config import parse_address
 from .errors import ConfigError
 from .topology import (
     ANY,
@@ -45,6 +46,9 @@ WAYS_MAX: Final = 65_536
 """Directions remembered; more are worked out anew."""
 
 
+NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?\Z")]
+
+
 class NodeAt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: Region
     address: Annotated[str, Meta(max_length=300)] = ""
@@ -53,7 +57,7 @@ class NodeAt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     topology: File | None = None
-    nodes: Annotated[dict[str, NodeAt], Meta(max_length=NODES_MAX)] = {}
+    nodes: Annotated[dict[NodeName, NodeAt], Meta(max_length=NODES_MAX)] = {}
     """By name. Gossip tells the same, but not to a node that is about to join: one that starts
     within a partition would join across it."""
     rules: Annotated[tuple[Rule, ...], Meta(max_length=RULES_MAX)] = ()
@@ -125,6 +129,9 @@ def parse_document(data: bytes, *, where: str = "links", beside: Sequence[str] =
 
 def check_document(document: Document, *, where: str = "links") -> None:
     """What the types do not say. Raises ConfigError."""
+    for name, at in document.nodes.items():
+        if at.address:
+            parse_address(at.address, key=f"{where}: nodes.{name}.address")
     if document.topology is None:
         return
     regions = topology_of(document.topology, name="", where=f"{where}: topology").regions

@@ -22,6 +22,9 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[a-z0-9][a-z0-9-]{0,31}": (
         "1 to 32 of a-z 0-9 -, the first a letter or digit, e.g. eu-west"
     ),
+    r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?": (
+        "the name of a node: 1 to 63 of a-z 0-9 . - _, first and last a letter or digit"
+    ),
     r"^(\*|[a-z0-9][a-z0-9-]{0,31}|node:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)": (
         'a region, "node:NAME", or "*" for all'
     ),

@@ -9,7 +9,6 @@ be closed, and for how long; peers remembered.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -26,7 +25,7 @@ from protocol.shaping import CLEAR, Link, Pipe
 
 from ..clock import Clock
 from ..config import parse_address
-from ..errors import BadRequest, ConfigError
+from ..errors import BadRequest
 from ..interfaces import EventKind, LinkPeerView, LinksChange, LinksView, LinkView
 from ..links import Document, Links
 from ..metrics import Family, Sample
@@ -270,7 +269,7 @@ class Shaper:
         if self._ends is None:
             ends: dict[NodeId | Address, End] = {}
             for name, at in self._links.document.nodes.items():
-                with contextlib.suppress(ConfigError):
+                if at.address:
                     ends[parse_address(at.address, key=name)] = End(name, at.region)
             for member in self._members():
                 end = End(member.name, member.metadata.region)

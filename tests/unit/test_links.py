@@ -134,6 +134,8 @@ def test_documents_are_written_and_read_again(tmp_path: Path) -> None:
             '{"topology": {"regions": {"a": 1}, "link": {"latency_ms": 1}}, "rules": [STRANGE]}',
             "rules[0].from: 'b' is no region of the topology; there are a",
         ),
+        ('{"nodes": {"N 1": {"region": "a"}}}', "nodes = 'N 1': the name of a node"),
+        ('{"nodes": {"n1": {"region": "a", "address": "x"}}}', "nodes.n1.address = 'x'"),
         (" " * 1_100_000, "1100000 bytes, 1048576 are allowed"),
     ],
 )

@@ -43,7 +43,7 @@ class NoTimer:
 def patient_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
     """Jumps once nothing has happened for so long: sockets need a moment, on a busy machine too."""
     monkeypatch.setattr(departures, "FineTimer", NoTimer)
-    return MockClock(autojump_threshold=0.01)
+    return MockClock(autojump_threshold=0.005)
 
 
 def rules(**keys: object) -> Document:
@@ -262,14 +262,14 @@ async def test_what_was_sent_before_closing_arrives_and_then_the_end(
     async with pair(make_trust, log) as (a, b):
         connection = await connect(a, b)
         await ping(connection)
-        await connection.send(Sync(1), b"x" * 300_000)
+        await connection.send(Sync(1), b"x" * 100_000)
         begun = trio.current_time()
         connection.abort()
         assert b.peer("a")["streams"] == 1
         while b.peer("a")["streams"]:
             await trio.sleep(0.02)
         assert 0.1 <= trio.current_time() - begun < 0.5
-        assert b.peer("a")["stream_bytes"] > 300_000, "it was answered"
+        assert b.peer("a")["stream_bytes"] > 100_000, "it was answered"
 
 
 async def test_a_stream_that_is_closed_over_a_cut_ends_after_a_while(
@@ -293,7 +293,7 @@ async def test_a_reader_that_reads_nothing_stops_the_writer(
         connection = await connect(a, b)
         with trio.move_on_after(20) as waiting:
             for number in range(64):
-                await connection.send(Sync(number), b"x" * 1_000_000)
+                await connection.send(Sync(number), b"x" * 500_000)
         assert waiting.cancelled_caught, "b answers, and nobody reads the answers"
         assert b.shaper.held_bytes <= 2 * 1024 * 1024
         connection.abort()
@@ -309,7 +309,7 @@ async def test_streams_share_a_bandwidth(
         begun = trio.current_time()
 
         async def load(connection: Connection[Reply]) -> None:
-            await connection.send(Sync(1), b"x" * 200_000)
+            await connection.send(Sync(1), b"x" * 80_000)
             frame = await connection.receive()
             assert frame is not None
             assert isinstance(frame[0], SyncReply)
@@ -318,8 +318,8 @@ async def test_streams_share_a_bandwidth(
         async with trio.open_nursery() as nursery:
             for connection in connections:
                 nursery.start_soon(load, connection)
-        # 400 kB there; the first answer goes back meanwhile, the second after that.
-        assert 0.4 < trio.current_time() - begun < 0.9
+        # 160 kB there; the first answer goes back meanwhile, the second after that.
+        assert 0.16 < trio.current_time() - begun < 0.45
 
 
 async def test_a_document_may_come_into_force_later(
@@ -327,15 +327,15 @@ async def test_a_document_may_come_into_force_later(
 ) -> None:
     async with pair(make_trust, log, EMPTY) as (a, _):
         now_ms = a.shaper.view().changed_at_ms
-        change = a.shaper.schedule(ALL_CUT, now_ms + 2000)
-        assert change.at_ms == now_ms + 2000
+        change = a.shaper.schedule(ALL_CUT, now_ms + 20_000)
+        assert change.at_ms == now_ms + 20_000
         assert a.shaper.view().pending_at_ms == change.at_ms
-        a.shaper.schedule(FAR, now_ms + 1000)
-        await trio.sleep(0.9)
+        a.shaper.schedule(FAR, now_ms + 10_000)  # of the real clock, which goes on meanwhile
+        await trio.sleep(4)
         assert a.shaper.view().document == EMPTY
-        await trio.sleep(0.2)
+        await trio.sleep(6.5)
         assert a.shaper.view().document == FAR
-        await trio.sleep(2)
+        await trio.sleep(20)
         assert a.shaper.view().document == FAR, "it took the place of the other"
         with pytest.raises(BadRequest, match="3600 s are allowed"):
             a.shaper.schedule(EMPTY, now_ms + 10_000_000)
@@ -344,7 +344,7 @@ async def test_a_document_may_come_into_force_later(
 async def test_a_seed_is_known_by_the_document(
     make_trust: MakeTrust, log: Log, patient_clock: MockClock
 ) -> None:
-    document = Document(nodes={"c": NodeAt("c", "127.0.0.1:9"), "d": NodeAt("c", "nonsense")})
+    document = Document(nodes={"c": NodeAt("c", "127.0.0.1:9"), "d": NodeAt("c")})
     async with pair(make_trust, log, partition(document, [["a"], ["c"]])) as (a, _):
         a.shaper.send(b"x", ("127.0.0.1", 9))
         assert a.sent == []
