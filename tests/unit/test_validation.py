@@ -14,6 +14,7 @@ from msgspec import Meta, inspect
 from edged.cli.function_file import FunctionFile
 from edged.cluster.spec import ClusterSpec
 from edged.config import Config
+from edged.topology import File
 from edged.validation import explain, pattern_words
 from protocol.function import FunctionSpec, Policy
 
@@ -60,9 +61,9 @@ def refusal(data: Any, kind: Any) -> str | None:
         ({"env": {"A": 1}}, Policy, "env.A = 1: write text"),
         ({"mounts": "a"}, Policy, "mounts = 'a': write a list, [ … ]"),
         (
-            {"nodes": []},
-            ClusterSpec,
-            "nodes = []: 0 entries; 1 to 100 are allowed",
+            {"regions": {}},
+            File,
+            "regions = {}: 0 entries; 1 to 64 are allowed",
         ),
         ({"x": 1}, Annotated[dict[str, int], Meta(max_length=0)], "0 to 0 are allowed"),
     ],
