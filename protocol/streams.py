@@ -332,6 +332,11 @@ class FrameReader(Generic[M]):
         """Whether an end of the stream now would cut a frame off."""
         return bool(self._buffer) or self._message is not None
 
+    @property
+    def due_bytes(self) -> int:
+        """Still to come of the body that is coming."""
+        return 0 if self._message is None else max(self._body_bytes - len(self._buffer), 0)
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         self._buffer += data
 

@@ -70,6 +70,10 @@ class Connection(Generic[M]):
         """What was received last was all that had come: `fill_now` at once is no use."""
         return self._stream.drained
 
+    def hold_no_longer(self) -> None:
+        """`fill` gets what has come."""
+        self._stream.hold_no_longer()
+
     def interrupt(self) -> None:
         """Who waits for the peer now gets PeerError."""
         self._stream.interrupt()
@@ -137,10 +141,11 @@ class Connection(Generic[M]):
             if not await self.fill():
                 return None
 
-    async def fill(self) -> bool:
-        """Waits for some bytes; False at the end of the stream. Raises PeerError."""
+    async def fill(self, *, hold: bool = False) -> bool:
+        """Waits for some bytes; `hold`: for all of a large body of which a part has come, or for
+        `hold_no_longer`. False at the end of the stream. Raises PeerError."""
         try:
-            data = await self._stream.receive()
+            data = await self._stream.receive(due_bytes=self._reader.due_bytes if hold else 0)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError("connection lost while receiving", private=why(error)) from error
         return self._feed(data)

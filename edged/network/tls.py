@@ -31,6 +31,10 @@ UNSENT_BYTES: Final = 64 * 1024
 PROMPT_MAX: Final = 8
 """Receives and sends in a row before other tasks run: a pass costs as much as a request."""
 _RECORD_BYTES: Final = 16 * 1024
+_RECORD_OVERHEAD: Final = 22
+"""TLS 1.3 with any of its ciphers: header, content type, tag."""
+HOLD_BYTES_MIN: Final = 8 * 1024
+"""With less to come, the kernel wakes for whatever there is."""
 _shared: Final = trio.lowlevel.RunVar[tuple[memoryview, memoryview]]("edged-tls-buffers")
 """Ciphertext and plaintext of the stream that reads right now: nothing of either outlives a step of
 one task, and half a MiB for each connection would outgrow all else that a node keeps."""
@@ -63,6 +67,10 @@ class TlsStream:
         # typeshed has `bytearray` for the buffer and so `bytes` for the result.
         self._read_into = cast(Callable[[int, memoryview], int], self._tls.read)
         self._prompt = 0
+        self._held_bytes = 1
+        """What the kernel collects before it wakes the reader."""
+        self._undecrypted = 0
+        """Ciphertext that was received, at most: what TLS itself says is counted as left."""
         self._short = False
         """The kernel had less than asked for."""
         self._drained = False
@@ -95,6 +103,7 @@ class TlsStream:
                 await self._say_why()
                 raise trio.BrokenResourceError("TLS handshake failed") from error
             else:
+                self._undecrypted = self._incoming.pending
                 await self.flush()
                 return
 
@@ -130,15 +139,21 @@ class TlsStream:
     def unsent_bytes(self) -> int:
         return self._outgoing.pending + len(self._unsent)
 
-    async def receive(self) -> memoryview:
+    async def receive(self, *, due_bytes: int = 0) -> memoryview:
         """What has come, a bufferful at most, empty at the end of the stream. It is valid until
-        the task waits for anything. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
+        the task waits for anything. When `due_bytes` are sure to come, it may wait for all of them;
+        `hold_no_longer` ends that. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
         await self._let_others_run()
         if self._drained:  # the last look found the end of what had come
-            await self._wait_readable()
+            await self._wait_readable(due_bytes)
         while (data := self.receive_now()) is None:
-            await self._wait_readable()
+            await self._wait_readable(due_bytes)
         return data
+
+    def hold_no_longer(self) -> None:
+        """Whoever waits in `receive` gets what has come."""
+        if not self._closed:
+            self._hold(1)
 
     @property
     def drained(self) -> bool:
@@ -169,6 +184,7 @@ class TlsStream:
                     self._ended = not size
                     break
                 size += got
+                self._undecrypted -= got + _RECORD_OVERHEAD
         except ssl.SSLWantReadError:
             self._drained = self._short
         except ssl.SSLError as error:
@@ -266,11 +282,20 @@ class TlsStream:
             except OSError as error:
                 raise trio.BrokenResourceError("connection lost") from error
 
-    async def _wait_readable(self) -> None:
+    async def _wait_readable(self, due_bytes: int = 0) -> None:
         if self._closed:
             raise trio.ClosedResourceError("closed")
+        overhead = _RECORD_OVERHEAD * (due_bytes // _RECORD_BYTES)
+        hold = min(due_bytes + overhead - max(self._undecrypted, 0), RECEIVE_BYTES)
+        self._hold(hold if hold >= HOLD_BYTES_MIN else 1)
         self._prompt = 0
         await trio.lowlevel.wait_readable(self._socket)
+
+    def _hold(self, count: int) -> None:
+        if count != self._held_bytes:
+            self._held_bytes = count
+            with contextlib.suppress(OSError):  # it is only about how often to wake
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     async def _let_others_run(self) -> None:
         """A peer that always has more, or takes all, must not keep the node for itself."""
@@ -290,6 +315,7 @@ class TlsStream:
         except OSError as error:
             raise trio.BrokenResourceError("connection lost") from error
         self._incoming.write(self._received[:size])
+        self._undecrypted += size
         self._short = size < RECEIVE_BYTES
         self._ended = not size
         return True

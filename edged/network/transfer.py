@@ -60,6 +60,9 @@ GATHER_S_MIN: Final = 0.003
 GATHER_S_MAX: Final = 0.02
 """A thread hop costs as much as a segment: with less than that verified, more is waited for, for a
 share of the time the fetch has taken so far, as for its news (SPEC §10.5)."""
+HOLD_S: Final = 0.25
+"""How long the rest of a segment may take before its parts are looked at, each of which costs as
+much: a part is a sign of life. 128 KiB in that time are 4 Mbit/s."""
 WRITE_BYTES: Final = 4 * 1024 * 1024
 """In one thread hop."""
 
@@ -182,10 +185,15 @@ class Transfer:
                 await self._wake.wait()
             self._wake = trio.Event()
             if scope.cancelled_caught:
-                for peer, link in self._links.items():
-                    if link.connection is not None:
-                        fetch.heard(peer, link.connection.heard_at)
-                fetch.on_timer(trio.current_time())
+                self._on_timer(trio.current_time())
+
+    def _on_timer(self, now: float) -> None:
+        for peer, link in self._links.items():
+            if link.connection is not None:
+                self._fetch.heard(peer, link.connection.heard_at)
+                if link.connection.heard_at + HOLD_S < now:
+                    link.connection.hold_no_longer()
+        self._fetch.on_timer(now)
 
     def _obey(self, tasks: trio.Nursery) -> None:
         """Everything the machine wants now, but what needs waiting."""
@@ -297,7 +305,7 @@ class Transfer:
                 connection = link.connection = await self._dial(link.peer)
                 fetch.connected(peer, trio.current_time())
                 self._obey(tasks)
-                while await connection.fill():
+                while await connection.fill(hold=True):
                     if link.scope.cancel_called:
                         break  # what came now is for the connection's next user
                     now = connection.heard_at
