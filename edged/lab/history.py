@@ -148,7 +148,8 @@ class Deploy(Row, frozen=True, kw_only=True, tag="deploy"):
 class Converged(Row, frozen=True, kw_only=True, tag="converged"):
     what: Convergence
     after: _Name
-    """Id of the fault after whose end it was measured; "": after the start."""
+    """Id of the fault after whose end it was measured; "ID begun": while it lasted, as of a kill;
+    "": after the start."""
     seconds: _Seconds | None = None
     """None: it has not, until `t_s`."""
     waited_s: _Seconds

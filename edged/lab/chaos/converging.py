@@ -1,9 +1,10 @@
 """How long the cluster takes to agree again after each event, measured from outside.
 
 Measured while no fault is open: from when the last one was undone until all running nodes see
-exactly each other alive, have the same catalog, and every function has its holders. The next fault
-overtakes a measurement that is not done: it then says how long was looked, which may be less than
-the bound, and so proves nothing.
+exactly each other alive, have the same catalog, and every function has its holders. One that is
+over when it is done (a kill) is no disturbance while it lasts, but an event of its own. The next
+event overtakes a measurement that is not done: it then says how long was looked, which may be less
+than the bound, and so proves nothing.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ class Converging:
         self._open.add(name)
         self._wake()
 
-    def over(self, name: str, since_s: float) -> None:
+    def over(self, name: str, since_s: float, *, of: str = "") -> None:
         """`since_s`: when it began to be undone, on trio's clock; that a node has to start before
-        it can agree is part of what is measured."""
+        it can agree is part of what is measured. `of`: what rows call it, in place of its name."""
         self._open.discard(name)
-        self._due = (name, since_s)
+        self._due = (of or name, since_s)
         self._settled = trio.Event()
         self._wake()
 

@@ -163,9 +163,13 @@ class Engine:
         except (Unproven, EdgedError) as error:
             self._note(planned, "unproven", str(error))
         else:
+            if not fault.lasting and planned.duration_s is not None:
+                # The others can agree on what is left while it lasts.
+                self._converging.over(planned.id, since_s, of=f"{planned.id} begun")
             await self._go_on(fault)
         if fault.lasting or planned.duration_s is not None:
             since_s = trio.current_time()
+            self._converging.begins(planned.id)
         await self._end(fault)
         self._converging.over(planned.id, since_s)
 

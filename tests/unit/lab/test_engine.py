@@ -156,6 +156,17 @@ async def test_convergence_is_measured_when_a_fault_is_over(
     assert [row.seconds is None for row in run.converged("")] == [False] * 3
 
 
+async def test_those_who_are_left_are_watched_while_a_node_is_dead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    run = Run(KILL)
+    await run.run()
+    while_dead = next(row for row in run.converged("1 begun") if row.what == "membership")
+    assert while_dead.seconds == pytest.approx(1.0, abs=0.4)
+    assert "n2" not in while_dead.nodes
+    assert 6.5 < while_dead.t_s < 9
+
+
 async def test_what_does_not_converge_is_told_at_its_bound(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
