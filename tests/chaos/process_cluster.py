@@ -209,8 +209,10 @@ def cluster(
             member.end()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+def wait_until(
+    condition: Callable[[], bool], timeout_s: float = WAIT_S, *, every_s: float = 0.05
+) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(every_s)

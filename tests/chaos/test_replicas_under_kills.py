@@ -29,6 +29,9 @@ KILL_EVERY_S = 2.0
 DEPLOY_EVERY_S = 1.0
 ASK_EVERY_S = 0.05
 CLIENTS = 3
+LOOK_EVERY_S = 0.25
+START_MAX_S = 3 * WAIT_S
+"""A machine that others use up may take a minute to start a process."""
 SPREAD_S = 3.0
 """After it was acknowledged, a function is known everywhere; until then it may be 404 elsewhere."""
 
@@ -91,7 +94,7 @@ class Storm:
 
     def _revive(self, member: Member) -> None:
         member.spawn()
-        wait_until(lambda: self._is_seen(member))
+        wait_until(lambda: self._is_seen(member), START_MAX_S, every_s=LOOK_EVERY_S)
         del self._away[member.name]
         member.wait_ready()  # its gateway opens when it has caught up
         member.restarting = False
