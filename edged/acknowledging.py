@@ -19,7 +19,7 @@ from protocol.ids import Digest, NodeId
 from protocol.records import encode_bundles
 from protocol.replicas import Site, placement
 
-from .errors import EdgedError, PeerError, PeerRefused, UnderReplicated
+from .errors import EdgedError, Outdone, PeerError, PeerRefused, UnderReplicated, info_of
 from .interfaces import Peer, PeerLine
 
 SLOW_S: Final = 2.0
@@ -37,6 +37,8 @@ LOOK_S: Final = 0.25
 
 PASSING: Final = frozenset({"overloaded", "draining", "no-holder", "peer"})
 """Refusals that may be over in a moment; a full disk is not."""
+
+OUTDONE: Final = info_of(Outdone("")).code
 
 Job = Callable[[NodeId], Awaitable[None]]
 
@@ -75,10 +77,12 @@ class Gathering:
         """Those that did the job: `replicas` of them, or every reachable member if they are fewer.
         `job` raises EdgedError; PeerRefused is final.
 
-        Raises UnderReplicated at `until_s`, or as soon as too many have refused."""
+        Raises UnderReplicated at `until_s`, or as soon as too many have refused; Outdone as soon
+        as one says so."""
         done: dict[NodeId, None] = {}
         running: dict[NodeId, float] = {}
         news = trio.Event()
+        failures: list[UnderReplicated | Outdone] = []
 
         async def attempt(node: NodeId) -> None:
             try:
@@ -86,7 +90,9 @@ class Gathering:
                 done[node] = None
                 self._slow.pop(node, None)
             except PeerRefused as error:
-                if error.code in PASSING:
+                if error.code == OUTDONE:
+                    failures.append(Outdone(f"{self._name(node)}: {error.detail}"))
+                elif error.code in PASSING:
                     self._note_failure(node, str(error))
                 else:
                     self._refused[node] = str(error)
@@ -95,9 +101,8 @@ class Gathering:
             del running[node]
             news.set()
 
-        too_few: UnderReplicated | None = None
         async with trio.open_nursery() as nursery:
-            while too_few is None and not self._enough(done):
+            while not failures and not self._enough(done):
                 now = trio.current_time()
                 for node, since_s in running.items():
                     if now - since_s >= slow_s:
@@ -109,11 +114,12 @@ class Gathering:
                 with trio.move_on_at(min(until_s, now + LOOK_S)):
                     await news.wait()
                 news = trio.Event()
-                if trio.current_time() >= until_s or self._hopeless():
-                    too_few = self._too_few(done, running)
+                late = trio.current_time() >= until_s
+                if not failures and (late or self._hopeless()):
+                    failures.append(self._too_few(done, running))
             nursery.cancel_scope.cancel()
-        if too_few is not None:
-            raise too_few
+        if failures:
+            raise failures[0]
         self._able = done
         return tuple(done)
 
@@ -199,7 +205,8 @@ class Change:
     async def store(self, encoded: Sequence[bytes]) -> tuple[str, ...]:
         """Records, in force and durable here, where the blob is; the names of those nodes.
 
-        Raises UnderReplicated; then the change is in force here and may be elsewhere."""
+        Raises UnderReplicated; then the change is in force here and may be elsewhere. Raises
+        Outdone: another one is in force there, and will be here when this node takes it."""
         bundles = encode_bundles(encoded)
 
         async def job(node: NodeId) -> None:

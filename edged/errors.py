@@ -187,6 +187,10 @@ class NoHolder(EdgedError):
     """No reachable peer holds the blob; `extra["digest"]` names it."""
 
 
+class Outdone(EdgedError):
+    """Another change of the same function has a later time, so this one will not be in force."""
+
+
 class UnderReplicated(EdgedError):
     """Too few nodes confirmed a change: nothing was acknowledged. `extra` says who has it
     ("holders") and why others have not ("failed")."""
@@ -232,6 +236,7 @@ class PeerRefused(PeerError):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
+        self.detail = detail
 
 
 class ErrorInfo(NamedTuple):
@@ -286,6 +291,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     NoHolder: ErrorInfo(503, "no-holder", True, "warning", "No holder reachable"),
     UnderReplicated: ErrorInfo(503, "under-replicated", True, "warning", "Too few replicas"),
     Unauthorized: ErrorInfo(401, "unauthorized", False, "info", "Unauthorized"),
+    Outdone: ErrorInfo(409, "outdone", False, "info", "A later change is in force"),
     Conflict: ErrorInfo(409, "conflict", False, "info", "Conflict"),
     SwitchedOff: ErrorInfo(409, "switched-off", False, "info", "Switched off"),
     ClusterNotFound: ErrorInfo(404, "cluster-not-found", False, "info", "Cluster not found"),

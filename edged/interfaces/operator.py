@@ -302,7 +302,7 @@ class Operator(Protocol):
         """Returns when durable on `replicas` nodes, or on all that can be reached.
 
         Raises BadRequest, BlobNotFound (upload the module first), ModuleRejected, Conflict,
-        UnderReplicated."""
+        Outdone, UnderReplicated."""
         ...
 
     def functions(self) -> tuple[FunctionSummary, ...]: ...

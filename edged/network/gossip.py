@@ -49,7 +49,7 @@ from protocol.streams import ErrorReply, Reply, Sync, SyncReply
 
 from ..clock import Clock
 from ..config import parse_address
-from ..errors import ConfigError, PeerError, StoreError
+from ..errors import ConfigError, Outdone, PeerError, StoreError
 from ..telemetry import Log, Metrics
 from ..trust import Trust
 from .admission import admit_only, dropped_by_kernel
@@ -458,12 +458,13 @@ class GossipService:
 
     async def store_records(self, body: bytes) -> None:
         """A bundle that a peer wants on this disk: verified, in force, durable when it returns.
-        What is in force already, or outdone, is fine; one that is refused refuses the rest.
+        What is in force already is fine; one that is refused refuses the rest.
 
-        Raises PeerError, StoreError."""
+        Raises PeerError, StoreError; Outdone: something else is in force, later, under a name."""
         try:
             bundle = decode_bundle(body)
-            keys = [record_key(decode_record(encoded)) for encoded in bundle]
+            records = [decode_record(encoded) for encoded in bundle]
+            keys = list(map(record_key, records))
             wall_ms = self._wall_ms()
             proofs = await self._prove_records(self._gossip.catalog.unproven(bundle))
             for encoded in bundle:
@@ -475,6 +476,22 @@ class GossipService:
         async with self._persisting:
             rows = [(key, self._gossip.catalog.encoded(key)) for key in keys]
             await self._save_records([(key, row) for key, row in rows if row is not None])
+        for record, (_, row) in zip(records, rows, strict=True):
+            _check_in_force(record, row)
+
+
+def _check_in_force(record: Record, encoded: bytes | None) -> None:
+    """`encoded` is in force under the key of `record`. Raises Outdone.
+
+    A version's record says the same whoever signed it."""
+    if record.kind != "alias" or encoded is None:
+        return
+    now = decode_record(encoded)
+    if now.value != record.value:
+        raise Outdone(
+            f"{record.name}: {now.credential.name} changed it at a later time by its clock; look"
+            " at what is deployed, and where clocks differ set them"
+        )
 
 
 def _record_bytes(event: Event) -> int:

@@ -157,6 +157,25 @@ async def test_records_are_on_disk_and_in_force_when_they_are_answered(
         await line.aclose()
 
 
+async def test_who_is_later_than_the_asker_says_so(make_trust: MakeTrust, log: Log) -> None:
+    """As where the asker's clock is behind, and it takes nothing that is dated after it."""
+    async with gossiping(log, make_trust("a"), make_trust("b")) as (a, b):
+        line = line_to(a.trust, b.trust, b.sockets.address)
+        hour_ms = 3600_000
+        early = a.gossip.catalog.prepare_deploy("f", SPEC, wall_ms=wall_ms() - hour_ms)
+        other = SPEC.replace(b"raw", b"cgi")
+        b.publish(b.gossip.catalog.prepare_deploy("f", other, wall_ms=wall_ms()))
+        in_force = b.gossip.catalog.encoded("a/f")
+        with pytest.raises(PeerRefused, match="f: b changed it at a later time") as caught:
+            await line.store_records(encode_bundles([encode_record(row) for row in early])[0])
+        assert caught.value.code == "outdone"
+        assert b.gossip.catalog.encoded("a/f") == in_force == b.saved["a/f"]
+        same = a.gossip.catalog.prepare_deploy("f", other, wall_ms=wall_ms() - hour_ms)
+        await line.store_records(encode_bundles([encode_record(row) for row in same])[0])
+        assert b.gossip.catalog.encoded("a/f") == in_force, "which says what was wanted"
+        await line.aclose()
+
+
 async def test_records_that_are_forged_or_malformed_change_nothing(
     make_trust: MakeTrust, log: Log
 ) -> None:

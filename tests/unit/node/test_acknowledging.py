@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from edged.acknowledging import Nodes
-from edged.errors import PeerError, PeerRefused, UnderReplicated
+from edged.errors import Outdone, PeerError, PeerRefused, UnderReplicated
 from edged.interfaces import Peer
 from protocol.ids import Digest, NodeId, digest_of
 from protocol.records import decode_bundle
@@ -86,6 +86,11 @@ async def full() -> None:
     raise PeerRefused("disk-full", "no space")
 
 
+async def outdone() -> None:
+    await trio.sleep(0.01)
+    raise PeerRefused("outdone", "a later one is in force")
+
+
 async def change(cluster: Cluster, replicas: int, wire_bytes: int = 0) -> tuple[str, ...]:
     async with cluster.nodes().change(BLOB, replicas, wire_bytes=wire_bytes) as one:
         await one.spread(MANIFEST)
@@ -121,6 +126,21 @@ async def test_the_next_in_order_replaces_one_whose_disk_is_full(
     cluster.blobs[second] = full
     assert set(await change(cluster, 3)) == {first, third, fourth}
     assert trio.current_time() < 0.1
+
+
+async def test_one_that_knows_a_later_change_ends_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    cluster = Cluster(9)
+    cluster.me = cluster.order()[-1]
+    _, second, third = cluster.order()[:3]
+    cluster.records[second] = outdone
+    cluster.records[third] = trio.sleep_forever
+    with pytest.raises(Outdone, match="a later one") as caught:
+        await change(cluster, 3)
+    assert str(caught.value).startswith(cluster.nodes().name(second))
+    assert trio.current_time() < 0.1
+    assert cluster.open == 0
 
 
 async def test_one_that_is_slow_is_not_waited_for(autojump_clock: trio.testing.MockClock) -> None:
