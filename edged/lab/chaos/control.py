@@ -117,6 +117,7 @@ class Replicas(msgspec.Struct, frozen=True):
 
 class Holder(msgspec.Struct, frozen=True):
     node: str
+    form: str = "module"
 
 
 class Detail(msgspec.Struct, frozen=True):

@@ -234,7 +234,8 @@ class Engine:
                 detail = await self._field.ask(name, f"/v1/functions/{function}", Detail)
                 if detail is not None:
                     break
-            holders = set() if detail is None else {holder.node for holder in detail.holders}
+            held = () if detail is None else detail.holders
+            holders = {holder.node for holder in held if holder.form != "artifact"}
             there = [name for name in running if name in holders]
             if detail is None or not there:
                 raise Unproven(f"nobody who runs is known to hold {function}")
