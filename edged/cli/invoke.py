@@ -11,6 +11,8 @@ from urllib.parse import quote, quote_plus
 
 import click
 
+from edged.errors import ConfigError
+
 from .common import (
     EXIT_CLIENT_ERROR,
     EXIT_NOT_FOUND,
@@ -25,7 +27,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from .client import Answer
+    from .client import Answer, Client
+    from .distance import Distance
 
 CHUNK_BYTES: Final = 64 * 1024
 PROBLEM_BYTES_MAX: Final = 64 * 1024
@@ -44,6 +47,9 @@ _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
 @click.option("-i", "--include", is_flag=True, help="Print status and headers before the body.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell start type and times on stderr.")
 @click.option("--gateway", metavar="URL", help="A gateway; no control API is asked.")
+@click.option(
+    "--from", "region", metavar="REGION", help="As a client there: nearest node, links' latency."
+)
 @target_options
 def invoke(
     name: str,
@@ -55,6 +61,7 @@ def invoke(
     include: bool,
     verbose: bool,
     gateway: str | None,
+    region: str | None,
     as_json: bool,
     **where: Any,
 ) -> None:
@@ -63,20 +70,17 @@ def invoke(
     Leaves with 0 for an answer below 400, 4 where there is no such function, 5 for any other 4xx,
     6 for 5xx. On a terminal a problem (RFC 9457) is told on stderr; elsewhere the body is printed
     as it is."""
-    from .client import Client
-    from .target import find_target
-
-    client = (
-        Client(gateway, name=gateway, what="--gateway")
-        if gateway
-        else (find_target(**where).gateway())
-    )
+    client, distance = _reached(gateway, region, where)
     body = _body(data)
     target = _target(name, path, queries)
     parsed = _headers(headers)
     started_at = time.perf_counter()
     verb = method or ("GET" if body is None else "POST")
+    if distance is not None:
+        distance.go(len(target) + len(body or b""))
     with _usage_errors(), client.open(verb, target, body=body, headers=parsed) as answer:
+        if distance is not None:
+            distance.come(_length(answer))
         head, problem = _problem(answer)
         if as_json:
             _print_document(answer, head, started_at)
@@ -90,6 +94,32 @@ def invoke(
         raise SystemExit(EXIT_NOT_FOUND)
     if answer.status >= 400:
         raise SystemExit(EXIT_CLIENT_ERROR if answer.status < 500 else EXIT_SERVER_ERROR)
+
+
+def _reached(
+    gateway: str | None, region: str | None, where: dict[str, Any]
+) -> tuple[Client, Distance | None]:
+    """Whom to ask, and how far it is for a client in `region`. Raises ConfigError."""
+    from .client import Client
+    from .target import find_target
+
+    if region is None:
+        if gateway:
+            return Client(gateway, name=gateway, what="--gateway"), None
+        return find_target(**where).gateway(), None
+    if gateway or (where["control"] and not where["node"] and not where["cluster"]):
+        raise ConfigError(
+            "--from needs a local cluster, whose links say how far it is: --cluster NAME"
+        )
+    from .distance import seen_from
+
+    found, distance = seen_from(region, cluster=where["cluster"], node=where["node"])
+    return Client(f"http://{found.host}:{found.port}", name=found.name), distance
+
+
+def _length(answer: Answer) -> int:
+    length = answer.header("content-length") or ""
+    return int(length) if length.isascii() and length.isdecimal() and len(length) < 16 else 0
 
 
 def _problem(answer: Answer) -> tuple[bytes, dict[str, Any]]:
@@ -123,8 +153,6 @@ class _usage_errors:  # noqa: N801 - used as a statement
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, ValueError):
-            from edged.errors import ConfigError
-
             raise ConfigError(f"not a valid HTTP request: {error}") from error
 
 
@@ -150,15 +178,11 @@ def _body(data: str | None) -> bytes | None:
     try:
         return Path(data[1:]).read_bytes()
     except OSError as error:
-        from edged.errors import ConfigError
-
         raise ConfigError(f"-d {data}: cannot be read: {error.strerror}") from error
 
 
 def _headers(lines: tuple[str, ...]) -> list[tuple[str, str]]:
     """All of them in their order, repeated names too. Raises ConfigError."""
-    from edged.errors import ConfigError
-
     parsed: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")

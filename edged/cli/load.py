@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from edged.lab.load.session import Progress
     from edged.lab.load.spec import LoadSpec
     from edged.lab.load.summary import Group, Summary
-    from edged.links import Document
 
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -65,15 +64,18 @@ def load(
 
     Leaves with 1 if no request was answered well, or an answer was not the expected one."""
     from edged.lab.load.session import Plan, run_session
+    from edged.links import load_document
+
+    from .distance import document_at, local_gateways
 
     spec = _spec(functions, file, sources, options)
     if gateways and cluster:
         raise ConfigError("--gateway names the targets already: leave out --cluster")
-    targets, own_links = _gateways(gateways) if gateways else _cluster(cluster)
+    targets, own_links = _gateways(gateways) if gateways else local_gateways(cluster)
     plan = Plan(
         spec=spec,
         targets=targets,
-        document=_document(links, own_links),
+        document=document_at(own_links) if links is None else load_document(Path(links)),
         seed=seed,
         started_at_ms=time.time_ns() // 1_000_000,
         replay=shlex.join(["edged", *sys.argv[1:]]),
@@ -139,24 +141,6 @@ def _weighted(text: str) -> tuple[str, float]:
 
 
 # ---------------------------------------------------------------- of whom
-def _cluster(name: str | None) -> tuple[list[Target], Path]:
-    """Gateways of a local cluster's running nodes, and where its links are. Raises ClusterNotFound,
-    ConfigError."""
-    from edged.lab.load.around import Target
-
-    from .target import newest_running, supervisor
-
-    boss = supervisor()
-    state = boss.load(name) if name else newest_running(boss)
-    targets = []
-    for node in boss.running_nodes(state):
-        host, _, port = node.gateway.rpartition(":")
-        targets.append(Target(node.name, node.region, host, int(port)))
-    if not targets:
-        raise ConfigError(f"no node of cluster {state.name!r} is running")
-    return targets, boss.home.links_file(state.name)
-
-
 def _gateways(texts: tuple[str, ...]) -> tuple[list[Target], None]:
     from edged.lab.load.around import Target
 
@@ -173,14 +157,6 @@ def _gateways(texts: tuple[str, ...]) -> tuple[list[Target], None]:
             raise ConfigError(f"--gateway {text!r}: write http://host:port or REGION=http://…")
         targets.append(Target(f"{parts.hostname}:{port}", region, parts.hostname, port))
     return targets, None
-
-
-def _document(links: str | None, own: Path | None) -> Document:
-    from edged.links import EMPTY, load_document
-
-    if links is not None:
-        return load_document(Path(links))
-    return load_document(own) if own is not None and own.exists() else EMPTY
 
 
 # ---------------------------------------------------------------- what is seen

@@ -134,7 +134,7 @@ class Around:
     def route(self, spec: LoadSpec, region: str, luck: float) -> Target | None:
         """None: there is no such node now."""
         if spec.routing == "nearest":
-            choice = self._nearest_to(region)
+            choice = self.nearest(region)
         elif spec.routing == "random":
             choice = self._targets
         else:
@@ -142,8 +142,8 @@ class Around:
             choice = tuple(target for target in self._targets if target.name == name)
         return choice[int(luck * len(choice))] if choice else None
 
-    def _nearest_to(self, region: str) -> tuple[Target, ...]:
-        """All that are equally near."""
+    def nearest(self, region: str) -> tuple[Target, ...]:
+        """All that are equally near, by RTT."""
         found = self._nearest.get(region)
         if found is None:
             rtts = [sum(link.latency_s for link in self._both(region, t)) for t in self._targets]

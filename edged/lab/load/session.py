@@ -79,6 +79,8 @@ async def _session(plan: Plan, tell: Callable[[Progress], None]) -> Summary:
             async def ticks() -> None:
                 while True:
                     await trio.sleep(TICK_S)
+                    if folder is not None:
+                        folder.flush()
                     tell(Progress(trio.current_time() - started_at, flying, collector))
 
             nursery.start_soon(ticks)
