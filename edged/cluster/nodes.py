@@ -150,9 +150,16 @@ class Nodes:
             starting.until_ready(state, node)
         except PortTaken as error:
             raise ClusterFailed(f"a port is taken: {error}", node=node) from error
-        self._tell_links(state, [state.node(node)])
-        ready = [each.name for each in _attentive(state)]
-        starting.until_joined(state, {node: self._reachable(state, ready)[node]})
+        with self._locked(state.name):  # or a change of links could be overtaken by the one before
+            self._tell_links(state, [state.node(node)])
+
+        def others(_: str) -> Collection[str]:
+            """Those of now: faults go on while this one starts."""
+            now = self.load(state.name)
+            names = dict.fromkeys((node, *(each.name for each in _attentive(now))))
+            return self._reachable(now, list(names))[node]
+
+        starting.until_joined(state, [node], others)
 
     # ------------------------------------------------------------ growing and shrinking
     def plan(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from typing import Final
 
@@ -126,20 +126,22 @@ class Starting:
             self._tell()
             self._pause(READY_POLL_S, state, state.node(name), "is not ready")
 
-    def until_joined(self, state: ClusterState, see: Mapping[str, Collection[str]]) -> None:
-        """Each of the nodes that are keys believes those others alive. They converge at about the
-        same time, so when the first does the others need hardly be asked twice.
+    def until_joined(
+        self, state: ClusterState, names: Sequence[str], others: Callable[[str], Collection[str]]
+    ) -> None:
+        """Each of `names` believes alive whom `others` then says. They converge at about the same
+        time, so when the first does the others need hardly be asked twice.
 
         Raises as `until_ready`."""
-        for joined, (name, wanted) in enumerate(see.items()):
+        for joined, name in enumerate(names):
             node, wait_s = state.node(name), ASK_FIRST_S
             self._tell(ready=self._count, joined=joined)
-            while missing := self._missing(state, node, frozenset(wanted)):
-                for each in see:
+            while missing := self._missing(state, node, frozenset(others(name))):
+                for each in names:
                     self._check_runs(state, state.node(each))
                 self._pause(wait_s, state, node, f"does not see {', '.join(sorted(missing))}")
                 wait_s = min(2 * wait_s, ASK_MAX_S)
-        self._tell(ready=self._count, joined=len(see))
+        self._tell(ready=self._count, joined=len(names))
 
     def _tell(self, *, ready: int = 0, joined: int = 0) -> None:
         self._report(Progress(self._count, ready, joined))

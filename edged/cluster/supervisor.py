@@ -90,7 +90,8 @@ class Supervisor(Nodes):
     def _start(self, state: ClusterState, timeout_s: float, report: Report) -> ClusterState:
         starting = Starting(self.home, count=len(state.nodes), timeout_s=timeout_s, report=report)
         state = starting.start_all(state)
-        starting.until_joined(state, self._reachable(state, [node.name for node in state.nodes]))
+        names = [node.name for node in state.nodes]
+        starting.until_joined(state, names, self._reachable(state, names).__getitem__)
         return state
 
     @contextmanager

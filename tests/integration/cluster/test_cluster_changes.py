@@ -136,6 +136,27 @@ def test_faults_on_several_nodes_at_once(home: Home, boss: Supervisor) -> None:
     assert len(boss.down("c").stopped) == 3
 
 
+@pytest.mark.slow
+def test_a_node_that_dies_meanwhile_is_not_waited_for(
+    home: Home, boss: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boss.up("c", spec_of(3), timeout_s=TIMEOUT_S)
+    asked: list[str] = []
+    ask = probe.alive_members
+
+    def alive_members(address: str, token: str) -> frozenset[str] | None:
+        """The other two fail just before the node is asked for the first time."""
+        if not asked:
+            asked.append(address)
+            boss.kill("c", "n2")
+            boss.pause("c", "n3")
+        return ask(address, token)
+
+    monkeypatch.setattr(probe, "alive_members", alive_members)
+    boss.restart("c", "n1", timeout_s=20)
+    assert boss.down("c").stopped == ("n1", "n3")
+
+
 # ---------------------------------------------------------------- the supervisor's own end
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
