@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 VENV = ROOT / ".venv"
 STAMP = "edged-stamp.json"
-SUPERSETS = {"run": "dev"}
+SUPERSETS = {"run": ("lab", "dev"), "lab": ("dev",)}
 # Never the interpreter of an environment that is about to be rebuilt.
 BASE_PYTHON = getattr(sys, "_base_executable", "") or sys.executable
 
@@ -112,11 +112,12 @@ def locked(name: str) -> Iterator[None]:
 def ensure(directory: Path, name: str, *, editable: bool = False) -> Path:
     """`directory` with the packages of requirements/{name}.txt; the path of its Python.
 
-    One that holds all of `dev` does for `run`, and stays what it is. Raises EnvError."""
+    One that holds more, all of `dev` for `run`, does too and stays what it is. Raises EnvError."""
     with locked(f"env-{directory.name.strip('.')}"):
         stamp = _read_stamp(directory)
-        if name in SUPERSETS and stamp.get("set") == SUPERSETS[name]:
-            name = SUPERSETS[name]
+        held = stamp.get("set")
+        if isinstance(held, str) and held in SUPERSETS.get(name, ()):
+            name = held
         wanted: dict[str, object] = {
             "identity": _identity(),
             "set": name,
@@ -127,8 +128,7 @@ def ensure(directory: Path, name: str, *, editable: bool = False) -> Path:
             return python_of(directory)
         started_s = time.monotonic()
         print(f"making {directory.name} from requirements/ …", file=sys.stderr, flush=True)
-        held = stamp.get("set")
-        grows = isinstance(held, str) and name in (held, SUPERSETS.get(held))
+        grows = isinstance(held, str) and name in (held, *SUPERSETS.get(held, ()))
         same = (
             stamp.get("identity") == _identity() and grows and stamp.get("hash") == _hash(str(held))
         )
