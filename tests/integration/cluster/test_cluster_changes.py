@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+from click.testing import CliRunner, Result
 
+from edged.cli.main import edged
 from edged.cluster import probe, process
 from edged.cluster.spec import spec_of
 from edged.cluster.state import ClusterState, Home, NodeState
@@ -223,3 +227,32 @@ def test_a_node_that_does_not_run_cannot_be_paused(home: Home, boss: Supervisor)
     with pytest.raises(ConfigError, match="node name"):
         boss.plan("c", node="N")
     boss.down("c")
+
+
+# ---------------------------------------------------------------- the commands, with stand-ins
+def test_what_the_commands_say(home: Home, boss: Supervisor) -> None:
+    state = boss._create("c", spec_of(2))
+    child = sleeper(home.node_directory("c", "n1"))
+    node = msgspec.structs.replace(
+        state.node("n1"), pid=child.pid, started_ticks=child.started_ticks
+    )
+    home.save(state.with_node(node))
+
+    def cluster(*args: str) -> Result:
+        env = {"EDGED_STATE": str(home.root), "EDGED_CONTROL": ""}
+        return CliRunner().invoke(edged, ["cluster", *args], env=env, prog_name="edged")
+
+    assert cluster("pause", "n1").stdout.startswith(f"paused n1 (pid {child.pid}); next: ")
+    shown = json.loads(cluster("status", "--json").stdout)["nodes"]
+    assert [each["condition"] for each in shown] == ["paused", "stopped"]
+    resumed = json.loads(cluster("resume", "n1", "--json").stdout)
+    assert resumed == {"cluster": "c", "node": "n1", "pids": [child.pid]}
+    assert (cluster("pause", "n2").exit_code, cluster("pause", "n9").exit_code) == (1, 4)
+
+    refused = cluster("add", "n2")
+    assert (refused.exit_code, "has a node 'n2'" in refused.stderr) == (1, True)
+    assert cluster("add", "--region", "EU").exit_code == 2
+    assert cluster("remove", "n1").stdout == "n1 left c; removed its files\n"
+    assert not process.is_running(child)
+    assert (cluster("remove", "n2").exit_code, cluster("add").exit_code) == (1, 1)
+    assert cluster("down").exit_code == 0
