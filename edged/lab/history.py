@@ -88,7 +88,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """… until no function has fewer holders than it wants and could have."""
     memory_growth_bytes: _Count = 64 * 1024 * 1024
     """Of one process, from the end of the warm-up to the end of the run."""
-    fds_growth: _Count = 32
+    fds_growth: _Count = 128
+    """Clients' connections among them, which a burst opens and 75 s of idleness close."""
     threads_growth: _Count = 16
 
 

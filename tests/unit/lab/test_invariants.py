@@ -294,7 +294,7 @@ def test_a_process_that_ends_by_itself() -> None:
     ("field", "step", "words"),
     [
         ("rss_bytes", 5_000_000, "memory"),
-        ("fds", 3, "open descriptors"),
+        ("fds", 12, "open descriptors"),
         ("threads", 2, "threads"),
     ],
 )
