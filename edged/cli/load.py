@@ -165,6 +165,7 @@ class _Display:
 
     def __init__(self, spec: LoadSpec, *, shown: bool) -> None:
         self._spec = spec
+        self._progress: Progress | None = None
         self._live: Any = None
         if shown and sys.stderr.isatty():
             from rich.live import Live
@@ -175,7 +176,6 @@ class _Display:
                 console=progress_console(), transient=True, get_renderable=self._line,
                 refresh_per_second=4,
             )  # fmt: skip
-        self._progress: Progress | None = None
 
     def __enter__(self) -> _Display:
         if self._live is not None:

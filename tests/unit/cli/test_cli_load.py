@@ -1,10 +1,16 @@
 """`edged load` against a node's real HTTP adapter."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
+from edged.cli.load import _Display
+from edged.lab.history import Request
+from edged.lab.load.session import Progress
+from edged.lab.load.spec import parse_load
+from edged.lab.load.summary import Collector
 from edged.lab.runfolder import read_history
 from tests.unit.cli.conftest import Edged
 from tests.unit.cli.node_thread import NodeThread
@@ -85,3 +91,27 @@ def test_wrong_usage_is_told(run: Edged, args: tuple[str, ...], words: str) -> N
 def test_a_gateway_is_an_http_url_with_a_port(run: Edged, url: str) -> None:
     result = run("load", "hello", "--gateway", url)
     assert (result.exit_code, "--gateway" in result.stderr) == (2, True)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_line_tells_how_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    spec = parse_load({"rate": "10:4s", "functions": [{"name": "f"}]})
+    collector = Collector(spec)
+    collector.add(
+        Request(
+            t_s=0.2, region="r", node="n", function="f", intended_s=0.1, sent_s=0.15, done_s=0.2,
+            error="reset",
+        )
+    )  # fmt: skip
+    with _Display(spec, shown=True) as display:
+        display.update(Progress(1.0, 3, collector))
+    line = terminal.getvalue()
+    for words in ("1.0 of 4 s", "1 requests, 3 under way", "1 failed", "this client is late"):
+        assert words in line, words
