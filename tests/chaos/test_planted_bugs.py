@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pytest
 from runs import LIBRARY, ROOT, found, run_scenario, told
 
+from edged.lab.chaos.scenario import load_scenario
+
 PLANTED = Path(__file__).parent / "planted"
 
 
@@ -52,6 +54,7 @@ def scenario_of(bug: Bug, directory: Path) -> Path:
     for old, new in bug.changes:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
+    text = text.replace('"../topologies/', f'"{LIBRARY.parent / "topologies"}/')
     path = directory / f"{bug.scenario}.toml"
     path.write_text(text)
     return path
@@ -67,7 +70,7 @@ def test_a_bug_can_be_planted(bug: Bug, tmp_path: Path) -> None:
     ]
     assert len(changed) == 1
     compile((tmp_path / changed[0]).read_text(), str(changed[0]), "exec")
-    scenario_of(bug, tmp_path)
+    load_scenario(scenario_of(bug, tmp_path))
 
 
 @pytest.mark.long

@@ -170,6 +170,8 @@ class Engine:
         if fault.lasting or planned.duration_s is not None:
             since_s = trio.current_time()
             self._converging.begins(planned.id)
+        elif fault.step_s is not None:
+            since_s = fault.step_s
         await self._end(fault)
         self._converging.over(planned.id, since_s)
 

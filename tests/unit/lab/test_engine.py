@@ -156,6 +156,16 @@ async def test_convergence_is_measured_when_a_fault_is_over(
     assert [row.seconds is None for row in run.converged("")] == [False] * 3
 
 
+async def test_a_rolling_restart_converges_from_its_last_step_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    run = Run('action = "rolling-restart"\nat_s = 6\ngap_s = 2.0')
+    await run.run()
+    (row,) = [row for row in run.converged("1") if row.what == "membership"]
+    assert row.seconds is not None
+    assert row.seconds < 2.0, "of 12 s in all"
+
+
 async def test_those_who_are_left_are_watched_while_a_node_is_dead(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

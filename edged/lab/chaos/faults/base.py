@@ -31,6 +31,9 @@ class Fault(ABC):
     def __init__(self, field: Field, planned: Planned) -> None:
         self.field = field
         self.planned = planned
+        self.step_s: float | None = None
+        """When the last of its steps began, on trio's clock, if it has several: from then on the
+        cluster can converge."""
 
     @property
     def targets(self) -> tuple[str, ...]:

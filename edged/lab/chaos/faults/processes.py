@@ -179,6 +179,7 @@ class RollingRestart(Restart):
                 await trio.sleep(self.number("gap_s"))
             if config:
                 await self.field.thread(self._configure, name, config)
+            self.step_s = trio.current_time()
             await self.field.restart(name)
 
     def _configure(self, name: str, config: dict[str, dict[str, object]]) -> None:
