@@ -122,6 +122,10 @@ class Transfer:
         self._waiting: deque[ManifestVerified | Completed | Failed] = deque()
         """Events for the driver's own task."""
         self._wake_writer = trio.Event()
+        self._unverified = 0
+        """Segments that have not come yet, once the manifest has."""
+        self._whole = trio.Event()
+        """All have."""
         self._begun_at = trio.current_time()
         self._fetch = Fetch(blob, manifest_digest, config=config, rng=rng, now=trio.current_time())
 
@@ -221,6 +225,7 @@ class Transfer:
                 self._partial = await self._begin_partial(event.manifest)
                 present = self._partial.present
                 self.stored = bits_of(present)
+                self._unverified = event.manifest.segments - len(present)
                 self._count(sum(event.manifest.wire_lengths[index] for index in present))
                 self._fetch.resume(present, trio.current_time())
             case Completed():
@@ -239,6 +244,9 @@ class Transfer:
                 self._verified_bytes += len(event.wire)
                 if self._verified_bytes > QUEUE_BYTES_MAX:
                     self._fetch.choke(now, on=True)
+                self._unverified -= 1
+                if not self._unverified:
+                    self._whole.set()
                 self._wake_writer.set()
             case SourceLost():
                 self._log.info("source lost", peer=event.peer, reason=event.reason)
@@ -334,7 +342,9 @@ class Transfer:
             await self._wake_writer.wait()
             if self._verified_bytes < GATHER_BYTES:
                 spent_s = trio.current_time() - self._begun_at
-                await trio.sleep(min(max(GATHER_SHARE * spent_s, GATHER_S_MIN), GATHER_S_MAX))
+                gather_s = min(max(GATHER_SHARE * spent_s, GATHER_S_MIN), GATHER_S_MAX)
+                with trio.move_on_after(gather_s):
+                    await self._whole.wait()
             self._wake_writer = trio.Event()
             while self._verified:
                 assert self._partial is not None
