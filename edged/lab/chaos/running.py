@@ -8,6 +8,7 @@ of it is looked for and told.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
 import shutil
@@ -75,7 +76,7 @@ def run_scenario(scenario: Scenario, options: Options, *, tell: Tell) -> Verdict
     timeline = plan(scenario, options.seed)
     modules = Modules(scenario)
     boss = Supervisor(options.home)
-    name = f"chaos-{scenario.name[:32]}-{secrets.token_hex(3)}"
+    name = cluster_name(scenario)
     fds_before = entries("/proc/self/fd") or 0
     with recording(options.out) as folder:
         write_file(options.out / "scenario.toml", scenario.text, secret=False)
@@ -134,6 +135,12 @@ def _bare_interrupt() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- the cluster
+def cluster_name(scenario: Scenario) -> str:
+    """Whatever its file is called; another one for each run."""
+    plain = re.sub(r"[^a-z0-9]+", "-", scenario.name.lower()).strip("-")[:32]
+    return f"chaos-{plain}-{secrets.token_hex(3)}"
+
+
 @contextmanager
 def _cluster(
     boss: Supervisor, name: str, scenario: Scenario, options: Options, tell: Tell

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from lab_scenarios import CLUSTER, FUNCTIONS, HEAD, PHASES, scenario_of
 
+from edged.cluster.state import check_cluster_name
 from edged.errors import ConfigError
 from edged.lab.chaos import actions
+from edged.lab.chaos.running import cluster_name
 from edged.lab.chaos.scenario import load_scenario, parse_scenario
 
 KILL = 'action = "kill"\nat_s = 6'
@@ -152,3 +154,10 @@ def test_the_topology_is_the_scenario_s_or_the_cluster_s(tmp_path: Path) -> None
         assert scenario.topology == topology
         assert scenario.cluster.lab
         assert scenario.regions == (("a", "b") if topology else ("local",))
+
+
+@pytest.mark.parametrize("stem", ["rolling-kill", "My Scenario (2)", "é", "x" * 200])
+def test_any_file_gives_its_cluster_a_name(stem: str) -> None:
+    scenario = parse_scenario(scenario_of().text, Path(f"{stem}.toml"))
+    assert check_cluster_name(cluster_name(scenario)).startswith("chaos-")
+    assert cluster_name(scenario) != cluster_name(scenario)
