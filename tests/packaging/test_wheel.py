@@ -73,7 +73,12 @@ def test_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = {line.replace(" ", "") for line in metadata.get_all("Requires-Dist", [])}
-    assert required == set(project["dependencies"])
+    extras = {
+        f"{line};extra=={extra!r}"
+        for extra, lines in project["optional-dependencies"].items()
+        for line in lines
+    }
+    assert required == {*project["dependencies"], *extras}
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
 
