@@ -67,6 +67,7 @@ class _Run:
         self.started_at_s = started_at_s
         self.finished_at_s: float | None = None
         self.complete = False
+        self.stopped_by: str | None = None
         self.blobs = len(blobs)
         self.bytes = sum(blob.size_bytes + (blob.wire_bytes or 0) for blob in blobs)
         self.blobs_checked = self.bytes_checked = 0
@@ -149,9 +150,11 @@ class Scrubber:
         if run is not None:
             ended: Literal["done", "stopped"] = "done" if run.complete else "stopped"
             state = "running" if run.finished_at_s is None else ended
+        quarantine_files, quarantine_bytes = self._store.quarantined()
         return VerifyView(
             node=self._node,
             state=state,
+            stopped_by=run.stopped_by if run else None,
             trigger=run.trigger if run else "operator",
             started_at_s=run.started_at_s if run else None,
             finished_at_s=run.finished_at_s if run else None,
@@ -162,6 +165,8 @@ class Scrubber:
             findings=tuple(run.findings) if run else (),
             findings_more=run.findings_more if run else 0,
             last_complete_at_s=self._last_s(),
+            quarantine_files=quarantine_files,
+            quarantine_bytes=quarantine_bytes,
         )
 
     def _last_s(self) -> float | None:
@@ -210,6 +215,7 @@ class Scrubber:
                 await self._store.set_meta(COMPLETED, int(self._wall_s()).to_bytes(8))
                 run.complete = True
         except StoreError as error:
+            run.stopped_by = str(error)
             self._log.error("check of the store failed", reason=str(error), private=error.private)
         finally:
             run.finished_at_s = self._wall_s()
@@ -281,6 +287,8 @@ class Scrubber:
     async def _repair(self, check: BlobCheck, rows: list[ArtifactRow]) -> str | None:
         """How; None: nothing needs it, and it is gone. Raises EdgedError: not repaired."""
         info = check.info
+        if check.result == "unreadable":
+            raise StoreError(check.reason)
         if check.result == "wire-lost":
             expected = self._repairs.manifest(info.digest) or info.manifest
             await self._store.make_manifest(info.digest, expected=expected)

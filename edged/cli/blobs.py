@@ -285,5 +285,12 @@ def _show_verification(view: VerifyView) -> None:
             f" {size(view.bytes_checked)} in {duration(took)}, {damaged or 'none'} damaged"
             + (f"; {absent} that belong here were not" if absent else "")
         )
+    if view.stopped_by is not None:
+        click.echo(f"the check stopped: {view.stopped_by}")
+    if view.quarantine_files:
+        click.echo(
+            f"quarantine/ keeps {view.quarantine_files} damaged files,"
+            f" {size(view.quarantine_bytes)}, for a look at them"
+        )
     if view.last_complete_at_s is not None and view.state != "done":
         click.echo(f"the last complete check was {ago(view.last_complete_at_s)}")

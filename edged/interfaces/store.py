@@ -27,9 +27,10 @@ class BlobInfo(msgspec.Struct, frozen=True):
     """Unix time."""
 
 
-CheckResult = Literal["whole", "corrupt", "missing", "wire-lost", "absent"]
+CheckResult = Literal["whole", "corrupt", "missing", "wire-lost", "unreadable", "absent"]
 """corrupt: quarantined; missing: its file was gone; wire-lost: only its wire form was not right;
-absent: it belongs here (SPEC §11.1) and the store does not know it."""
+unreadable: looking at it failed, it was left as it is; absent: it belongs here (SPEC §11.1) and the
+store does not know it."""
 
 
 class BlobCheck(msgspec.Struct, frozen=True):
@@ -39,6 +40,8 @@ class BlobCheck(msgspec.Struct, frozen=True):
     """As it was before."""
     result: CheckResult
     bytes_checked: int
+    reason: str = ""
+    """Of "unreadable"."""
 
 
 class ArtifactRow(msgspec.Struct, frozen=True):

@@ -106,6 +106,8 @@ class VerifyView(msgspec.Struct, frozen=True):
     node: str
     state: Literal["never", "running", "done", "stopped"]
     """Of the newest check of the whole store in this run of the node."""
+    stopped_by: str | None
+    """Why a check that failed did; None of any other."""
     trigger: Literal["operator", "schedule"]
     started_at_s: float | None
     finished_at_s: float | None
@@ -119,6 +121,9 @@ class VerifyView(msgspec.Struct, frozen=True):
     findings_more: int
     last_complete_at_s: float | None
     """Unix time, also of earlier runs of the node."""
+    quarantine_files: int
+    quarantine_bytes: int
+    """What is kept of damaged files now, for people; bounded."""
 
 
 class PinsView(msgspec.Struct, frozen=True):

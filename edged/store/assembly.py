@@ -18,7 +18,7 @@ from blake3 import blake3
 from edged.errors import DigestMismatch
 from protocol.manifest import Manifest
 
-from .disk import Disk
+from .disk import Disk, open_file
 from .wire import open_segment, read_exactly
 
 
@@ -96,10 +96,7 @@ class Assembly:
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:
         """Per call, so that one that is abandoned leaks no descriptor."""
-        if self._made:
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        else:
-            fd = self._disk.create(self.path)
+        fd = open_file(self.path, os.O_RDWR) if self._made else self._disk.create(self.path)
         try:
             yield fd
         finally:

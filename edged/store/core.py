@@ -8,13 +8,12 @@ Lock order: blob lock → manifest lock → `_writing`.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import itertools
 import os
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -27,12 +26,14 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import ArtifactKey, Digest, digest_of
 from protocol.manifest import Manifest, decode_manifest
 
-from .disk import Disk, hash_fd, translated
+from .disk import Disk, hash_fd, is_damage, open_file, translated
 from .index import BlobRow, Index, inode_of
 from .journal import DropArtifact, DropRecord, Journal, Op, PutArtifact, State, write_journal
 from .layout import Layout
 from .locks import KeyedLocks
+from .quarantine import move_to_quarantine
 from .salvage import keep_wire
+from .wire import read_exactly
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -194,10 +195,8 @@ class Core:
             raise StoreError("put_file takes a path that temp_path named", private=str(source))
         with translated("storing a file"):
             try:
-                fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                fd = open_file(source)
                 try:
-                    if not stat.S_ISREG(os.fstat(fd).st_mode):
-                        raise StoreError("put_file takes a regular file", private=str(source))
                     digest, size = hash_fd(fd)
                     _check_expected(digest, expected)
                     with self.locks.holding(digest):
@@ -245,7 +244,7 @@ class Core:
             if untouched(held.row, held.path.stat()):
                 return held
             with translated("reading a blob"):
-                matches = self.hash_file(held.path) == digest
+                matches = self.matches(held.path, digest)
         except FileNotFoundError:
             self.forget(held, "missing")
             return None
@@ -254,37 +253,49 @@ class Core:
         self.quarantine(held)
         return None
 
-    def hash_file(self, path: Path) -> Digest:
-        """Raises OSError."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    def matches(self, path: Path, digest: Digest) -> bool:
+        """What cannot be read is damage like any other. Raises FileNotFoundError, OSError."""
         try:
-            return hash_fd(fd)[0]
-        finally:
-            os.close(fd)
+            fd = open_file(path)
+            try:
+                return hash_fd(fd)[0] == digest
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            return False
 
     def read(self, digest: Digest) -> bytes:
         held = self.require(digest)
         with translated("reading a blob"):
-            try:
-                data = held.path.read_bytes()
-            except FileNotFoundError as error:
-                raise self._gone(held) from error
-        if digest_of(data) != digest:
-            self._take_out(held)
-            raise BlobCorrupt(f"blob {digest} was damaged on disk; it is quarantined")
+            data = self._read_file(held)
+        if data is None or digest_of(data) != digest:
+            raise self._damaged(held)
         return data
+
+    def _read_file(self, held: Held) -> bytes | None:
+        """None: it is damaged so that it cannot be read. Raises BlobNotFound, OSError."""
+        try:
+            fd = open_file(held.path)
+            try:
+                return read_exactly(fd, os.fstat(fd).st_size, 0)
+            finally:
+                os.close(fd)
+        except FileNotFoundError as error:
+            raise self._gone(held) from error
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            return None
 
     def verify(self, digest: Digest) -> bool:
         held = self.require(digest)
         with translated("verifying a blob"):
             try:
-                matches = self.hash_file(held.path) == digest
+                matches = self.matches(held.path, digest)
             except FileNotFoundError as error:
                 raise self._gone(held) from error
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                matches = False  # a sector that cannot be read is damage like any other
         if not matches:
             self._take_out(held)
         return matches
@@ -296,19 +307,32 @@ class Core:
         held = self.require(digest)
         with translated("opening a blob"):
             try:
-                fd = os.open(held.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = open_file(held.path)
             except FileNotFoundError as error:
                 raise self._gone(held) from error
+            except OSError as error:
+                if is_damage(error):
+                    raise self._damaged(held) from error
+                raise
             try:
                 found, size = hash_fd(fd)
-            except BaseException:
+            except OSError as error:
                 os.close(fd)
+                if is_damage(error):
+                    raise self._damaged(held) from error
                 raise
         if found != digest:
             os.close(fd)
-            self._take_out(held)
-            raise BlobCorrupt(f"blob {digest} was damaged on disk; it is quarantined")
+            raise self._damaged(held)
         return fd, size
+
+    def path(self, digest: Digest) -> Path:
+        """A regular file, not verified now. For those who open it by name. Raises BlobNotFound."""
+        path = self.require(digest).path
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise BlobNotFound(f"blob {digest} is not a file any more", digest=digest)
+        return path
 
     def _gone(self, held: Held) -> BlobNotFound:
         """Somebody removed the file behind our back."""
@@ -317,6 +341,10 @@ class Core:
             if self._held.get(digest) is held:
                 self.forget(held, "missing")
         return BlobNotFound(f"blob {digest} is not on this node any more", digest=digest)
+
+    def _damaged(self, held: Held) -> BlobCorrupt:
+        self._take_out(held)
+        return BlobCorrupt(f"blob {held.row.digest} was damaged on disk; it is quarantined")
 
     def _take_out(self, held: Held) -> None:
         with self.locks.holding(held.row.digest):
@@ -449,8 +477,3 @@ class Core:
 def _check_expected(digest: Digest, expected: Digest | None) -> None:
     if expected is not None and digest != expected:
         raise DigestMismatch(f"the bytes hash to {digest}, not to {expected}")
-
-
-def move_to_quarantine(disk: Disk, layout: Layout, path: Path) -> None:
-    """Moves a damaged file where a human finds it; the name says what it was and when."""
-    disk.rename(path, layout.quarantine / f"{time.time_ns()}-{path.name}")

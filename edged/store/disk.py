@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,18 @@ CHUNK_BYTES: Final = 1024 * 1024
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """EFBIG: RLIMIT_FSIZE, an operator's quota on one file."""
+_DAMAGE: Final = frozenset(
+    {
+        errno.EIO,
+        errno.EBADMSG,
+        errno.EUCLEAN,
+        errno.ELOOP,
+        errno.EISDIR,
+        errno.ENXIO,
+        errno.ENODEV,
+    }
+)
+"""Sectors or checksums that are wrong; something other than a regular file."""
 _GROWING: Final = frozenset({"mkdir", "create", "write", "link", "journal-write", "sql-commit"})
 """Steps that take space; SQLite's commit does, as its WAL grows."""
 
@@ -78,6 +91,22 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
         offset += written
 
 
+def open_file(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """A descriptor of a regular file. Whatever else stands there (a link, a directory, a pipe, a
+    socket, a device) raises an OSError that `is_damage` knows, and keeps nobody waiting."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.ENXIO, "not a regular file", str(path))
+
+
+def is_damage(error: OSError) -> bool:
+    """Of a file that was to be read: it is lost, and only it; nothing is wrong with this process
+    (as with too many open files) or the whole directory (as with wrong permissions)."""
+    return error.errno in _DAMAGE
+
+
 def hash_fd(fd: int) -> tuple[Digest, int]:
     """(digest, size) of an open file from its start."""
     hasher = blake3()
@@ -102,8 +131,8 @@ class Disk:
         Only blob bytes ask: the reserve is there so that records and the index still can."""
         with translated("asking for free space"):
             self.step("statvfs")
-            stat = os.statvfs(self._root)
-        free_bytes = stat.f_bavail * stat.f_frsize
+            found = os.statvfs(self._root)
+        free_bytes = found.f_bavail * found.f_frsize
         if free_bytes - size_bytes < self._min_free_bytes:
             raise DiskFull(
                 f"no space for {size_bytes} bytes: {free_bytes} are free, of which "

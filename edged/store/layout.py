@@ -7,7 +7,7 @@ wire/ab/<blob>.<manifest>   joined zstd frames; the manifest is itself a blob
 partial/<blob>.<manifest>   a fetch in progress, or what is left of a lost blob: a sparse wire form
 journal                     records, meta and artifact rows: what no file could restore
 index.sqlite                answers fast; holds nothing that the files above lack
-quarantine/                 what was damaged, for a human; bounded
+quarantine/                 what was damaged, for a human; 64 files, 256 MiB
 """
 
 from __future__ import annotations

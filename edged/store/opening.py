@@ -14,10 +14,9 @@ such check: the kernel still has every byte that it wrote.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +31,12 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest
 from protocol.manifest import Manifest, decode_manifest
 
-from .core import Core, Held, held_of, move_to_quarantine, row_of, untouched
-from .disk import Disk, Step, hash_fd, no_step, translated
+from .core import Core, Held, held_of, row_of, untouched
+from .disk import Disk, Step, hash_fd, is_damage, no_step, open_file, translated
 from .index import BlobRow, Index, IndexDamaged, Loaded
 from .journal import DropArtifact, Journal, Scan, State, scan_file, write_journal
 from .layout import Layout, parse_blob_name, parse_pair_name
+from .quarantine import move_to_quarantine, prune
 from .salvage import keep_wire
 from .wire import present_segments
 
@@ -45,9 +45,7 @@ RECENT_BYTES_MAX: Final = 1024 * 1024 * 1024
 """Newest first; about 1 s of hashing with cold caches. The rest is verified when first read."""
 PARTIAL_AGE_MAX_S: Final = 7 * 24 * 3600.0
 """A fetch that nobody resumed for a week is given up."""
-QUARANTINE_ENTRIES_MAX: Final = 64
 _OWNER_BYTES: Final = 128
-_UNREADABLE: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -152,7 +150,7 @@ class _Repair:
             held = self._check_blobs(loaded.blobs)
             self._check_wire(held, loaded.blobs)
             self._sweep_partials(held)
-            self._prune_quarantine()
+            prune(self._layout)
             core = Core(
                 layout=self._layout,
                 disk=self._disk,
@@ -292,18 +290,15 @@ class _Repair:
     def _matches(self, path: Path, digest: Digest) -> bool:
         """A bad sector is damage like any other: one blob must not keep a node from starting."""
         try:
-            return self._hash(path) == digest
+            fd = open_file(path)
+            try:
+                return hash_fd(fd)[0] == digest
+            finally:
+                os.close(fd)
         except OSError as error:
-            if error.errno not in _UNREADABLE:
+            if not is_damage(error):
                 raise
             return False
-
-    def _hash(self, path: Path) -> Digest:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            return hash_fd(fd)[0]
-        finally:
-            os.close(fd)
 
     def _quarantine(self, path: Path, digest: Digest, *, known: bool) -> None:
         self._log.error("blob damaged; quarantined", digest=digest, indexed=known)
@@ -336,7 +331,8 @@ class _Repair:
             path = Path(entry.path)
             blob = held.get(names[0]) if names else None
             if names is None or not entry.is_file(follow_symlinks=False):
-                self._disk.unlink(path)
+                self._log.warning("not a wire form; quarantined", name=entry.name)
+                move_to_quarantine(self._disk, self._layout, path)
                 continue
             if blob is None:
                 row = rows.get(names[0])
@@ -365,13 +361,18 @@ class _Repair:
         manifest = self._read_manifest(held.get(name))
         if manifest is None or manifest.blob != blob.row.digest:
             return False
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if os.fstat(fd).st_size != manifest.wire_bytes:
-                return False
-            return len(present_segments(fd, manifest)) == manifest.segments
-        finally:
-            os.close(fd)
+            fd = open_file(path)
+            try:
+                if os.fstat(fd).st_size != manifest.wire_bytes:
+                    return False
+                return len(present_segments(fd, manifest)) == manifest.segments
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            return False
 
     def _read_manifest(self, blob: Held | None) -> Manifest | None:
         if blob is None:
@@ -398,12 +399,8 @@ class _Repair:
         oldest_s = time.time() - PARTIAL_AGE_MAX_S
         for path in sorted(self._layout.partial.iterdir()):
             names = parse_pair_name(path.name)
-            if names is None or names[0] in held or path.lstat().st_mtime < oldest_s:
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode):
+                move_to_quarantine(self._disk, self._layout, path)
+            elif names is None or names[0] in held or found.st_mtime < oldest_s:
                 self._disk.unlink(path)
-
-    def _prune_quarantine(self) -> None:
-        """Names start with the time in ns, so they sort by age."""
-        entries = sorted(self._layout.quarantine.iterdir())
-        for path in entries[:-QUARANTINE_ENTRIES_MAX]:
-            with contextlib.suppress(OSError):
-                path.unlink()

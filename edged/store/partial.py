@@ -26,7 +26,7 @@ from protocol.manifest import Manifest, encode_manifest, manifest_digest
 
 from .assembly import Assembly
 from .core import Core, Held, row_of
-from .disk import translated
+from .disk import open_file, translated
 from .index import BlobRow
 from .layout import kind_of
 from .wire import present_segments, read_segments
@@ -80,7 +80,7 @@ class Fetch:
             self._owner.check_current(self)
             try:
                 disk.require_free(sum(len(wire) for _, wire in segments))
-                fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = open_file(self._path, os.O_WRONLY)
                 try:
                     for index, wire in segments:
                         disk.write(fd, wire, self._offsets[index])
@@ -99,7 +99,7 @@ class Fetch:
             raise BlobNotFound(f"not all of segments {indices} of blob {blob} are here yet")
         with translated("reading a segment"):
             try:
-                fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = open_file(self._path)
             except FileNotFoundError as error:
                 raise BlobNotFound(f"the fetch of blob {blob} is over", digest=blob) from error
             try:
@@ -164,7 +164,7 @@ class Fetch:
             raise
 
     def _check_frames(self) -> None:
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(self._path)
         try:
             if len(present_segments(fd, self.manifest)) < self.manifest.segments:
                 raise self._refused(DigestMismatch("a segment on disk does not verify any more"))
@@ -178,7 +178,7 @@ class Fetch:
         with self._using:
             assembly = self._assemble()
             try:
-                source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                source = open_file(self._path)
                 try:
                     head, target = assembly.complete(source, self._offsets)
                     try:

@@ -13,8 +13,9 @@ from pathlib import Path
 from protocol.ids import Digest
 from protocol.manifest import Manifest
 
-from .disk import Disk
+from .disk import Disk, is_damage, open_file
 from .layout import Layout
+from .quarantine import move_to_quarantine
 from .wire import present_segments, read_exactly
 
 
@@ -31,8 +32,13 @@ def keep_wire(
     wire = layout.wire_form(blob, name)
     partial = layout.partial_form(blob, name)
     try:
-        fd = os.open(wire, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(wire)
     except FileNotFoundError:
+        return
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        move_to_quarantine(disk, layout, wire)
         return
     try:
         os.fchmod(fd, 0o600)
@@ -60,7 +66,7 @@ def _another(partial: Path, fd: int) -> bool:
 def _merge(disk: Disk, source: int, partial: Path, manifest: Manifest) -> None:
     """Copies what verifies and the partial lacks; a fetch may be writing the same bytes there."""
     partial.chmod(0o600)  # an interrupted finish may have sealed it
-    target = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    target = open_file(partial, os.O_RDWR)
     try:
         lacking = present_segments(source, manifest) - present_segments(target, manifest)
         for index in sorted(lacking):

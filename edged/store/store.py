@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from edged.errors import BlobCorrupt, BlobNotFound
+from edged.errors import BlobCorrupt, BlobNotFound, DiskFull, StoreError
 from edged.interfaces import (
     ArtifactRow,
     BlobCheck,
@@ -35,6 +35,7 @@ from .disk import Step, no_step
 from .journal import SaveRecord, SetMeta
 from .opening import Opened, open_core
 from .partial import Fetch
+from .quarantine import held_in
 from .reader import BlobReader
 from .wireforms import WireForms
 
@@ -141,7 +142,7 @@ class BlobStore:
         return await self._run(lambda: self._core.read(digest))
 
     def path(self, digest: Digest) -> Path:
-        return self._core.require(digest).path
+        return self._core.path(digest)
 
     async def verify(self, digest: Digest) -> bool:
         return await self._run(lambda: self._core.verify(digest))
@@ -161,6 +162,10 @@ class BlobStore:
     async def delete(self, digest: Digest) -> None:
         """With its wire form, manifest and the artifact rows naming it; absent is fine."""
         await self._run(lambda: self._core.delete(digest))
+
+    def quarantined(self) -> tuple[int, int]:
+        """(files, bytes) kept in quarantine. A look at one small directory."""
+        return held_in(self._core.layout)
 
     # wire forms
     async def make_manifest(self, digest: Digest, *, expected: Digest | None = None) -> Manifest:
@@ -239,18 +244,25 @@ class BlobStore:
         self, on_checked: Callable[[BlobCheck], Awaitable[None]] = _nothing_to_do
     ) -> ScrubReport:
         """Re-hashes every blob and every wire segment (`edged verify`), manifests first;
-        `on_checked` is awaited after each blob, to repair it and to take time. Cancellable."""
+        `on_checked` is awaited after each blob, to repair it and to take time. A blob that cannot
+        be read does not end it. Cancellable. Raises DiskFull."""
         found: dict[CheckResult, list[Digest]] = {}
         size_bytes = 0
         for info in sorted(self.blobs(), key=lambda blob: blob.kind != "manifest"):
-            result = await self._check(info)
+            reason = ""
+            try:
+                result = await self._check(info)
+            except DiskFull:
+                raise  # the store cannot note what it finds
+            except StoreError as error:
+                result, reason = "unreadable", str(error)
             if result is None:
                 continue
             found.setdefault(result, []).append(info.digest)
             checked = info.size_bytes + (info.wire_bytes or 0)
-            if result not in ("corrupt", "missing"):
+            if result not in ("corrupt", "missing", "unreadable"):
                 size_bytes += checked
-            await on_checked(BlobCheck(info, result, checked))
+            await on_checked(BlobCheck(info, result, checked, reason))
         corrupt, lost = found.get("corrupt", ()), found.get("wire-lost", ())
         whole = len(found.get("whole", ())) + len(lost)
         return ScrubReport(whole, size_bytes, tuple(corrupt), tuple(lost))

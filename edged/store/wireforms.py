@@ -31,10 +31,11 @@ from protocol.manifest import (
     manifest_digest,
 )
 
-from .core import Core, Held, move_to_quarantine
-from .disk import translated
+from .core import Core, Held
+from .disk import is_damage, open_file, translated
 from .locks import KeyedLocks
 from .partial import Fetch, with_wire
+from .quarantine import move_to_quarantine
 from .wire import compress, level_for, present_segments, read_segments
 
 MANIFESTS_REMEMBERED: Final = 64
@@ -91,17 +92,19 @@ class WireForms:
         path = core.layout.wire_form(digest, held.row.manifest or Digest(""))
         with translated("reading a segment"):
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = open_file(path)
+                try:
+                    return read_segments(fd, manifest, opened.offsets, indices)
+                finally:
+                    os.close(fd)
             except FileNotFoundError as error:
                 self._drop_wire(held, path, damaged=False)
                 raise BlobNotFound(f"the wire form of blob {digest} is gone") from error
-            try:
-                return read_segments(fd, manifest, opened.offsets, indices)
-            except RemoteProtocolError as error:
+            except (RemoteProtocolError, OSError) as error:
+                if isinstance(error, OSError) and not is_damage(error):
+                    raise
                 self._drop_wire(held, path, damaged=True)
                 raise BlobNotFound(f"the wire form of blob {digest} was damaged on disk") from error
-            finally:
-                os.close(fd)
 
     def _drop_wire(self, held: Held, path: Path, *, damaged: bool) -> None:
         core = self._core
@@ -124,7 +127,7 @@ class WireForms:
             held = core.require(digest)
             if held.row.manifest is not None and core.get(held.row.manifest) is not None:
                 return self._open(held).manifest
-            if not held.path.exists():
+            if not os.path.lexists(held.path):
                 core.forget(held, "missing")
                 raise BlobNotFound(f"blob {digest} is not on this node any more", digest=digest)
             try:
@@ -143,7 +146,7 @@ class WireForms:
         temp = core.temp_path()
         with translated("making a wire form"):
             try:
-                source = os.open(held.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                source = open_file(held.path)
                 try:
                     target = core.disk.create(temp)
                     try:
@@ -165,8 +168,10 @@ class WireForms:
                 core.disk.make_dir(path.parent)
                 core.disk.rename(temp, path)
                 core.relabel(with_wire(held, manifest))
-            except BaseException:
+            except BaseException as error:
                 core.disk.discard(temp)
+                if isinstance(error, OSError) and is_damage(error):
+                    raise BlobCorrupt(f"blob {row.digest} cannot be read") from error
                 raise
         return manifest
 
@@ -186,12 +191,13 @@ class WireForms:
             for other in core.layout.partial.glob(f"{manifest.blob}.*"):
                 if other != path:
                     core.disk.unlink(other)
-            fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                os.fchmod(fd, 0o600)  # an interrupted finish may have sealed it
-                present = present_segments(fd, manifest)
-            finally:
-                os.close(fd)
+                present = _resume(path, manifest)
+            except OSError as error:
+                if not is_damage(error):
+                    raise
+                move_to_quarantine(core.disk, core.layout, path)
+                present = _resume(path, manifest)
             missing = sum(
                 length for i, length in enumerate(manifest.wire_lengths) if i not in present
             )
@@ -240,13 +246,17 @@ class WireForms:
         path = self._core.layout.partial_form(manifest.blob, name)
         with translated("reading what is left of a blob"):
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = open_file(path)
+                try:
+                    return len(present_segments(fd, manifest)) == manifest.segments
+                finally:
+                    os.close(fd)
             except FileNotFoundError:
                 return False
-            try:
-                return len(present_segments(fd, manifest)) == manifest.segments
-            finally:
-                os.close(fd)
+            except OSError as error:
+                if not is_damage(error):
+                    raise
+                return False  # the next fetch puts it aside
 
     def is_current(self, fetch: Fetch) -> bool:
         return self._fetching.get(fetch.manifest.blob) is fetch
@@ -259,6 +269,16 @@ class WireForms:
         with self._guard:
             if self._fetching.get(fetch.manifest.blob) is fetch:
                 del self._fetching[fetch.manifest.blob]
+
+
+def _resume(path: Path, manifest: Manifest) -> set[int]:
+    """What of a partial is there; makes it if it is not. Raises OSError."""
+    fd = open_file(path, os.O_RDONLY | os.O_CREAT)
+    try:
+        os.fchmod(fd, 0o600)  # an interrupted finish may have sealed it
+        return present_segments(fd, manifest)
+    finally:
+        os.close(fd)
 
 
 def decode_stored(data: bytes) -> Manifest:

@@ -55,7 +55,21 @@ class MemoryUpkeep:
         self.needed_by: tuple[str, ...] = ()
         self.unneeded: tuple[GcRow, ...] = ()
         self.check = VerifyView(
-            "n1", "never", "operator", None, None, 0, 0, 0, 0, (), 0, last_complete_at_s=None
+            node="n1",
+            state="never",
+            stopped_by=None,
+            trigger="operator",
+            started_at_s=None,
+            finished_at_s=None,
+            blobs=0,
+            blobs_checked=0,
+            bytes=0,
+            bytes_checked=0,
+            findings=(),
+            findings_more=0,
+            last_complete_at_s=None,
+            quarantine_files=0,
+            quarantine_bytes=0,
         )
         self.steps: list[VerifyView] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from edged.errors import BlobCorrupt, BlobNotFound, Draining, NoHolder
+from edged.errors import BlobCorrupt, BlobNotFound, DiskFull, Draining, NoHolder, StoreError
 from edged.eventlog import EventLog
 from edged.interfaces import ArtifactRow, BlobInfo, VerifyView
 from edged.scrubber import DAY_S, LOOK_S, Scrubber
@@ -218,6 +219,72 @@ async def test_files_that_vanished(bench: Bench) -> None:
     shutil.rmtree(bench.wire(gone).parent)
     bench.store.path(gone).unlink()
     assert (await bench.check()).findings == ()  # as if it had been removed meanwhile
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+    (path / "something").write_bytes(b"of somebody")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        here = os.open(path.parent, os.O_RDONLY)
+        try:
+            bound.bind(f"/proc/self/fd/{here}/s")  # the whole path would be too long
+        finally:
+            os.close(here)
+    path.with_name("s").rename(path)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [_directory, os.mkfifo, _socket, lambda path: path.symlink_to("/dev/zero")],
+    ids=["directory", "fifo", "socket", "symlink"],
+)
+async def test_something_else_in_place_of_files(bench: Bench, put: Callable[[Path], None]) -> None:
+    data = [os.urandom(60_000) for _ in range(3)]
+    blob, wire, both = [await bench.module(text) for text in data]
+    bench.lent[both] = data[2]
+    paths = [bench.store.path(blob), bench.wire(wire), bench.store.path(both), bench.wire(both)]
+    for path in paths:
+        path.unlink()
+        put(path)
+    with trio.fail_after(30):
+        view = await bench.check()
+    assert (view.state, view.blobs_checked) == ("done", 6)
+    assert {f.digest: (f.found, f.outcome) for f in view.findings} == {
+        blob: ("corrupt", "rebuilt from its wire form"),
+        wire: ("wire-lost", "its wire form was made again"),
+        both: ("corrupt", "fetched from peers"),
+    }
+    assert view.quarantine_files == 4
+    for digest, text in zip((blob, wire, both), data, strict=True):
+        assert await bench.store.read(digest) == text
+
+
+async def test_one_that_cannot_be_read_does_not_end_a_check(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = await bench.module(os.urandom(50_000)), await bench.module(os.urandom(50_000))
+    verify = bench.store.verify
+    error: StoreError = StoreError("verifying a blob failed: Permission denied")
+
+    async def failing(digest: Digest) -> bool:
+        if digest == bad:
+            raise error
+        return await verify(digest)
+
+    monkeypatch.setattr(bench.store, "verify", failing)
+    view = await bench.check()
+    assert (view.state, view.stopped_by, view.blobs_checked) == ("done", None, 4)
+    assert [(f.digest, f.found, f.repaired, f.outcome) for f in view.findings] == [
+        (bad, "unreadable", False, str(error))
+    ]
+    assert bench.store.info(bad) is not None
+    assert bench.store.info(good) is not None
+    error = DiskFull("no space left")
+    view = await bench.check()
+    assert (view.state, view.stopped_by) == ("stopped", "no space left")
 
 
 async def test_by_itself_when_it_is_due_and_slowly(

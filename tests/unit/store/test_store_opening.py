@@ -18,7 +18,7 @@ import trio
 
 from edged.errors import BlobNotFound, DataDirLocked, StoreError
 from edged.interfaces import ArtifactRow, RepairReport
-from edged.store import BlobStore, open_store, opening
+from edged.store import BlobStore, open_store, opening, quarantine
 from edged.telemetry import make_log
 from protocol.ids import ArtifactKey, Digest, digest_of
 
@@ -338,6 +338,41 @@ async def test_quarantine_is_bounded(store: BlobStore, reopen: Reopen, data_dir:
     await reopen()
     left = sorted(path.name for path in (data_dir / "quarantine").iterdir())
     assert (len(left), left[0]) == (64, "016-x")
+
+
+async def test_quarantine_is_bounded_while_the_store_is_open(
+    store: BlobStore, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "BYTES_MAX", 250)
+    for number in range(4):
+        info = await store.put(bytes([number]) * 100, kind="module")
+        path = store.path(info.digest)
+        path.chmod(0o600)
+        path.write_bytes(b"x" * 100)
+        assert not await store.verify(info.digest)
+        assert store.quarantined() == (min(number + 1, 2), min(number + 1, 2) * 100)
+    assert path.name in max(kept.name for kept in (data_dir / "quarantine").iterdir())
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo], ids=["directory", "fifo"])
+async def test_something_else_in_place_of_files(
+    store: BlobStore, reopen: Reopen, data_dir: Path, put: Callable[[Path], None]
+) -> None:
+    row = await filled(store)
+    wire = next((data_dir / "wire").glob("*/*"))
+    native = store.path(row.digest)
+    wire.unlink()
+    native.unlink()
+    put(wire)
+    put(native)
+    put(data_dir / "partial" / f"{'ab' * 32}.{'cd' * 32}")
+    with pytest.raises(BlobNotFound):
+        store.path(row.digest)
+    with trio.fail_after(30):
+        store = await reopen()
+    assert store.repair.missing == (row.digest,)
+    assert store.info(row.module) is not None
+    assert store.quarantined()[0] == 3
 
 
 async def test_the_journal_is_rewritten_when_superseded(
