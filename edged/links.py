@@ -23,6 +23,7 @@ from .errors import ConfigError
 from .topology import (
     ANY,
     NODE,
+    NOT,
     RULES_MAX,
     End,
     File,
@@ -247,6 +248,11 @@ def heal(document: Document) -> Document:
         if any(getattr(rule, name) is not UNSET for name in LinkRow.__struct_fields__)
     ]
     return msgspec.structs.replace(document, rules=tuple(kept))
+
+
+def others(selectors: Iterable[str]) -> tuple[str, ...]:
+    """All who are in none of these, now or later."""
+    return tuple(NOT + selector for selector in selectors)
 
 
 def node(name: str) -> str:

@@ -29,15 +29,17 @@ RULES_MAX: Final = 4096
 SHIPPED: Final = "configs/topologies"
 ANY: Final = "*"
 NODE: Final = "node:"
+NOT: Final = "!"
 Region = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
 Selector = Annotated[
     str,
     Meta(
-        pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,31}|node:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)\Z",
+        pattern=r"^(\*|!?([a-z0-9][a-z0-9-]{0,31}|node:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?))\Z",
         max_length=80,
     ),
 ]
-"""A region, "node:NAME", or "*": all."""
+"""A region, "node:NAME", or "*": all. With "!" before it: not who is in it. A list of such
+alone means everybody else, also who comes later."""
 _Ms = Annotated[float, Meta(ge=0, le=60_000)]
 _Share = Annotated[float, Meta(gt=0, le=1_000_000)]
 _Chance = Annotated[float, Meta(ge=0, le=1)]
@@ -55,6 +57,21 @@ class End(NamedTuple):
         return selector in (ANY, self.region) or (
             selector.startswith(NODE) and selector[len(NODE) :] == self.name
         )
+
+    def fits(self, selectors: Sequence[str]) -> list[str]:
+        """Those of a list by which it is meant; none: it is not.
+
+        One without a name is on the side of its region; a list that excludes nothing but nodes has
+        nothing to say of it: around them there are nodes only."""
+        barred = [each[len(NOT) :] for each in selectors if each.startswith(NOT)]
+        if any(map(self.is_in, barred)):
+            return []
+        if not self.name and all(each.startswith(NODE) for each in barred):
+            barred = []
+        wanted = [each for each in selectors if not each.startswith(NOT)]
+        if wanted:
+            return [each for each in wanted if self.is_in(each)]
+        return [NOT + each for each in barred]
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -237,13 +254,7 @@ def applies(rule: Rule, source: End, target: End) -> Sequence[str] | None:
     ways = [(rule.sources, rule.targets)]
     if rule.both:
         ways.append((rule.targets, rule.sources))
-    found = [
-        selector
-        for froms, tos in ways
-        if any(map(source.is_in, froms))
-        for selector in tos
-        if target.is_in(selector)
-    ]
+    found = [selector for froms, tos in ways if source.fits(froms) for selector in target.fits(tos)]
     return found or None
 
 
@@ -294,5 +305,6 @@ def regions_named(rules: Sequence[Rule], key: str) -> Iterator[tuple[str, str]]:
     for at, rule in enumerate(rules):
         for end, selectors in (("from", rule.sources), ("to", rule.targets)):
             for selector in selectors:
-                if selector != ANY and not selector.startswith(NODE):
-                    yield f"{key}[{at}].{end}", selector
+                name = selector.removeprefix(NOT)
+                if name != ANY and not name.startswith(NODE):
+                    yield f"{key}[{at}].{end}", name

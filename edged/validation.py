@@ -25,8 +25,8 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?": (
         "the name of a node: 1 to 63 of a-z 0-9 . - _, first and last a letter or digit"
     ),
-    r"^(\*|[a-z0-9][a-z0-9-]{0,31}|node:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)": (
-        'a region, "node:NAME", or "*" for all'
+    r"^(\*|!?([a-z0-9][a-z0-9-]{0,31}|node:[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?))": (
+        'a region, "node:NAME", "*" for all, or one after "!": not it'
     ),
     r"^(https?://[\x21-\x7e]+)?": "an http:// or https:// URL without spaces",
     r"^[A-Z]{1,16}": "an HTTP method, 1 to 16 of A-Z, e.g. GET",

@@ -15,7 +15,7 @@ import msgspec
 
 from edged.errors import ClusterNotFound, ConfigError, Conflict
 from edged.files import write_file
-from edged.links import Document, Links, NodeAt, encode_document, load_document, node
+from edged.links import Document, Links, NodeAt, encode_document, load_document, node, others
 from edged.topology import ANY, NODE, End, Topology, topology_of
 
 from . import probe
@@ -144,9 +144,8 @@ def groups_of(state: ClusterState, words: Sequence[str]) -> list[list[str]]:
     ]
     members = [set(_members(state, group)) for group in groups]
     if len(groups) == 1:
-        rest = [each.name for each in state.nodes if each.name not in members[0]]
-        groups.append([node(name) for name in rest])
-        members.append(set(rest))
+        members.append({each.name for each in state.nodes} - members[0])
+        groups.append(list(others(groups[0])) if members[1] else [])
     seen: set[str] = set()
     for each in members:
         if twice := sorted(seen & each):
@@ -173,8 +172,4 @@ def selector(state: ClusterState, name: str) -> str:
 
 
 def _members(state: ClusterState, group: Sequence[str]) -> list[str]:
-    return [
-        each.name
-        for each in state.nodes
-        if any(End(each.name, each.region).is_in(which) for which in group)
-    ]
+    return [each.name for each in state.nodes if End(each.name, each.region).fits(group)]

@@ -20,6 +20,7 @@ from edged.links import (
     heal,
     load_document,
     node,
+    others,
     parse_document,
     partition,
     slow,
@@ -96,6 +97,34 @@ def test_a_partition_may_be_one_way() -> None:
     assert link(cut, US, EU).cut is None
 
 
+def test_a_cut_against_all_others_holds_for_nodes_that_come_later() -> None:
+    group = ["eu-west-1", node("n2")]
+    cut = parse_document(encode_document(partition(document_of(AWS), [group, others(group)])))
+    later_in, later_out = End("n9", "eu-west-1"), End("n8", "us-east-1")
+    for inside in (EU, US, later_in, End("", "eu-west-1")):
+        for outside in (SA, later_out, End("", "us-east-1")):
+            assert link(cut, inside, outside).cut == link(cut, outside, inside).cut == "drop"
+    assert link(cut, EU, later_in).cut is link(cut, US, later_in).cut is None
+    assert link(cut, SA, later_out).cut is None
+    shown = as_topology(cut, name="now")
+    assert shown.link("us-east-1", "eu-west-1").cut == "drop"
+    assert shown.link("us-east-1", "sa-east-1").cut is None
+    assert heal(cut) == document_of(AWS)
+
+
+def test_clients_reach_both_sides_of_a_cut_around_single_nodes() -> None:
+    cut = partition(EMPTY, [[node("n1")], others([node("n1")])])
+    assert link(cut, EU, US).cut == "drop"
+    assert link(cut, End("", "us-east-1"), EU).cut is None
+    assert link(cut, US, End("", "eu-west-1")).cut is None
+
+
+def test_an_exclusion_narrows_what_is_named() -> None:
+    document = parsed({"from": ["*", "!node:n1"], "to": ["us-east-1"], "loss": 0.5})
+    assert link(document, SA, US).loss == 0.5
+    assert link(document, EU, US).loss == 0
+
+
 def test_a_later_rule_may_mend_a_cut() -> None:
     document = parsed(
         {"from": ["*"], "to": ["*"], "cut": "drop"},
@@ -125,7 +154,8 @@ def test_documents_are_written_and_read_again(tmp_path: Path) -> None:
         ('{"rule": []}', "rules is meant?"),
         ('{"rules": [{"from": ["*"]}]}', "write to = …"),
         ('{"rules": [{"from": ["*"], "to": []}]}', "0 entries"),
-        ('{"rules": [{"from": ["EU"], "to": ["*"]}]}', 'a region, "node:NAME", or "*" for all'),
+        ('{"rules": [{"from": ["!*"], "to": ["*"]}]}', "one after"),
+        ('{"rules": [{"from": ["EU"], "to": ["*"]}]}', 'a region, "node:NAME", "*" for all, or'),
         ('{"rules": [{"from": ["*"], "to": ["*"], "loss": 2}]}', "rules.loss = 2"),
         ('{"rules": [{"from": ["*"], "to": ["*"], "cut": "yes"}]}', "write drop or reset"),
         ('{"rules": [{"from": ["*"], "to": ["*"], "latency_ms": "1"}]}', "write a number"),

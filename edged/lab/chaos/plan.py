@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from edged.errors import ConfigError
 from edged.lab.history import Planned, Setting
+from edged.links import others
 
 from . import actions
 from .actions import (
@@ -221,9 +222,10 @@ class _Planner:
         """Groups of selectors for links, "|" between them."""
         ends = [self._ends(group) for group in fault.groups]
         named = {name for group in ends for name in self._members(group) if "*" not in group}
-        others = tuple(f"node:{name}" for name in self._names if name not in named)
-        whole = [others if "*" in group else group for group in ends]
-        members = [self._members(group) for group in whole]
+        given = dict.fromkeys(each for group in ends if "*" not in group for each in group)
+        rest = [name for name in self._names if name not in named]
+        whole = [others(given) if "*" in group else group for group in ends]
+        members = [rest if "*" in group else self._members(group) for group in ends]
         if not all(members):
             raise ConfigError(f"{self._where(entry)}.groups: one has no node at {at_s:g} s")
         flat = [name for group in members for name in group]

@@ -49,7 +49,8 @@ def cluster(home: Home, state: ClusterState) -> Callable[..., Result]:
         (["eu", "us,n4"], [["eu"], ["us", "node:n4"]]),
         (["n1|n2|n3"], [["node:n1"], ["node:n2"], ["node:n3"]]),
         (["n1 , node:n3", "us"], [["node:n1", "node:n3"], ["us"]]),
-        (["eu"], [["eu"], ["node:n2", "node:n4"]]),
+        (["eu"], [["eu"], ["!eu"]]),
+        (["eu,n2"], [["eu", "node:n2"], ["!eu", "!node:n2"]]),
     ],
 )
 def test_groups(state: ClusterState, words: list[str], groups: list[list[str]]) -> None:

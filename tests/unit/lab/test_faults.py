@@ -126,7 +126,7 @@ async def test_a_region_is_cut_by_its_name(autojump_clock: trio.testing.MockCloc
     field = FakeField(NAMES)
     await fault(field, "region-loss", "n2", region="r2", how="cut").begin()
     (rule,) = field.document.rules
-    assert (rule.sources, rule.targets) == (("r2",), ("r1", "r3"))
+    assert (rule.sources, rule.targets) == (("r2",), ("!r2",))
 
 
 async def test_a_link_is_proven_by_use_of_the_changed_link(

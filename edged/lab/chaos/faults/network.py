@@ -9,7 +9,7 @@ import msgspec
 
 from edged.lab.history import Planned
 from edged.links import partition, with_rules, without
-from edged.topology import Rule
+from edged.topology import End, Rule
 
 from ..control import LinkPeer, Links
 from ..field import Field, on_each
@@ -47,9 +47,7 @@ class LinkFault(Fault):
     def members(self, selectors: tuple[str, ...]) -> frozenset[str]:
         """Names of nodes."""
         return frozenset(
-            node.name
-            for node in self.field.nodes
-            if {"*", node.region, f"node:{node.name}"} & set(selectors)
+            node.name for node in self.field.nodes if End(node.name, node.region).fits(selectors)
         )
 
     async def knock(self, sources: frozenset[str], targets: frozenset[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from edged.links import others
+
 from .network import Partition
 
 
@@ -11,5 +13,4 @@ class CutRegion(Partition):
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         lost = self.text("region")
-        others = dict.fromkeys(node.region for node in self.field.nodes if node.region != lost)
-        return ((lost,), tuple(others))
+        return ((lost,), others((lost,)))
