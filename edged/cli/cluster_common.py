@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -82,7 +83,14 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
+
+    def interrupt(_number: int, frame: FrameType | None) -> None:
+        # Whoever handles Ctrl-C now knows where it may be raised: not within an event loop.
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from edged.errors import ClusterFailed, Conflict
 from . import process
 from .ports import HOST, free_ports
 from .process import Process
+from .signals import undisturbed
 from .spec import NodeSpec, check_node_name, check_region, next_region
 from .starting import PortTaken, Starting, is_paused, process_of, runs, silent, spawn
 from .state import ROLES, ClusterState, Home, NodeState, Role, Target
@@ -200,7 +201,8 @@ class Nodes:
                 state = spawn(self.home, self.load(name), state.node(spec.name))
             self._await(state, spec.name, timeout_s, report)
         except BaseException:
-            self._forget(name, spec.name)
+            with undisturbed():
+                self._forget(name, spec.name)
             raise
         return state.node(spec.name)
 

@@ -16,6 +16,7 @@ from edged.errors import ClusterFailed, ClusterNotFound, ConfigError, Conflict
 
 from . import process
 from .nodes import KILL_TIMEOUT_S, STOP_TIMEOUT_S, Nodes, ask_to_end, stopped
+from .signals import undisturbed
 from .spec import ClusterSpec
 from .starting import PortTaken, Starting, process_of, runs, silent
 from .state import ClusterState
@@ -99,9 +100,10 @@ class Supervisor(Nodes):
         try:
             yield
         except BaseException:
-            self._end_all(name, timeout_s=0.0)
-            if remove:
-                shutil.rmtree(self.home.directory(name), ignore_errors=True)
+            with undisturbed():
+                self._end_all(name, timeout_s=0.0)
+                if remove:
+                    shutil.rmtree(self.home.directory(name), ignore_errors=True)
             raise
 
     # ------------------------------------------------------------ down

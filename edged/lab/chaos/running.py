@@ -23,6 +23,7 @@ import msgspec
 import trio
 
 from edged.cluster import process
+from edged.cluster.signals import undisturbed
 from edged.cluster.state import ClusterState, Home
 from edged.cluster.supervisor import Supervisor
 from edged.files import write_file
@@ -150,10 +151,11 @@ def _cluster(
     try:
         yield state
     finally:
-        tell(f"cluster {name}: ending")
-        with suppress(OSError):  # logs are for people; the cluster has to go in any case
-            _collect_logs(boss.home, state, options.out / "logs")
-        boss.down(name, keep_data=options.keep)
+        with undisturbed(lambda: tell(f"cluster {name}: is ending, a moment")):
+            tell(f"cluster {name}: ending")
+            with suppress(OSError):  # logs are for people; the cluster has to go in any case
+                _collect_logs(boss.home, state, options.out / "logs")
+            boss.down(name, keep_data=options.keep)
 
 
 def _collect_logs(home: Home, state: ClusterState, to: Path) -> None:
