@@ -12,7 +12,6 @@ import trio
 from edged.cli.cluster_common import terminable
 from edged.cluster.signals import ENDING, undisturbed
 
-
 INTERRUPTED = (KeyboardInterrupt, BaseExceptionGroup)
 
 
