@@ -81,17 +81,17 @@ class Needs(Protocol):
 
 
 class _Item(NamedTuple):
-    """Something that can be removed by one call of the store."""
+    """A blob that can be removed."""
 
     digest: Digest
-    row: ArtifactRow | None
-    """Of an artifact."""
+    rows: tuple[ArtifactRow, ...]
+    """Of an artifact: all that name it. Modules that differ may compile to the same code."""
     why: str
 
     @property
-    def module(self) -> Digest:
+    def modules(self) -> tuple[Digest, ...]:
         """Whose removal it belongs to."""
-        return self.digest if self.row is None else self.row.module
+        return tuple(dict.fromkeys(row.module for row in self.rows)) or (self.digest,)
 
 
 class Collector:
@@ -174,7 +174,7 @@ class Collector:
             return False
         if self._needs.in_use(module) or module in self._needs.pinned():
             return False
-        await self._remove(_Item(module, None, "surplus"))
+        await self._remove(_Item(module, (), "surplus"))
         return True
 
     # ------------------------------------------------------------ collecting
@@ -207,6 +207,9 @@ class Collector:
                     continue
                 if not dry_run:
                     await self._remove(item)
+                    if self._store.info(item.digest) is not None:
+                        kept["wanted"] += 1  # another row has come to name it
+                        continue
                 size = info.size_bytes + (info.wire_bytes or 0)
                 gone.append(GcRow(item.digest, info.kind, size, item.why))
         finally:
@@ -228,7 +231,7 @@ class Collector:
         items: dict[Digest, _Item] = {}
         saved: dict[Digest, None] = {}
         for item in self._unneeded():
-            if item.digest in pinned or item.module in pinned:
+            if not pinned.isdisjoint((item.digest, *item.modules)):
                 saved[item.digest] = None
             else:
                 items[item.digest] = item
@@ -247,25 +250,29 @@ class Collector:
         needed = set(self._needs.manifests())
         for blob in blobs:
             if blob.kind == "module" and not self._needs.is_wanted(blob.digest):
-                yield _Item(blob.digest, None, "no version of any function names it")
+                yield _Item(blob.digest, (), "no version of any function names it")
             if blob.manifest is not None:
                 needed.add(blob.manifest)  # goes with its blob
+        by_digest: dict[Digest, list[ArtifactRow]] = {}
         for row in rows:
-            if not self._needs.is_wanted(row.module):
-                yield _Item(row.digest, row, "no version of any function names its module")
-            elif not self._needs.runs_here(row.key):
-                yield _Item(row.digest, row, "made for another engine")
+            by_digest.setdefault(row.digest, []).append(row)
             needed.add(row.digest)
+        for digest, sharers in by_digest.items():
+            if not any(map(self._needs_row, sharers)):
+                named = any(self._needs.is_wanted(row.module) for row in sharers)
+                foreign = "made for another engine"
+                why = foreign if named else "no version of any function names its module"
+                yield _Item(digest, tuple(sharers), why)
         for blob in blobs:
             if blob.kind == "artifact" and blob.digest not in needed:
-                yield _Item(blob.digest, None, "no record says whose code it is")
+                yield _Item(blob.digest, (), "no record says whose code it is")
             elif blob.kind == "manifest" and blob.digest not in needed:
-                yield _Item(blob.digest, None, "its blob is not here")
+                yield _Item(blob.digest, (), "its blob is not here")
 
     def _why_not(self, item: _Item, info: BlobInfo, grace_s: float) -> str | None:
         """Why it must stay now; None: it may go. Nothing is awaited from here to its removal."""
         now = trio.current_time()
-        subjects = dict.fromkeys((item.digest, item.module))
+        subjects = dict.fromkeys((item.digest, *item.modules))
         if self._is_wanted(item, info):
             return "wanted"
         if any(self._keeping[one] for one in subjects):
@@ -283,24 +290,30 @@ class Collector:
 
     def _is_wanted(self, item: _Item, info: BlobInfo) -> bool:
         """By a record or a row that has come since the look."""
-        if item.row is not None:
-            return self._needs.is_wanted(item.row.module) and self._needs.runs_here(item.row.key)
+        if item.rows:
+            return any(map(self._needs_row, item.rows))
         if info.kind == "artifact":
             return any(row.digest == item.digest for row in self._store.artifacts())
         return self._needs.is_wanted(item.digest)
 
+    def _needs_row(self, row: ArtifactRow) -> bool:
+        return self._needs.is_wanted(row.module) and self._needs.runs_here(row.key)
+
     async def _remove(self, item: _Item) -> None:
-        self._needs.release(item.module)
-        removal = self._removing[item.module] = trio.Event()
+        removal = trio.Event()
+        for module in item.modules:
+            self._needs.release(module)
+            self._removing[module] = removal
         try:
-            if item.row is None:
+            if not item.rows:
                 await self._store.delete(item.digest)
-            else:
-                await self._store.delete_artifact(item.row.module, item.row.key)
+            for row in item.rows:
+                await self._store.delete_artifact(row.module, row.key)
         finally:
-            del self._removing[item.module]
             removal.set()
-            self._on_gone(item.module)
+            for module in item.modules:
+                del self._removing[module]
+                self._on_gone(module)
         self._grace.forget(item.digest)
 
     def _tell(self, gone: list[GcRow]) -> None:

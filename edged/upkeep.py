@@ -88,7 +88,9 @@ class UpkeepService:
         held = sorted(self._store.blobs(), key=lambda blob: blob.digest)
         chosen = [blob for blob in held if blob.digest > after]
         functions = self._functions(None)
-        rows = {row.digest: row for row in self._store.artifacts()}
+        rows: dict[Digest, list[ArtifactRow]] = {}
+        for row in self._store.artifacts():
+            rows.setdefault(row.digest, []).append(row)
         described = {blob.manifest: blob.digest for blob in held if blob.manifest is not None}
         covered = self._pins.covered()
         return BlobsView(
@@ -96,7 +98,7 @@ class UpkeepService:
             blobs=tuple(
                 self._blob(
                     blob,
-                    rows.get(blob.digest),
+                    rows.get(blob.digest, []),
                     described.get(blob.digest),
                     functions=functions,
                     covered=covered,
@@ -109,15 +111,16 @@ class UpkeepService:
     def _blob(
         self,
         blob: BlobInfo,
-        row: ArtifactRow | None,
+        rows: list[ArtifactRow],
         described: Digest | None,
         *,
         functions: dict[Digest, list[str]],
         covered: frozenset[Digest],
     ) -> BlobView:
-        module = row.module if row is not None else described
-        subject = blob.digest if module is None else module
-        names = functions.get(subject, [])
+        module = rows[0].module if rows else described
+        subjects = [row.module for row in rows] or [blob.digest if module is None else module]
+        named = {name for subject in subjects for name in functions.get(subject, [])}
+        names = sorted(named)
         return BlobView(
             digest=blob.digest,
             kind=blob.kind,
@@ -127,16 +130,17 @@ class UpkeepService:
             functions=tuple(names[:NAMES_SHOWN_MAX]),
             functions_more=max(0, len(names) - NAMES_SHOWN_MAX),
             module=module,
-            artifact_key=None if row is None else row.key,
-            holders=self._known_holders(blob, row),
-            pinned=blob.digest in covered or subject in covered,
-            mapped=blob.kind != "manifest" and self._activation.is_mapped(subject),
+            artifact_key=rows[0].key if rows else None,
+            holders=self._known_holders(blob, rows),
+            pinned=not covered.isdisjoint((blob.digest, *subjects)),
+            mapped=blob.kind != "manifest" and any(map(self._activation.is_mapped, subjects)),
         )
 
-    def _known_holders(self, blob: BlobInfo, row: ArtifactRow | None) -> int | None:
+    def _known_holders(self, blob: BlobInfo, rows: list[ArtifactRow]) -> int | None:
         if blob.kind == "module":
             return self._holder_count(blob.digest, None)
-        return None if row is None else self._holder_count(row.module, row.key)
+        counts = (self._holder_count(row.module, row.key) for row in rows)
+        return max((count for count in counts if count is not None), default=None)
 
     def _functions(self, only: Container[Digest] | None) -> dict[Digest, list[str]]:
         """Names with versions, by module; of all modules, or of some."""

@@ -10,7 +10,8 @@ from starlette.datastructures import Headers
 
 _RANGE: Final = re.compile(r"bytes\s*=\s*([0-9]*)\s*-\s*([0-9]*)\s*\Z", re.IGNORECASE)
 DIGITS_MAX: Final = 19
-"""More is beyond any file; Python would take its time with very many."""
+"""A number of more is beyond any file, and Python would take its time with very many."""
+BEYOND: Final = 10**DIGITS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,28 @@ def choose(headers: Headers, *, etag: str, size_bytes: int, method: str = "GET")
     if found is None:
         return whole
     first, last = found.groups()
-    if not (first or last) or max(len(first), len(last)) > DIGITS_MAX:
+    if not (first or last):
         return whole
     if not first:
-        length = min(int(last), size_bytes)
+        length = min(_number(last), size_bytes)
         return Part(206, size_bytes - length, length) if length else Part(416, 0, 0)
-    begin = int(first)
-    end = min(int(last), size_bytes - 1) if last else size_bytes - 1
-    if last and int(last) < begin:
+    begin = _number(first)
+    end = min(_number(last), size_bytes - 1) if last else size_bytes - 1
+    if last and _is_less(last, first):
         return whole  # invalid, §14.1.1
     return Part(206, begin, end - begin + 1) if begin < size_bytes else Part(416, 0, 0)
+
+
+def _number(digits: str) -> int:
+    """What is beyond any file is all the same."""
+    significant = digits.lstrip("0")
+    return BEYOND if len(significant) > DIGITS_MAX else int(significant or "0")
+
+
+def _is_less(left: str, right: str) -> bool:
+    """Of numbers with any number of digits."""
+    left, right = left.lstrip("0"), right.lstrip("0")
+    return (len(left), left) < (len(right), right)
 
 
 def _matches(values: list[str], etag: str, *, weak: bool) -> bool:

@@ -26,11 +26,13 @@ class BlobView(msgspec.Struct, frozen=True):
     functions_more: int
     """How many there are beside those."""
     module: Digest | None
-    """Of an artifact, whose code it is; of a manifest, which blob it describes, if that is here."""
+    """Of an artifact, whose code it is (of modules that compile to the same code, one; functions,
+    pinned and mapped are of all); of a manifest, which blob it describes, if that is here."""
     artifact_key: ArtifactKey | None
     holders: int | None
     """The members, this node among them, that show this module in any form, or this artifact for
-    the same key; None of what is nobody else's matter."""
+    the same key (of modules that share it, the one that most show); None of what is nobody else's
+    matter."""
     pinned: bool
     mapped: bool
     """In memory now."""

@@ -130,6 +130,25 @@ async def test_only_what_nothing_needs_goes_with_all_that_hangs_on_it(bench: Ben
     assert kept in bench.needs.released  # its other engine's code went
 
 
+async def test_code_that_modules_share_goes_with_the_last_of_them(bench: Bench) -> None:
+    modules = [await bench.module(os.urandom(50), wanted=True) for _ in range(2)]
+    code = await bench.store.put(b"\x7fELF the same", kind="artifact")
+    for module in modules:
+        row = ArtifactRow(module, OWN, code.digest, code.size_bytes, 0.1, b"word")
+        await bench.store.put_artifact(row)
+    del bench.needs.wanted[modules[0]]
+    assert await bench.collect(dry_run=True) == await bench.collect() == {modules[0]}
+    assert bench.store.info(code.digest) is not None
+    del bench.needs.wanted[modules[1]]
+    bench.needs.pins = {modules[0]}
+    assert code.digest not in await bench.collect(dry_run=True)
+    bench.needs.pins = set()
+    assert await bench.collect(dry_run=True) == await bench.collect() == {modules[1], code.digest}
+    assert bench.held() == set()
+    assert bench.store.artifacts() == []
+    assert set(modules) <= set(bench.gone)
+
+
 async def test_the_grace_counts_from_when_it_was_first_seen_unneeded(
     bench: Bench, autojump_clock: trio.abc.Clock
 ) -> None:
