@@ -200,14 +200,15 @@ def _range(kind: Any, path: str) -> str:
 
 def _one_of(value: Any, values: Sequence[Any]) -> str:
     words = [str(item) for item in values]
-    return f"write {', '.join(words[:-1])} or {words[-1]}" + _meant(str(value), words)
+    return f"write {', '.join(words[:-1])} or {words[-1]}" + meant(str(value), words)
 
 
 def _unknown(key: str, known: Mapping[str, Any]) -> str:
-    return "there is no such key" + (_meant(key, known) or f"; there are {', '.join(known)}")
+    return "there is no such key" + (meant(key, known) or f"; there are {', '.join(known)}")
 
 
-def _meant(word: str, words: Mapping[str, Any] | Sequence[str]) -> str:
+def meant(word: str, words: Mapping[str, Any] | Sequence[str]) -> str:
+    """`; x is meant?`, or nothing."""
     close = difflib.get_close_matches(word, list(words), 1)
     return f"; {close[0]} is meant?" if close else ""
 

@@ -131,10 +131,18 @@ def _now() -> str:
 @click.pass_context
 def judge(ctx: click.Context, directory: str, as_json: bool) -> None:
     """Judge a run again, from its folder. Leaves with 0 valid, 1 invalid, 2 unknown."""
+    from edged.errors import ConfigError
     from edged.lab.chaos.judging import judge as judged
+    from edged.lab.load.session import LOAD
     from edged.lab.runfolder import read_history, write_verdict
 
-    verdict = judged(read_history(Path(directory)))
+    history = read_history(Path(directory))
+    if history.run.scenario == LOAD and not (Path(directory) / "scenario.toml").exists():
+        raise ConfigError(
+            f"{directory}: edged load wrote it: edged report draws it, and nothing in"
+            " it can be judged"
+        )
+    verdict = judged(history)
     write_verdict(Path(directory), verdict)
     _show(verdict, as_json=as_json)
     ctx.exit(EXITS[verdict.verdict])

@@ -44,7 +44,8 @@ def show(as_json: bool, **where: Any) -> None:
 def set_(file: str, as_json: bool, **where: Any) -> None:
     """Put a links document (.json) or a topology (.toml, or the name of one) in force.
 
-    On all nodes of the local cluster at one instant, or with --node or --control on one alone."""
+    On all nodes of the local cluster at one instant, or with --node or --control on one alone.
+    For all, a topology that lacks the region of a node that runs is refused."""
     from edged.links import document_of, load_document
     from edged.topology import find_topology
 
@@ -69,31 +70,51 @@ def _put(document: Document, what: str, *, as_json: bool, **where: Any) -> None:
         _put_all(where["cluster"], document, what, as_json=as_json)
         return
     target = find_target(**where)
-    at_ms = _put_one(target.control(), document)
+    at_ms = _put_one(target.control(), document, what)
     if as_json:
         print_json({"node": target.name, "at_ms": at_ms})
     else:
         click.echo(f"{what} is in force on {target.name}")
 
 
-def _put_one(client: Client, document: Document) -> int:
+def _put_one(client: Client, document: Document, what: str) -> int:
     """Who is where stays as the node knows it."""
     import msgspec
 
     from edged.interfaces import LinksChange, LinksView
     from edged.links import encode_document
 
-    before = msgspec.json.decode(client.call("GET", "/v1/links"), type=LinksView).document
+    view = msgspec.json.decode(client.call("GET", "/v1/links"), type=LinksView)
+    if strangers := _strangers(document, {view.node: view.region}):
+        click.echo(f"warning: {what}: {strangers}: all its links are clear now", err=True)
+    before = view.document
     whole = msgspec.structs.replace(document, nodes=document.nodes or before.nodes)
     answer = client.call("PUT", "/v1/links", body=encode_document(whole))
     return msgspec.json.decode(answer, type=LinksChange).at_ms
 
 
+def _strangers(document: Document, regions: dict[str, str]) -> str:
+    """Nodes for which the topology has no place: nothing of it would hold for what they send. ""
+    if all have one."""
+    if document.topology is None:
+        return ""
+    known = document.topology.regions
+    strange = [f"{name} in {region}" for name, region in regions.items() if region not in known]
+    if not strange:
+        return ""
+    return f"the topology has no region for {', '.join(strange)}; there are {', '.join(known)}"
+
+
 def _put_all(cluster: str | None, document: Document, what: str, *, as_json: bool) -> None:
     """Leaves with 1 if a node that runs did not take it."""
+    from edged.errors import ConfigError
+
     from .cluster_common import chosen_cluster
 
     boss, chosen = chosen_cluster(cluster)
+    nodes = boss.running_nodes(boss.load(chosen))
+    if strangers := _strangers(document, {node.name: node.region for node in nodes}):
+        raise ConfigError(f"{what}: {strangers}")
     done = boss.set_links(chosen, document)
     if as_json:
         print_json({"cluster": chosen, "at_ms": done.at_ms, "nodes": done.nodes})

@@ -300,8 +300,8 @@ class Nodes:
         return read_links(self.home, self.load(name))
 
     def set_links(self, name: str, document: Document, at_ms: int | None = None) -> LinksChanged:
-        """As `change_links`, whatever was there before."""
-        return self.change_links(name, lambda _: document, at_ms)
+        """As `change_links`, whatever was there before: a file that cannot be read is mended so."""
+        return self._put_links(name, lambda _: document, at_ms)
 
     def change_links(
         self, name: str, change: Callable[[Document], Document], at_ms: int | None = None
@@ -311,11 +311,19 @@ class Nodes:
         The answer tells who did not.
 
         Raises ClusterNotFound, Conflict, ConfigError."""
-        from .shaping import read_links, tell_links, write_links
+        from .shaping import read_links
+
+        return self._put_links(name, lambda state: change(read_links(self.home, state)), at_ms)
+
+    def _put_links(
+        self, name: str, make: Callable[[ClusterState], Document], at_ms: int | None
+    ) -> LinksChanged:
+        from .shaping import check_shaping, tell_links, write_links
 
         with self._locked(name):
             state = self.load(name)
-            whole = write_links(self.home, state, change(read_links(self.home, state)))
+            check_shaping(state)
+            whole = write_links(self.home, state, make(state))
             nodes = _attentive(state)
             # Under the lock, so that nodes and file agree on which change was the last.
             done = tell_links(self.home, state, nodes, whole, at_ms)

@@ -39,12 +39,17 @@ _PREPARED: Final = msgspec.json.Decoder(Document)
 # ---------------------------------------------------------------- the file
 def read_links(home: Home, state: ClusterState) -> Document:
     """Raises Conflict (its nodes do not shape their traffic), ConfigError."""
+    check_shaping(state)
+    return load_document(home.links_file(state.name))
+
+
+def check_shaping(state: ClusterState) -> None:
+    """Raises Conflict."""
     if not state.lab:
         raise Conflict(
             f"the nodes of cluster {state.name!r} do not shape their traffic: make a cluster with"
             " edged cluster up --topology FILE, or --lab"
         )
-    return load_document(home.links_file(state.name))
 
 
 def write_links(home: Home, state: ClusterState, document: Document) -> Document:

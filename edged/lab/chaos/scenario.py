@@ -18,7 +18,7 @@ from edged.cluster.spec import ClusterSpec, load_spec, parse_spec
 from edged.errors import ConfigError
 from edged.lab.history import Bounds
 from edged.lab.load.spec import FunctionLoad, LoadSpec, parse_load
-from edged.validation import explain, shown
+from edged.validation import explain, meant, shown
 from protocol.errors import RemoteProtocolError
 from protocol.function import Abi, Policy
 from protocol.ids import parse_function_name
@@ -35,6 +35,7 @@ from .actions import (
     Partition,
     Poison,
 )
+from .invariants import INVARIANTS
 
 SCENARIO_BYTES_MAX: Final = 256 * 1024
 FAULTS_MAX: Final = 256
@@ -179,6 +180,7 @@ def parse_scenario(text: bytes, path: Path) -> Scenario:
     )
     _check_functions(scenario)
     _check_phases(scenario)
+    _check_skip(scenario)
     for number, fault in enumerate(scenario.faults):
         _check_fault(scenario, fault, f"{path}: faults[{number}]")
     return scenario
@@ -270,6 +272,16 @@ def _check_phases(scenario: Scenario) -> None:
             raise ConfigError(f"{scenario.path}: phases[{at}].name = {name!r}: {why}")
     if scenario.for_s > actions.RUN_S_MAX:
         raise ConfigError(f"{scenario.path}: phases last {scenario.for_s:g} s; a day is allowed")
+
+
+def _check_skip(scenario: Scenario) -> None:
+    names = [invariant.name for invariant in INVARIANTS]
+    for name in scenario.bounds.skip:
+        if name not in names:
+            why = meant(name, names) or f"; there are {', '.join(names)}"
+            raise ConfigError(
+                f"{scenario.path}: invariants.skip = {name!r}: there is no such invariant{why}"
+            )
 
 
 def _check_fault(scenario: Scenario, fault: FaultSpec, where: str) -> None:

@@ -25,6 +25,8 @@ from .spec import NODE, LoadSpec
 from .summary import Collector, Summary, stage_names
 
 TICK_S = 0.25
+LOAD = "load"
+"""What the first row of its folder calls it, where a chaos run's names the scenario."""
 
 
 class Progress(NamedTuple):
@@ -117,7 +119,7 @@ def _begin(plan: Plan, folder: RunFolder) -> None:
     folder.event(
         history.Run(
             t_s=0.0,
-            scenario="load",
+            scenario=LOAD,
             seed=plan.seed,
             started_at_ms=plan.started_at_ms,
             nodes=tuple(history.Node(name=t.name, region=t.region) for t in plan.targets),

@@ -20,7 +20,7 @@ from edged.cluster.state import ClusterState, Home, NodeState
 from edged.cluster.supervisor import Supervisor
 from edged.errors import ClusterNotFound, ConfigError
 from edged.interfaces import LinksView
-from edged.links import Document, partition, slow
+from edged.links import Document, load_document, partition, slow
 
 TIMEOUT_S = 90.0
 REGIONS = ("eu", "us", "eu", "ap")
@@ -227,6 +227,27 @@ def test_rules_come_and_go(cluster: Callable[..., Result]) -> None:
     assert [rule["from"] for rule in rules(cluster, "slow", "eu", "--off")] == [["node:n4"]]
     assert rules(cluster, "links") == again[3:]
     assert rules(cluster, "heal", "--all") == []
+
+
+def test_a_broken_document_is_mended_by_another(home: Home, cluster: Callable[..., Result]) -> None:
+    path = home.links_file("c")
+    path.write_text("{")
+    assert cluster("partition", "eu|us").exit_code == 2
+    assert Supervisor(home).set_links("c", Document()).missed == ()
+    assert set(load_document(path).nodes) == {"n1", "n2", "n3", "n4"}
+
+
+def test_a_topology_without_a_place_for_a_node_is_refused(
+    home: Home, state: ClusterState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "running_nodes", lambda _self, now: list(now.nodes[:2]))
+    before = home.links_file("c").read_bytes()
+    args = ["links", "set", "aws8", "--cluster", state.name]
+    env = {"EDGED_STATE": str(home.root), "EDGED_CONTROL": ""}
+    told = CliRunner().invoke(edged, args, env=env, prog_name="edged")
+    assert told.exit_code == 2
+    assert "no region for n1 in eu, n2 in us; there are us-east-1" in told.stderr
+    assert home.links_file("c").read_bytes() == before
 
 
 def test_rules_in_words(cluster: Callable[..., Result]) -> None:

@@ -47,6 +47,9 @@ def test_a_load_leaves_a_run_folder_with_rows_summary_and_histograms(
     assert (out / "latency.hlog").read_text().count("Tag=local,") >= 1
     again = run("load", "hello", *RATE, "--gateway", node.gateway_url, "-o", out)
     assert (again.exit_code, "is there already" in again.output) == (2, True)
+    judged = run("chaos", "judge", out)
+    assert (judged.exit_code, "edged load wrote it" in judged.output) == (2, True)
+    assert not (out / "verdict.json").exists()
 
 
 def test_another_body_than_expected_is_told_and_fails(

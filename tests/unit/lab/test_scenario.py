@@ -89,6 +89,10 @@ def test_wrong_faults(fault: str, words: str) -> None:
         (HEAD + CLUSTER + FUNCTIONS + PHASES + PHASES, "there are two of that name"),
         (HEAD + CLUSTER + FUNCTIONS + '[[phases]]\nname = "end"\nfor_s = 9.0', '"end" is what'),
         (HEAD + CLUSTER + FUNCTIONS + PHASES + "[invariants]\nx_s = 1", "invariants.x_s"),
+        (
+            HEAD + CLUSTER + FUNCTIONS + PHASES + '[invariants]\nskip = ["eror-budget"]',
+            r"invariants\.skip = 'eror-budget': .*; error-budget is meant\?",
+        ),
         (HEAD + CLUSTER + FUNCTIONS + FUNCTIONS + PHASES, "there are two of that name"),
         (f'{HEAD}{CLUSTER}{PHASES}[[functions]]\nname = "A B"\n{SAYS}', r"functions\[0\]\.name"),
     ],
