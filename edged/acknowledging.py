@@ -30,6 +30,12 @@ PATIENCE_BYTES_PER_S: Final = 1_250_000
 """10 Mbit/s, and PATIENCE_S: then the change fails. A dead member is known to be within 6 s."""
 PATIENCE_S_MAX: Final = 150.0
 """The command line waits 180 s for an answer."""
+SETTLE_S: Final = 0.5
+"""When too many have refused, those that are at it may finish for so long: who has it is then told
+truly, and the blobs are there when the change is tried again with fewer replicas."""
+TOLD_MAX: Final = 5
+"""Nodes whose reason is in the text for people; all are in `failed`."""
+REASON_CHARS_MAX: Final = 160
 RETRY_S: Final = 0.5
 """After a failure to reach a node; then 1, 2, 4 s."""
 LOOK_S: Final = 0.25
@@ -77,12 +83,14 @@ class Gathering:
         """Those that did the job: `replicas` of them, or every reachable member if they are fewer.
         `job` raises EdgedError; PeerRefused is final.
 
-        Raises UnderReplicated at `until_s`, or as soon as too many have refused; Outdone as soon
-        as one says so."""
+        Raises UnderReplicated at `until_s`, or when too many have refused and those that are at it
+        are done or have had SETTLE_S; Outdone as soon as one says so."""
         done: dict[NodeId, None] = {}
         running: dict[NodeId, float] = {}
         news = trio.Event()
         failures: list[UnderReplicated | Outdone] = []
+        hopeless_s: float | None = None
+        """Since when."""
 
         async def attempt(node: NodeId) -> None:
             try:
@@ -114,8 +122,13 @@ class Gathering:
                 with trio.move_on_at(min(until_s, now + LOOK_S)):
                     await news.wait()
                 news = trio.Event()
-                late = trio.current_time() >= until_s
-                if not failures and (late or self._hopeless()):
+                now = trio.current_time()
+                if not self._hopeless():
+                    hopeless_s = None
+                elif hopeless_s is None:
+                    hopeless_s = now
+                settled = hopeless_s is not None and (not running or now >= hopeless_s + SETTLE_S)
+                if not failures and (settled or now >= until_s):
                     failures.append(self._too_few(done, running))
             nursery.cancel_scope.cancel()
         if failures:
@@ -164,9 +177,15 @@ class Gathering:
         failed |= {self._name(node): "has not answered yet" for node in running}
         failed |= {self._name(node): why for node, why in self._refused.items()}
         wanted = self._wanted()
+        willing = len(reachable.difference(self._refused))
+        ways = "try again"
+        if willing < wanted:
+            ways = f"{willing} replicas at most can be had until that changes"
+        told = [f"{name}: {why[:REASON_CHARS_MAX]}" for name, why in sorted(failed.items())]
+        more = [f"and {len(told) - TOLD_MAX} more"] if len(told) > TOLD_MAX else []
         return UnderReplicated(
-            f"{len(holders)} of {wanted} nodes have it on disk; nothing was acknowledged, try "
-            "again",
+            f"{len(holders)} of {wanted} nodes have it on disk so far"
+            f" ({'; '.join(told[:TOLD_MAX] + more)}); nothing was acknowledged, {ways}",
             private=str(failed),
             wanted=wanted,
             holders=holders,

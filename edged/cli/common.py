@@ -119,6 +119,8 @@ def hint_for(problem_type: str) -> str:
         "blob-not-found": "edged blobs lists what is on a node",
         "disk-full": "free some disk on the node, or lower store.min_free_bytes",
         "draining": "the node is shutting down; choose another with --node",
+        "under-replicated": "edged members tells who is there; edged deploy --replicas N asks for"
+        " fewer",
         "overloaded": "try again in a moment, or choose another node with --node",
     }.get(problem_type.removeprefix(PROBLEM_PREFIX), "")
 

@@ -211,11 +211,31 @@ async def test_too_few_that_would_is_told_at_once_and_by_name(
     with pytest.raises(UnderReplicated) as caught:
         await change(cluster, 3)
     assert caught.value.extra["wanted"] == 3
-    assert set(caught.value.extra["holders"]) <= {cluster.me, other}
-    assert caught.value.extra["failed"][refusing] == "disk-full: no space"
+    assert set(caught.value.extra["holders"]) == {cluster.me, other}
+    assert caught.value.extra["failed"] == {refusing: "disk-full: no space"}
+    assert str(caught.value) == (
+        f"2 of 3 nodes have it on disk so far ({refusing}: disk-full: no space);"
+        " nothing was acknowledged, 2 replicas at most can be had until that changes"
+    )
     assert cluster.stored == {}, "nothing was changed"
     assert trio.current_time() < 1
     assert cluster.open == 0
+
+
+async def test_who_is_at_it_may_finish_for_a_moment_when_too_many_have_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    cluster = Cluster(7)
+    refusing, quick, *slow = cluster.others()
+
+    async def quickly() -> None:
+        await trio.sleep(0.3)
+
+    cluster.blobs = {refusing: full, quick: quickly} | dict.fromkeys(slow, trio.sleep_forever)
+    with pytest.raises(UnderReplicated, match=r"has not answered yet; .*6 replicas") as caught:
+        await change(cluster, 7)
+    assert set(caught.value.extra["holders"]) == {cluster.me, quick}
+    assert 0.5 <= trio.current_time() < 1
 
 
 async def test_nobody_waits_for_ever(autojump_clock: trio.testing.MockClock) -> None:
