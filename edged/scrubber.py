@@ -118,6 +118,8 @@ class Scrubber:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
         self._asked = trio.Event()
+        self._untold.update(self._store.take_start_losses())
+        self._tell_losses()
         task_status.started()
         try:
             while True:

@@ -52,6 +52,8 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class Opened(msgspec.Struct, frozen=True):
     core: Core
     repair: RepairReport
+    losses: tuple[tuple[Digest, str], ...]
+    """Blobs and wire forms that were here, and are not whole: as BlobStore.on_lost has them."""
     lock: DirLock
 
 
@@ -120,10 +122,11 @@ def open_core(root: Path, *, min_free_bytes: int, log: Log, step: Step = no_step
                 disk.make_dir(directory)
             repair = _Repair(layout, disk, log, machine_crashed=lock.machine_crashed)
             core, report = repair.run()
+            losses = tuple(repair.losses.items())
         except BaseException:
             lock.release(clean=False)
             raise
-    return Opened(core, report, lock)
+    return Opened(core, report, losses, lock)
 
 
 class _Repair:
@@ -134,6 +137,7 @@ class _Repair:
         self._disk = disk
         self._log = log
         self._machine_crashed = machine_crashed
+        self.losses: dict[Digest, str] = {}
         self._missing: list[Digest] = []
         self._corrupt: list[Digest] = []
         self._adopted: list[Digest] = []
@@ -282,6 +286,10 @@ class _Repair:
             self._check_recent(held)
         lost = [digest for digest in rows if digest not in held]
         self._drops.extend(lost)
+        for digest in lost:
+            if not rows[digest].doomed:
+                how = "corrupt" if digest in self._corrupt else "missing"
+                self.losses[digest] = f"{rows[digest].kind} {how}"
         self._missing.extend(
             digest for digest in lost if not rows[digest].doomed and digest not in self._corrupt
         )
@@ -351,6 +359,7 @@ class _Repair:
                 self._disk.unlink(path)
         for blob in list(held.values()):
             if blob.row.manifest is not None and blob.row.digest not in kept:
+                self.losses[blob.row.digest] = "wire form missing"
                 self._relink(held, blob, manifest=None, wire_bytes=None)
 
     def _keep_wire(self, blob: Digest, name: Digest, held: dict[Digest, Held]) -> None:

@@ -99,6 +99,7 @@ class BlobStore:
         self.io_limiter = trio.CapacityLimiter(IO_THREADS)
         self.compress_limiter = trio.CapacityLimiter(COMPRESS_THREADS)
         self._closing = trio.Lock()
+        self._start_losses = opened.losses
         self._core = opened.core
         self._lock = opened.lock
         self._wire = WireForms(opened.core, zstd_level=zstd_level)
@@ -109,6 +110,11 @@ class BlobStore:
         and for each wire form: `info` then says None (gone; see rebuild), or a blob that cannot be
         served until make_manifest. The text is for people: what, and corrupt (quarantined) or
         missing. Not for deletes. Must not raise."""
+
+    def take_start_losses(self) -> tuple[tuple[Digest, str], ...]:
+        """What opening the store found, before anybody could hear of it; told once."""
+        losses, self._start_losses = self._start_losses, ()
+        return losses
 
     def _lost(self, digest: Digest, what: str) -> None:
         """In a worker thread."""

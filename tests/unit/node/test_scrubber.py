@@ -208,6 +208,33 @@ async def test_what_others_find_is_told_once_and_fetched_by_a_check(bench: Bench
     assert rows[0].detail.endswith("0 damaged, 2 absent, 1 not repaired")
 
 
+async def test_what_a_start_finds_is_told_once(bench: Bench) -> None:
+    blob, wire = await bench.module(os.urandom(60_000)), await bench.module(os.urandom(60_000))
+    gone = await bench.module(os.urandom(60_000))
+    bench.damage(bench.store.path(blob))
+    bench.wire(wire).unlink()
+    bench.store.path(gone).unlink()
+    await bench.store.close()
+    log = make_log("n1", stream=io.StringIO())
+    bench.store = await open_store(bench.root, zstd_level=1, min_free_bytes=0, log=log)
+    try:
+        bench.placed = [gone]
+        bench.scrubber = bench.make()
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(bench.scrubber.run)
+                nursery.cancel_scope.cancel()
+    finally:
+        await bench.store.close()
+    rows = (await bench.events.read(after=0, limit=99, wait_s=0)).events
+    assert {row.name: (row.kind, row.detail) for row in rows} == {
+        blob: ("blob-damaged", "module corrupt: fetched or made again when it is needed"),
+        wire: ("blob-damaged", "wire form missing: edged verify makes it again"),
+        gone: ("blob-damaged", "module missing: it belongs here and is fetched again"),
+    }
+    assert len(rows) == 3
+
+
 async def test_files_that_vanished(bench: Bench) -> None:
     data = os.urandom(50_000)
     module = await bench.module(data)
