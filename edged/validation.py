@@ -8,6 +8,7 @@ no wording of msgspec's; where it finds nothing, msgspec's own text is what is l
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -172,7 +173,8 @@ def _check_length(value: Any, kind: Any, path: str, unit: str) -> Iterator[_Wron
 # ---------------------------------------------------------------- words
 def _within(value: float, kind: inspect.IntType | inspect.FloatType) -> bool:
     return not (
-        (kind.ge is not None and value < kind.ge)
+        math.isnan(value)
+        or (kind.ge is not None and value < kind.ge)
         or (kind.le is not None and value > kind.le)
         or (kind.gt is not None and value <= kind.gt)
         or (kind.lt is not None and value >= kind.lt)

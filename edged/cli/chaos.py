@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .common import EdgedCommand, clean, json_option, print_error, print_json
+from .common import SEED, EdgedCommand, clean, json_option, print_error, print_json
 
 if TYPE_CHECKING:
     from edged.lab.history import Conclusion, Verdict
@@ -35,7 +35,7 @@ def chaos() -> None:
 
 
 seed_option = click.option(
-    "--seed", type=click.IntRange(0), help="Of times and targets; default: the scenario's."
+    "--seed", type=SEED, help="Of times and targets; default: the scenario's."
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -90,6 +91,9 @@ def slow(
     from edged.links import without
 
     given: Any = {key: value for key, value in values.items() if value is not None}
+    for key, value in given.items():
+        if math.isnan(value):
+            raise ConfigError(f"--{key.replace('_', '-')} {value}: write a number")
     if off == bool(given):
         raise ConfigError("say what: --extra-ms, --jitter-ms, --loss, --bandwidth-mbit; or --off")
     boss, chosen = chosen_cluster(name)

@@ -252,6 +252,8 @@ def shell(node: str, name: str | None, command: tuple[str, ...]) -> None:
     boss, chosen = chosen_cluster(name)
     state = boss.load(chosen)
     environ = _environ(boss, state, node)
+    if command[:1] == ("--",):
+        command = command[1:]
     argv = command or (os.environ.get("SHELL") or "/bin/sh",)
     if not command:
         click.echo(f"{node} of {chosen}: edged commands go to it; exit to leave", err=True)

@@ -25,6 +25,9 @@ EXIT_SERVER_ERROR: Final = 6
 
 PROBLEM_PREFIX: Final = "urn:edged:error:"
 
+SEED: Final = click.IntRange(0, 2**53)
+"""As in a scenario's file: what every reader of JSON keeps exactly."""
+
 TABLE_WIDTH_MAX: Final = 400
 """Tables are as wide as they need, also on narrower terminals, which wrap whole lines: a URL that
 was folded inside its cell could not be copied."""

@@ -13,7 +13,7 @@ import click
 
 from edged.errors import ConfigError
 
-from .common import EXIT_FAILED, EdgedCommand, clean, console, json_option, print_json
+from .common import EXIT_FAILED, SEED, EdgedCommand, clean, console, json_option, print_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 
+EXIT_INTERRUPTED: Final = 130
+"""What shells say of Ctrl-C."""
+
 
 @click.command(cls=EdgedCommand)
 @click.argument("functions", nargs=-1, metavar="[FUNCTION[/PATH][?QUERY]]...")
@@ -36,7 +39,7 @@ FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 @click.option("--arrivals", type=click.Choice(["poisson", "constant"]), help="Default: poisson.")
 @click.option("--zipf", type=float, metavar="S", help="Popularity: the n-th by n^-S; default 0.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Default: 10.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same plan.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Same seed, same plan.")
 @click.option("--links", metavar="FILE", help="Links document; default: the cluster's.")
 @click.option("--cluster", metavar="NAME", help="A local cluster; default: the newest running.")
 @click.option(
@@ -62,7 +65,8 @@ def load(
     several FUNCTIONs the first is the most popular (--zipf). Clients are in each --from region, or
     in every region that has a node, as far from the nodes as the links document says.
 
-    Leaves with 1 if no request was answered well, or an answer was not the expected one."""
+    Leaves with 1 if no request was answered well, or an answer was not the expected one; with 130
+    if Ctrl-C or SIGTERM cut it short."""
     from edged.lab.load.session import Plan, run_session
     from edged.links import load_document
 
@@ -87,6 +91,10 @@ def load(
         print_json(summary)
     else:
         _print(summary, out)
+    if summary.cut_short:
+        told = f"cut short after {summary.duration_s:.1f} of {spec.duration_s:g} s"
+        click.echo(told, err=True)
+        raise SystemExit(EXIT_INTERRUPTED)
     if summary.wrong_bodies or not summary.all.latency_ms.count:
         raise SystemExit(EXIT_FAILED)
 

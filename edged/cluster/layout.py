@@ -12,6 +12,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 from edged.config import parse_config
@@ -46,6 +47,19 @@ def write_cluster(home: Home, state: ClusterState, spec: ClusterSpec) -> None:
     texts = [node_toml(home, state, node, seeds) for node in state.nodes]
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(lambda node, text: write_node(home, state, node, text), state.nodes, texts))
+
+
+def check_config(spec: ClusterSpec) -> None:
+    """Before there is anything of the cluster. Raises ConfigError: what its nodes would refuse."""
+    state = ClusterState(1, "", 0.0, "", (), lab=spec.lab, config=spec.config)
+    address = "127.0.0.1:0"
+    for each in spec.nodes:
+        node = NodeState(
+            each.name, each.region, each.target, gateway=address, control=address, gossip=address
+        )
+        data = node_config(state, node, [])
+        parse_config(data, base=Path())
+        dump_toml(data)
 
 
 def node_toml(home: Home, state: ClusterState, node: NodeState, seeds: list[str]) -> str:

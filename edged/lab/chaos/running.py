@@ -39,7 +39,14 @@ from edged.lab.history import (
     Run,
     Verdict,
 )
-from edged.lab.runfolder import RunFolder, read_history, recording, write_timeline, write_verdict
+from edged.lab.runfolder import (
+    RunFolder,
+    path_of,
+    read_history,
+    recording,
+    write_timeline,
+    write_verdict,
+)
 
 from .deploying import Modules
 from .engine import Engine, Load
@@ -80,10 +87,10 @@ def run_scenario(scenario: Scenario, options: Options, *, tell: Tell) -> Verdict
     name = cluster_name(scenario)
     fds_before = entries("/proc/self/fd") or 0
     with recording(options.out) as folder:
-        write_file(options.out / "scenario.toml", scenario.text, secret=False)
-        write_timeline(options.out, timeline)
         tell(f"cluster {name}: starting {len(scenario.cluster.nodes)} nodes")
-        with _cluster(boss, name, scenario, options, tell) as state:
+        with _begun_or_gone(options.out), _cluster(boss, name, scenario, options, tell) as state:
+            write_file(options.out / "scenario.toml", scenario.text, secret=False)
+            write_timeline(options.out, timeline)
             folder.event(_run_row(scenario, options, state, modules))
             tell(f"running for {scenario.for_s:g} s; edged chaos show {options.out}")
             load = load_of(scenario, options.seed, folder.request)
@@ -122,6 +129,21 @@ async def _engine(
         flush=folder.flush,
     )
     return await engine.run()
+
+
+@contextmanager
+def _begun_or_gone(out: Path) -> Iterator[None]:
+    """A run that failed before its first row leaves no folder to wonder about."""
+    try:
+        yield
+    except BaseException:
+        history = path_of(out, "history")
+        if not history.stat().st_size:
+            for name in RunFolder.FILES:
+                path_of(out, name).unlink(missing_ok=True)
+            with suppress(OSError):  # what else is in it is somebody else's
+                out.rmdir()
+        raise
 
 
 @contextmanager

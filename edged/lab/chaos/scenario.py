@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from edged.cluster.layout import check_config
 from edged.cluster.spec import ClusterSpec, load_spec, parse_spec
 from edged.errors import ConfigError
 from edged.lab.history import Bounds
@@ -41,6 +42,7 @@ SCENARIO_BYTES_MAX: Final = 256 * 1024
 FAULTS_MAX: Final = 256
 SEED_MAX: Final = 2**53
 """What every reader of JSON keeps exactly."""
+MODULE_MISSING: Final = "there is no such file; scripts/guests builds those of guests/"
 
 _Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}\Z")]
 _Path = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -148,7 +150,15 @@ def load_scenario(path: Path) -> Scenario:
         text = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read scenario {path}: {error.strerror}") from error
-    return parse_scenario(text, path)
+    scenario = parse_scenario(text, path)
+    for at, function in enumerate(scenario.functions):
+        for nth, version in enumerate(function.versions):
+            if version.module is not None and not scenario.beside(version.module).is_file():
+                raise ConfigError(
+                    f"{path}: functions[{at}].versions[{nth}].module = {version.module!r}: "
+                    f"{MODULE_MISSING}"
+                )
+    return scenario
 
 
 def parse_scenario(text: bytes, path: Path) -> Scenario:
@@ -200,7 +210,12 @@ def _cluster(file: _File, path: Path) -> ClusterSpec:
         section: {**spec.config.get(section, {}), **file.config.get(section, {})}
         for section in dict.fromkeys((*spec.config, *file.config))
     }
-    return msgspec.structs.replace(spec, config=config)
+    spec = msgspec.structs.replace(spec, config=config)
+    try:
+        check_config(spec)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: config: {error}") from error
+    return spec
 
 
 def _topology_name(file: _File, path: Path) -> str:

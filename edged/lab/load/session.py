@@ -76,6 +76,7 @@ async def _session(plan: Plan, tell: Callable[[Progress], None]) -> Summary:
                 folder.request(row)
 
         started_at = trio.current_time()
+        cut_short = True
         async with trio.open_nursery() as nursery:
 
             async def ticks() -> None:
@@ -92,8 +93,9 @@ async def _session(plan: Plan, tell: Callable[[Progress], None]) -> Summary:
             await run_load(
                 plan.spec, around, on_result=take, rng=rng, started_at=started_at, flying=count
             )
+            cut_short = False
             nursery.cancel_scope.cancel()
-        summary = collector.summary()
+        summary = msgspec.structs.replace(collector.summary(), cut_short=cut_short)
         if folder is not None:
             folder.event(history.Phase(t_s=summary.duration_s, name="end"))
             _finish(plan, folder.directory, collector, summary)

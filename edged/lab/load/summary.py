@@ -69,6 +69,8 @@ class Summary(msgspec.Struct, frozen=True):
     """Sent after intended."""
     wrong_bodies: tuple[WrongBody, ...]
     warnings: tuple[str, ...]
+    cut_short: bool = False
+    """Somebody ended it before its time."""
 
 
 class _Tally:

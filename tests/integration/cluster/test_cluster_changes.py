@@ -212,6 +212,7 @@ def test_a_shell_talks_to_its_node(home: Home, boss: Supervisor) -> None:
     assert "n2 of c" in inner.stderr
     told = shell("sh", "-c", 'test -z "$EDGED_TOKEN" && cat "$EDGED_TOKEN_FILE"')
     assert told.stdout.strip() == boss.token(state, state.node("n2"))
+    assert shell("--", "printenv", "EDGED_NODE").stdout == "n2\n"
     missing = shell("no-such-command")
     assert (missing.returncode, "no-such-command" in missing.stderr) == (1, True)
     asked = shell(sys.executable, "-m", "edged", "status")  # nothing runs there

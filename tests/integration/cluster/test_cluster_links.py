@@ -229,6 +229,11 @@ def test_rules_come_and_go(cluster: Callable[..., Result]) -> None:
     assert rules(cluster, "heal", "--all") == []
 
 
+def test_not_a_number_is_told(cluster: Callable[..., Result]) -> None:
+    told = cluster("slow", "n1", "--extra-ms", "nan")
+    assert (told.exit_code, "--extra-ms nan: write a number" in told.stderr) == (2, True)
+
+
 def test_a_broken_document_is_mended_by_another(home: Home, cluster: Callable[..., Result]) -> None:
     path = home.links_file("c")
     path.write_text("{")

@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +54,22 @@ def test_a_load_leaves_a_run_folder_with_rows_summary_and_histograms(
     judged = run("chaos", "judge", out)
     assert (judged.exit_code, "edged load wrote it" in judged.output) == (2, True)
     assert not (out / "verdict.json").exists()
+
+
+def test_a_load_that_was_cut_short_says_so(run: Edged, node: NodeThread, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def interrupt() -> None:
+        rows = out / "requests.jsonl"
+        while not rows.exists() or not rows.stat().st_size:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    args = ("hello", "--rate", "50:60s", "--gateway", node.gateway_url)
+    result = run("load", *args, "-o", out)
+    assert (result.exit_code, "cut short after " in result.stderr) == (130, True)
+    assert json.loads((out / "load.json").read_text())["summary"]["cut_short"] is True
 
 
 def test_another_body_than_expected_is_told_and_fails(

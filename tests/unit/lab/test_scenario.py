@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from lab_scenarios import CLUSTER, FUNCTIONS, HEAD, PHASES, scenario_of
 
-from edged.cluster.state import check_cluster_name
-from edged.errors import ConfigError
+from edged.cli.common import SEED
+from edged.cluster.state import Home, check_cluster_name
+from edged.cluster.supervisor import Supervisor
+from edged.errors import ClusterFailed, ConfigError
 from edged.lab.chaos import actions
-from edged.lab.chaos.running import cluster_name
-from edged.lab.chaos.scenario import load_scenario, parse_scenario
+from edged.lab.chaos.running import Options, cluster_name, run_scenario
+from edged.lab.chaos.scenario import SEED_MAX, load_scenario, parse_scenario
 
 KILL = 'action = "kill"\nat_s = 6'
 SAYS = 'versions = [{ label = "1", says = "x" }]'
@@ -90,6 +92,14 @@ def test_wrong_faults(fault: str, words: str) -> None:
         (HEAD + CLUSTER + FUNCTIONS + '[[phases]]\nname = "end"\nfor_s = 9.0', '"end" is what'),
         (HEAD + CLUSTER + FUNCTIONS + PHASES + "[invariants]\nx_s = 1", "invariants.x_s"),
         (
+            HEAD + CLUSTER + FUNCTIONS + PHASES + "[config.gosip]\nx = 1",
+            "config: gosip: there is no such key; gossip is meant",
+        ),
+        (
+            HEAD + CLUSTER + FUNCTIONS + PHASES.replace("5.0", "nan"),
+            "phases.for_s = nan: write a number above 0",
+        ),
+        (
             HEAD + CLUSTER + FUNCTIONS + PHASES + '[invariants]\nskip = ["eror-budget"]',
             r"invariants\.skip = 'eror-budget': .*; error-budget is meant\?",
         ),
@@ -127,17 +137,44 @@ def test_bounds_on_the_file(tmp_path: Path) -> None:
         load_scenario(tmp_path / "none.toml")
 
 
+def test_a_module_file_that_there_is_not_is_told_before_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    versions = 'versions = [{ label = "1", module = "none.wasm" }]'
+    file.write_text(f'{HEAD}{CLUSTER}{PHASES}[[functions]]\nname = "f"\n{versions}\n')
+    with pytest.raises(ConfigError, match=r"functions\[0\]\.versions\[0\]\.module = 'none.wasm'"):
+        load_scenario(file)
+
+
+def test_a_run_that_could_not_begin_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def up(*_args: object, **_options: object) -> None:
+        raise ClusterFailed("no")
+
+    monkeypatch.setattr(Supervisor, "up", up)
+    out = tmp_path / "run"
+    with pytest.raises(ClusterFailed):
+        run_scenario(
+            scenario_of(), Options(seed=1, out=out, home=Home(tmp_path)), tell=lambda _: None
+        )
+    assert not out.exists()
+
+
+def test_seeds_of_the_command_line_have_the_file_s_bounds() -> None:
+    assert (SEED.min, SEED.max) == (0, SEED_MAX)
+
+
 def test_config_is_laid_over_that_of_the_cluster(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(
         '[[nodes]]\nname = "n1"\n'
-        "[config.replication]\nrepair_after_s = 9.0\nsurplus_after_s = 8.0\n"
+        "[config.replication]\nrepair_after_s = 9.0\nsurplus_after_s = 80.0\n"
     )
     file = tmp_path / "s.toml"
     file.write_text(
         f'{HEAD}cluster = "c.toml"\n[config.replication]\nrepair_after_s = 2.0\n{FUNCTIONS}{PHASES}'
     )
     config = load_scenario(file).cluster.config
-    assert config == {"replication": {"repair_after_s": 2.0, "surplus_after_s": 8.0}}
+    assert config == {"replication": {"repair_after_s": 2.0, "surplus_after_s": 80.0}}
 
 
 def test_the_topology_is_the_scenario_s_or_the_cluster_s(tmp_path: Path) -> None:
