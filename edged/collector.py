@@ -1,5 +1,6 @@
 """Removes blobs that nothing needs: modules that no live version of any function names, what was
-compiled of them, what other engines' compilers made, and manifests of what is gone.
+compiled of them, what other engines' compilers made, manifests of what is gone, and partials that
+nobody has touched for the grace period.
 
 Nothing goes before it has been unneeded for a grace period (grace.py), nor while it is pinned,
 fetched, served, mapped or being made ready; a deploy holds its module from its first look at it
@@ -22,7 +23,7 @@ from protocol.ids import ArtifactKey, Digest
 
 from .errors import Conflict, StoreError
 from .grace import Grace
-from .interfaces import ArtifactRow, BlobInfo, EventKind, GcRow, GcView
+from .interfaces import ArtifactRow, BlobInfo, EventKind, GcRow, GcView, PartialInfo
 from .telemetry import Log, Metrics
 
 RECENT_S: Final = 30.0
@@ -40,6 +41,10 @@ class Blobs(Protocol):
     def info(self, digest: Digest) -> BlobInfo | None: ...
 
     def artifacts(self) -> list[ArtifactRow]: ...
+
+    async def partials(self) -> list[PartialInfo]: ...
+
+    async def drop_partial(self, partial: PartialInfo, /) -> bool: ...
 
     async def delete(self, digest: Digest) -> None: ...
 
@@ -212,6 +217,7 @@ class Collector:
                         continue
                 size = info.size_bytes + (info.wire_bytes or 0)
                 gone.append(GcRow(item.digest, info.kind, size, item.why))
+            await self._collect_partials(dry_run, grace_s, gone, kept)
         finally:
             if gone and not dry_run:
                 self._tell(gone)
@@ -224,6 +230,23 @@ class Collector:
             kept=dict(+kept),
             due_in_s=min(due_s, default=None),
         )
+
+    async def _collect_partials(
+        self, dry_run: bool, grace_s: float, gone: list[GcRow], kept: Counter[str]
+    ) -> None:
+        """Of fetches that were given up: a deploy or a repair that did not finish."""
+        for partial in await self._store.partials():
+            age_s = self._wall_s() - partial.touched_at_s
+            blob = partial.blob
+            if self._keeping[blob] or self._needs.in_use(blob):
+                kept["in use"] += 1
+            elif age_s < RECENT_S:
+                kept["recent"] += 1
+            elif age_s < grace_s:
+                kept["unfinished, in grace"] += 1
+            elif dry_run or await self._store.drop_partial(partial):
+                why = "nobody has gone on fetching it"
+                gone.append(GcRow(blob, "partial", partial.disk_bytes, why))
 
     def _look(self) -> tuple[list[_Item], int, int]:
         """What nothing needs; how many blobs are wanted, and how many are there as pinned only."""

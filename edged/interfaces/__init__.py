@@ -52,6 +52,7 @@ from .store import (
     BlobKind,
     CheckResult,
     PartialBlob,
+    PartialInfo,
     RepairReport,
     Store,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "Operator",
     "Outcome",
     "PartialBlob",
+    "PartialInfo",
     "Peer",
     "PeerGateways",
     "PeerLine",

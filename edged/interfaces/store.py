@@ -44,6 +44,16 @@ class BlobCheck(msgspec.Struct, frozen=True):
     """Of "unreadable"."""
 
 
+class PartialInfo(msgspec.Struct, frozen=True):
+    """What is on disk of a fetch that is not finished."""
+
+    blob: Digest
+    manifest: Digest
+    disk_bytes: int
+    touched_at_s: float
+    """Unix time."""
+
+
 class ArtifactRow(msgspec.Struct, frozen=True):
     """Native code of a module for one artifact key, with its builders' signed words."""
 

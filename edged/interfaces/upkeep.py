@@ -75,7 +75,8 @@ class TransfersView(msgspec.Struct, frozen=True):
 
 class GcRow(msgspec.Struct, frozen=True):
     digest: Digest
-    kind: BlobKind
+    kind: BlobKind | Literal["partial"]
+    """partial: what is here of a blob whose fetch did not finish."""
     bytes_freed: int
     """With its wire form."""
     why: str
@@ -90,7 +91,8 @@ class GcView(msgspec.Struct, frozen=True):
     collected: tuple[GcRow, ...]
     bytes_freed: int
     kept: dict[str, int]
-    """Blobs that stayed, by reason: "wanted", "pinned", "in use", "recent", "in grace"."""
+    """Blobs that stayed, by reason: "wanted", "pinned", "in use", "recent", "in grace",
+    "unfinished, in grace" (partials)."""
     due_in_s: float | None
     """When the first of those in grace can be collected; None: there is none."""
 

@@ -24,6 +24,7 @@ from edged.interfaces import (
     BlobKind,
     CheckResult,
     PartialBlob,
+    PartialInfo,
     RepairReport,
 )
 from edged.telemetry import Log
@@ -204,6 +205,14 @@ class BlobStore:
         now on. Raises RemoteProtocolError (bounds), DiskFull."""
         fetch = await self._run(lambda: self._wire.begin(manifest))
         return Partial(fetch, self.io_limiter)
+
+    async def partials(self) -> list[PartialInfo]:
+        """What is on disk of fetches that are not finished."""
+        return await self._run(self._wire.partials)
+
+    async def drop_partial(self, partial: PartialInfo) -> bool:
+        """False: it was touched since it was listed, or is gone."""
+        return await self._run(lambda: self._wire.drop_partial(partial))
 
     async def rebuild(self, digest: Digest, manifest: Digest) -> BlobInfo | None:
         """Makes a lost blob again from what is left of its wire form on this disk, and that wire

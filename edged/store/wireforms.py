@@ -9,6 +9,7 @@ the blob's index row is durable the partial is still there to resume from.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -20,7 +21,7 @@ from typing import Final
 import msgspec
 
 from edged.errors import BlobCorrupt, BlobNotFound, Conflict, DigestMismatch, DiskFull, StoreError
-from edged.interfaces import BlobInfo
+from edged.interfaces import BlobInfo, PartialInfo
 from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest
 from protocol.manifest import (
@@ -33,6 +34,7 @@ from protocol.manifest import (
 
 from .core import Core, Held
 from .disk import is_damage, open_file, translated
+from .layout import parse_pair_name
 from .locks import KeyedLocks
 from .partial import Fetch, with_wire
 from .quarantine import move_to_quarantine
@@ -257,6 +259,36 @@ class WireForms:
                 if not is_damage(error):
                     raise
                 return False  # the next fetch puts it aside
+
+    def partials(self) -> list[PartialInfo]:
+        """All there are, in use or not."""
+        found = []
+        with translated("listing partials"), os.scandir(self._core.layout.partial) as entries:
+            for entry in entries:
+                names = parse_pair_name(entry.name)
+                with contextlib.suppress(FileNotFoundError):
+                    state = entry.stat(follow_symlinks=False)
+                    if names is not None:
+                        size_bytes = state.st_blocks * 512  # they are sparse
+                        found.append(PartialInfo(*names, size_bytes, state.st_mtime))
+        return sorted(found, key=lambda partial: partial.blob)
+
+    def drop_partial(self, partial: PartialInfo) -> bool:
+        """Whoever was about to resume it gets Conflict. False: it was touched meanwhile."""
+        core = self._core
+        path = core.layout.partial_form(partial.blob, partial.manifest)
+        with core.locks.holding(partial.blob), translated("removing a partial"):
+            try:
+                if path.lstat().st_mtime != partial.touched_at_s:
+                    return False
+            except FileNotFoundError:
+                return False
+            with self._guard:
+                over = self._fetching.pop(partial.blob, None)
+            core.disk.unlink(path)
+        if over is not None:
+            over.let_go()
+        return True
 
     def is_current(self, fetch: Fetch) -> bool:
         return self._fetching.get(fetch.manifest.blob) is fetch
