@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = 1000
 POLL_S: Final = 0.2
+GRACE_S_MAX: Final = 366 * 86_400
 REASONS: Final = {
     "wanted": "that live versions of functions need",
     "recent": "stored or used in the last half minute",
@@ -142,7 +143,7 @@ def _pin(method: str, target: str | None, *, as_json: bool, **where: Any) -> Non
         else:
             done = "is not pinned any more" if change.changed else "was not pinned"
         click.echo(f"{change.kind} {change.target} {done}")
-        if change.needed_by:
+        if change.needed_by and change.changed:
             click.echo(f"it stays for {' '.join(change.needed_by)}")
 
 
@@ -155,12 +156,25 @@ def _show_pins(view: PinsView) -> None:
 
 
 # ---------------------------------------------------------------- collecting
+class _Seconds(click.IntRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(
+                f"{value!r} is not a whole number of seconds from {self.min} to {self.max};"
+                " an hour is 3600",
+                param,
+                ctx,
+            )
+
+
 @click.command(cls=EdgedCommand)
 @click.option("--dry-run", "-n", is_flag=True, help="Only tell what would go.")
 @click.option(
     "--grace",
     "grace_s",
-    type=click.IntRange(0, 366 * 86_400),
+    type=_Seconds(0, GRACE_S_MAX),
     metavar="SECONDS",
     help="Take what nothing has needed for so long; default: the node's store.gc_grace_s.",
 )

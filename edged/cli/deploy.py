@@ -201,11 +201,19 @@ def _upload(client: Client, label: str, data: bytes) -> ModuleStored:
 def _deploy(client: Client, name: str, body: bytes) -> Deployed:
     import msgspec
 
+    from edged.errors import Unreachable
     from edged.interfaces import Deployed
 
     headers = [("Content-Type", "application/json")]
-    with progress_console().status("deploying"):
-        answer = client.call("PUT", f"/v1/functions/{name}", body=body, headers=headers)
+    unknown = f"the deploy may have taken effect: edged describe {name} tells; again is safe"
+    try:
+        with progress_console().status("deploying"):
+            answer = client.call("PUT", f"/v1/functions/{name}", body=body, headers=headers)
+    except KeyboardInterrupt:
+        click.echo(f"stopped waiting; {unknown}", err=True)
+        raise
+    except Unreachable as error:
+        raise Unreachable(f"{error}; {unknown}", url=client.url) from error
     return msgspec.json.decode(answer, type=Deployed)
 
 
