@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from edged.cli.client import Client
-from edged.errors import Unreachable
 from edged.interfaces import FutureRecord
 from edged.trust import load_trust
 from protocol.ids import FunctionName, digest_of
@@ -25,23 +23,6 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 # ---------------------------------------------------------------- deploy
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), Unreachable("gone", url="http://n1")])
-def test_a_deploy_whose_answer_is_missing_may_have_taken_effect(
-    cli: Any, module_file: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    call = Client.call
-
-    def failing(self: Client, method: str, path: str, **rest: Any) -> bytes:
-        if path.startswith("/v1/functions/"):
-            raise error
-        return call(self, method, path, **rest)
-
-    monkeypatch.setattr(Client, "call", failing)
-    done = cli("deploy", module_file)
-    assert done.exit_code != 0
-    assert "the deploy may have taken effect: edged describe hello tells" in done.stderr
-
-
 def test_deploy_and_everything_after(cli: Any, as_json: Any, module_file: Path) -> None:
     first = as_json("deploy", module_file)
     assert first["function"]["name"] == "hello"
