@@ -277,6 +277,8 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     findings: _Count
     teaches: _Text = ""
     """What it states, in one line."""
+    unseen: bool = False
+    """It found nothing, and the run did not get to see enough for that to say anything."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,11 +24,17 @@ def judge(history: History, invariants: Sequence[Invariant] = INVARIANTS) -> Ver
         if invariant.name in run.bounds.skip:
             continue
         found = invariant.check(history)
+        doubted = invariant.doubts(history)
         judged.append(
-            Judged(invariant=invariant.name, findings=len(found), teaches=invariant.states)
+            Judged(
+                invariant=invariant.name,
+                findings=len(found),
+                teaches=invariant.states,
+                unseen=bool(doubted) and not found,
+            )
         )
         findings += found
-        doubts += invariant.doubts(history)
+        doubts += doubted
     if not judged:
         doubts.append("no invariant was judged")
     conclusion: Conclusion = "invalid" if findings else "unknown" if doubts else "valid"

@@ -66,7 +66,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         f"  {verdict.requests} requests, {verdict.errors} of them failed",
     ]
     for judged in verdict.judged:
-        mark = "ok " if not judged.findings else "NOT"
+        mark = "NOT" if judged.findings else " ? " if judged.unseen else "ok "
         lines.append(f"  {mark} {judged.invariant}: {judged.teaches}")
     lines += [f"  not proven: {text}" for text in verdict.unproven[:FINDINGS_SHOWN]]
     for finding in verdict.findings[:FINDINGS_SHOWN]:

@@ -30,7 +30,6 @@ TEXT_MAX: Final = 32
 class Span(NamedTuple):
     """A fault, as long as it lasted."""
 
-    number: int
     fault: Fault
     """As it began."""
     begin_s: float
@@ -100,8 +99,7 @@ def spans(history: History) -> list[Span]:
     found: dict[str, Span] = {}
     for row in history.of(Fault):
         if row.state == "begun":
-            number = len(found) + 1
-            found[row.id] = Span(number, row, row.t_s, history.end_s, "begun", row.detail)
+            found[row.id] = Span(row, row.t_s, history.end_s, "begun", row.detail)
         elif row.id in found and row.state == "ended":
             found[row.id] = found[row.id]._replace(end_s=row.t_s)
         elif row.id in found:
@@ -123,11 +121,14 @@ def settled(history: History) -> list[Settled]:
     by_event: dict[str, list[Converged]] = {}
     for row in history.of(Converged):
         by_event.setdefault(row.after, []).append(row)
-    names = {span.fault.id: f"{span.number} {span.fault.action}" for span in spans(history)}
-    return [
-        Settled(plain(names.get(after, after or "start")), tuple(rows))
-        for after, rows in by_event.items()
-    ]
+    actions = {span.fault.id: span.fault.action for span in spans(history)}
+
+    def name(after: str) -> str:
+        """By the fault's id, as everywhere; a word may follow that says which end of it."""
+        fault, _, end = after.partition(" ")
+        return " ".join(filter(None, (fault or "start", actions.get(fault), end)))
+
+    return [Settled(plain(name(after)), tuple(rows)) for after, rows in by_event.items()]
 
 
 # ---------------------------------------------------------------- requests

@@ -219,7 +219,7 @@ def _faults(history: History) -> Html:
     head = ("", "fault", "targets", "from (s)", "to (s)", "took effect", "proof")
     rows = (
         (
-            span.number,
+            span.fault.id,
             span.fault.action,
             " ".join(span.fault.targets),
             span.begin_s,

@@ -174,9 +174,9 @@ def _phase_names(axes: Axes, windows: Sequence[Window], end_s: float) -> None:
 
 def fault_label(span: Span, *, short: bool) -> str:
     if short:
-        return str(span.number)
+        return plain(span.fault.id)
     targets = " ".join(span.fault.targets[:3]) + (" …" if len(span.fault.targets) > 3 else "")
-    return plain(f"{span.number} {span.fault.action} {targets}".strip())
+    return plain(f"{span.fault.id} {span.fault.action} {targets}".strip())
 
 
 def _latency(axes: Axes, course: Course) -> None:
@@ -258,7 +258,7 @@ def heat(
     """Colour on a logarithmic scale, and each cell's value in it."""
     from matplotlib.colors import LogNorm
 
-    made = style.figure(1.5 + PER_ROW_IN * len(matrix.rows), 2.6 + 0.85 * len(matrix.columns))
+    made = style.figure(1.75 + PER_ROW_IN * len(matrix.rows), 2.6 + 0.85 * len(matrix.columns))
     axes = made.add_subplot()
     values = [value for value in matrix.cells.values() if value > 0] or [1.0]
     low = min(values)
@@ -282,6 +282,7 @@ def heat(
     axes.set_yticks(range(len(matrix.rows)), [plain(r, 18) for r in matrix.rows])
     axes.set_ylabel(axes_names[0])
     axes.set_xlabel(axes_names[1])
+    axes.set_title(title, fontsize=8.5, loc="left")  # a picture by itself says what it shows
     for y, row in enumerate(matrix.rows):
         for x, column in enumerate(matrix.columns):
             value = matrix.cells.get((row, column))
@@ -307,28 +308,38 @@ def convergence(rows: Sequence[Settled], bounds: Bounds) -> Picture:
         "replicas": bounds.replicas_s,
     }
     reach = max((row.seconds or row.waited_s for event in shown for row in event.rows), default=1.0)
+    never_count = overtaken_count = 0
     for number, (what, (mark, colour)) in enumerate(MARKS.items()):
-        done, never = [], []
+        done, never, overtaken = [], [], []
         for at, event in enumerate(shown):
             y = at + 0.2 * (number - 1)  # so that equal times are seen
             for row in event.rows:
                 if row.what == what and row.seconds is not None:
                     done.append((row.seconds, y))
+                elif row.what == what and row.waited_s < allowed[what]:
+                    overtaken.append((row.waited_s, y))
                 elif row.what == what:
                     never.append((row.waited_s, y))
         label = f"{what} (bound {allowed[what]:g} s)"
         axes.scatter(*_columns(done), marker=mark, color=colour, s=26, label=label, zorder=3)
         axes.scatter(*_columns(never), marker="x", color=colour, s=36, zorder=4)
+        axes.scatter(
+            *_columns(overtaken), marker=">", edgecolors=colour, facecolors="none", s=30, zorder=4
+        )
+        never_count += len(never)
+        overtaken_count += len(overtaken)
         if allowed[what] <= reach * 1.2:
             axes.axvline(allowed[what], color=colour, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(shown)), [f"after {plain(event.event, 24)}" for event in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, max(reach * 1.1, 0.1))
-    axes.set_xlabel("seconds until all agreed (×: did not, for as long as was looked)")
+    axes.set_xlabel("seconds until all agreed (×: not in time; ▷: overtaken by the next event)")
     axes.grid(visible=False, axis="y")
     made.legend(loc="outside upper left", ncols=3)
-    never_count = sum(row.seconds is None for event in shown for row in event.rows)
-    about = f"Convergence after {counted(len(shown), 'event')}; {never_count} did not converge"
+    about = (
+        f"Convergence after {counted(len(shown), 'event')}; {never_count} did not converge,"
+        f" {overtaken_count} were overtaken by the next event"
+    )
     if len(rows) > len(shown):
         about += f"; {counted(len(rows) - len(shown), 'later event')} left out"
     return style.picture("convergence", "Convergence after each event", about, made)

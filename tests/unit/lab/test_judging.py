@@ -49,6 +49,13 @@ def test_a_finding_makes_it_invalid_whatever_else_is_unknown() -> None:
     assert any("breaks, n1: it did" in line for line in verdict_lines(verdict))
 
 
+def test_what_saw_nothing_is_not_called_ok() -> None:
+    blind = Invariant("blind", "nobody knows", lambda _: [], lambda _: ["it was dark"])
+    verdict = judge(history_of(BEGUN, PROVEN, END, LEFT), [HOLDS, blind])
+    assert (verdict.verdict, [row.unseen for row in verdict.judged]) == ("unknown", [False, True])
+    assert {"  ok  holds: all is well", "   ?  blind: nobody knows"} <= set(verdict_lines(verdict))
+
+
 def test_findings_of_the_run_itself_count() -> None:
     finding = h.Finding(t_s=5.0, invariant="comes-back", subject="n2", detail="it did not")
     verdict = judge(history_of(BEGUN, PROVEN, END, LEFT, finding), [HOLDS])

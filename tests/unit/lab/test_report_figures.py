@@ -3,12 +3,13 @@
 import math
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.lab import history as h
-from edged.lab.report import figures
+from edged.lab.report import figures, plots, style
 from edged.lab.report.plots import LANES_MAX, packed
 from edged.lab.runfolder import read_history
 from tests.unit.lab.recorded import END_S, FAULTS, HOSTILE, NODES, write_run
@@ -38,7 +39,6 @@ def test_a_fault_lasts_from_its_begin_to_its_end_with_its_proof(recorded: h.Hist
     assert [(s.fault.id, s.begin_s, s.end_s, s.proof) for s in spans] == [
         (name, begin_s, end_s, proof) for name, _, _, begin_s, end_s, proof, _ in FAULTS
     ]
-    assert [span.number for span in spans] == [1, 2, 3, 4, 5]
 
 
 def test_a_fault_that_was_never_ended_lasts_to_the_end_of_the_run() -> None:
@@ -129,8 +129,25 @@ def test_cpu_is_per_process_and_a_gap_is_a_gap() -> None:
 
 def test_convergence_is_grouped_by_the_event_it_follows(recorded: h.History) -> None:
     events = figures.settled(recorded)
-    assert [event.event for event in events][:3] == ["start", "1 kill", "2 partition"]
+    assert [event.event for event in events][:3] == ["start", "f1 kill", "f2 partition"]
     assert all(len(event.rows) == 3 for event in events)
+
+
+def test_what_comes_after_a_fault_s_begin_is_named_by_the_fault(recorded: h.History) -> None:
+    row = h.Converged(t_s=1.0, what="catalog", after="f1 begun", seconds=1.0, waited_s=1.0)
+    events = figures.settled(msgspec.structs.replace(recorded, rows=(*recorded.rows, row)))
+    assert events[-1].event == "f1 kill begun"
+
+
+def test_what_was_overtaken_is_not_said_to_have_failed() -> None:
+    pytest.importorskip("matplotlib")
+    rows = [
+        h.Converged(t_s=1.0, what="catalog", after="f1", seconds=None, waited_s=waited_s)
+        for waited_s in (2.0, 15.0)
+    ]
+    with style.drawing():
+        made = plots.convergence([figures.Settled("f1 kill", tuple(rows))], h.Bounds())
+    assert "1 did not converge, 1 were overtaken by the next event" in made.about
 
 
 @settings(max_examples=30)
@@ -146,7 +163,6 @@ def test_text_is_one_printable_line_of_bounded_length(text: str, limit: int) -> 
 def test_no_fault_is_drawn_over_another(times: list[tuple[float, float]]) -> None:
     rows = [
         figures.Span(
-            number,
             h.Fault(t_s=begin_s, id=str(number), action=HOSTILE, targets=(), state="begun"),
             begin_s,
             min(100.0, begin_s + length_s),
