@@ -339,6 +339,9 @@ class _Repair:
             path = Path(entry.path)
             blob = held.get(names[0]) if names else None
             if names is None or not entry.is_file(follow_symlinks=False):
+                if entry.is_file(follow_symlinks=False):
+                    self._disk.unlink(path)
+                    continue
                 self._log.warning("not a wire form; quarantined", name=entry.name)
                 move_to_quarantine(self._disk, self._layout, path)
                 continue

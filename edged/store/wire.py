@@ -18,7 +18,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import Digest
 from protocol.manifest import Manifest, check_manifest, segment_bytes_for
 
-from .disk import Disk
+from .disk import Disk, is_damage
 
 BUDGET_S: Final = 0.5
 """CPU that a wire form may cost whoever makes it, once for the cluster."""
@@ -47,7 +47,12 @@ def compress(
     digests: list[bytes] = []
     offset = 0
     for start in range(0, size, segment_bytes):
-        raw = read_exactly(source, min(segment_bytes, size - start), start)
+        try:
+            raw = read_exactly(source, min(segment_bytes, size - start), start)
+        except OSError as error:  # of the source: when the target fails, nothing is damaged
+            if not is_damage(error):
+                raise
+            raise BlobCorrupt(f"blob {blob} cannot be read") from error
         whole.update(raw)
         frame = compressor.compress(raw)
         disk.write(target, frame, offset)

@@ -148,7 +148,7 @@ class WireForms:
         temp = core.temp_path()
         with translated("making a wire form"):
             try:
-                source = open_file(held.path)
+                source = _open_source(held)
                 try:
                     target = core.disk.create(temp)
                     try:
@@ -170,10 +170,8 @@ class WireForms:
                 core.disk.make_dir(path.parent)
                 core.disk.rename(temp, path)
                 core.relabel(with_wire(held, manifest))
-            except BaseException as error:
+            except BaseException:
                 core.disk.discard(temp)
-                if isinstance(error, OSError) and is_damage(error):
-                    raise BlobCorrupt(f"blob {row.digest} cannot be read") from error
                 raise
         return manifest
 
@@ -301,6 +299,16 @@ class WireForms:
         with self._guard:
             if self._fetching.get(fetch.manifest.blob) is fetch:
                 del self._fetching[fetch.manifest.blob]
+
+
+def _open_source(held: Held) -> int:
+    """Raises BlobCorrupt, OSError."""
+    try:
+        return open_file(held.path)
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise BlobCorrupt(f"blob {held.row.digest} cannot be read") from error
 
 
 def _resume(path: Path, manifest: Manifest) -> set[int]:

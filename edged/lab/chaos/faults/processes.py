@@ -45,10 +45,13 @@ class Kill(Fault):
             known, address = self._killed[name], self.field.node(name).gateway
             if process.is_running(known):
                 raise Unproven(f"{name}: process {known.pid} runs")
-            refused = await self.field.thread(refuses, address)
-            if not refused:
-                raise Unproven(f"{name}: somebody answers at {address}")
-            return f"{name}: process {known.pid} is gone, {address} refuses"
+
+            async def refused() -> str | None:  # the kernel may still be closing what it had
+                if await self.field.thread(refuses, address):
+                    return f"{name}: process {known.pid} is gone, {address} refuses"
+                return None
+
+            return await until(refused, lambda: f"{name}: somebody answers at {address}")
 
         return "; ".join(await on_each(self.targets, one))
 
