@@ -87,8 +87,9 @@ def terminable() -> Iterator[None]:
     def interrupt(_number: int, frame: FrameType | None) -> None:
         # Whoever handles Ctrl-C now knows where it may be raised: not within an event loop.
         handler = signal.getsignal(signal.SIGINT)
-        if callable(handler):
-            handler(signal.SIGINT, frame)
+        if not callable(handler):  # a shell's background jobs ignore Ctrl-C, not this
+            handler = signal.default_int_handler
+        handler(signal.SIGINT, frame)
 
     before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:

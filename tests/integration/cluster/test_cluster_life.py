@@ -251,10 +251,17 @@ def test_a_start_that_is_interrupted(home: Home, boss: Supervisor) -> None:
     assert nothing_left(home, "c")
 
 
-def test_up_that_is_terminated(home: Home) -> None:
+@pytest.mark.parametrize("interrupts", [signal.SIG_DFL, signal.SIG_IGN], ids=["job", "background"])
+def test_up_that_is_terminated(home: Home, interrupts: signal.Handlers) -> None:
+    """Also as a job in the background, of which shells have Ctrl-C ignored."""
     env = dict(os.environ, EDGED_STATE=str(home.root), EDGED_CONTROL="")
     argv = [sys.executable, "-m", "edged", "cluster", "up", "-n", "2", "--name", "c"]
-    with subprocess.Popen(argv, cwd=ROOT, env=env, stderr=subprocess.PIPE) as up:
+    before = signal.signal(signal.SIGINT, interrupts)
+    try:
+        up = subprocess.Popen(argv, cwd=ROOT, env=env, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with up:
         deadline = time.monotonic() + TIMEOUT_S
         while not process.strays(home.directory("c")) and time.monotonic() < deadline:
             time.sleep(0.01)
