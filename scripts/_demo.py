@@ -447,7 +447,7 @@ def break_on_purpose(demo: Demo) -> None:
     told = demo.edged("chaos", "run", SCENARIO, "--out", str(RUN))
     held = [row["invariant"] for row in told["judged"] if not row["findings"]]
     demo.say(
-        f"verdict: [bold]{told['verdict']}[/]; {len(held)} of {len(told['invariants'])} invariants"
+        f"verdict: [bold]{told['verdict']}[/]; {len(held)} of {len(told['judged'])} invariants"
         f" held over {told['requests']} requests, {told['errors']} of which failed"
     )
     demo.expect(f"the scenario is valid, not {told['verdict']}", told["verdict"] == "valid")
