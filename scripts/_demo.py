@@ -240,9 +240,15 @@ class Demo:
         return self.invoke(case, node), self.invoke(case, node)
 
     def invoke_all(
-        self, cases: tuple[Case, ...], nodes: tuple[str, ...], title: str
+        self,
+        cases: tuple[Case, ...],
+        nodes: tuple[str, ...],
+        title: str,
+        *,
+        cold_everywhere: bool = False,
     ) -> dict[tuple[str, str], Answer]:
-        """Every case on every node, twice; a table of the first answers, which are returned."""
+        """Every case on every node, twice; a table of the first answers, which are returned.
+        `cold_everywhere`: no node is ready, so the second may wait for code as the first did."""
         table = Table(box=None)
         table.add_column("first answers, ms", no_wrap=True, overflow="ignore")
         for case in cases:
@@ -257,7 +263,8 @@ class Demo:
                 first[case.function, node] = one
                 what = f"{case.function} on {node}"
                 self.expect(f"{what} answers right", one.right and two.right)
-                self.expect(f"{what} is ready when asked again", two.start in AT_ONCE)
+                if not cold_everywhere:
+                    self.expect(f"{what} is ready when asked again", two.start in AT_ONCE)
                 start = one.start[:1] if one.status == 200 else f"{one.status} {one.start}".strip()
                 cells.append(f"{one.elapsed_s * 1e3:.0f} {start}")
             table.add_row(self.label(node), *cells)
@@ -393,7 +400,8 @@ def lose_the_origin(demo: Demo) -> dict[str, Any]:
     watch_repair(demo, killed_s)
     deploy(demo, LATER, "n2")
     wait_until_known(demo, SURVIVORS)
-    demo.invoke_all((LATER,), SURVIVORS, "Deployed through n2 while n1 is dead")
+    title = "Deployed through n2 while n1 is dead, asked everywhere at once"
+    demo.invoke_all((LATER,), SURVIVORS, title, cold_everywhere=True)
     return before
 
 
