@@ -24,6 +24,7 @@ from protocol.ids import ArtifactKey, Digest
 from .errors import Conflict, StoreError
 from .grace import Grace
 from .interfaces import ArtifactRow, BlobInfo, EventKind, GcRow, GcView, PartialInfo
+from .saving import MetaStore
 from .telemetry import Log, Metrics
 
 RECENT_S: Final = 30.0
@@ -33,7 +34,7 @@ ROWS_MAX: Final = 1000
 IN_GRACE: Final = "in grace"
 
 
-class Blobs(Protocol):
+class Blobs(MetaStore, Protocol):
     """What is collected from: the store."""
 
     def blobs(self) -> list[BlobInfo]: ...
@@ -49,10 +50,6 @@ class Blobs(Protocol):
     async def delete(self, digest: Digest) -> None: ...
 
     async def delete_artifact(self, module: Digest, key: ArtifactKey) -> None: ...
-
-    def get_meta(self, key: str, /) -> bytes | None: ...
-
-    async def set_meta(self, key: str, value: bytes, /) -> None: ...
 
 
 class Needs(Protocol):

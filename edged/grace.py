@@ -9,7 +9,7 @@ a restart, for others it begins anew. Owned by the node's event loop.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 
 import msgspec
 import trio
@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from protocol.ids import Digest
 
-from .errors import StoreError
+from .saving import MetaStore, Saving
 from .telemetry import Log
 
 UNNEEDED: Final = "unneeded"
@@ -29,22 +29,21 @@ COALESCE_S: Final = 1.0
 _Saved = dict[Digest, Annotated[float, Meta(ge=0)]]
 
 
-class MetaStore(Protocol):
-    def get_meta(self, key: str, /) -> bytes | None: ...
-
-    async def set_meta(self, key: str, value: bytes, /) -> None: ...
-
-
 class Grace:
     def __init__(self, store: MetaStore, *, log: Log) -> None:
-        self._store = store
-        self._log = log
-        self._changed = trio.Event()
-        self._saved = store.get_meta(UNNEEDED) or b""
+        self._saving = Saving(
+            store,
+            UNNEEDED,
+            self._encoded,
+            coalesce_s=COALESCE_S,
+            what="unneeded blobs",
+            log=log,
+        )
         self._since: dict[Digest, float] = {}
         """As if the node had not been off in between."""
+        saved = self._saving.saved
         try:
-            ages = msgspec.msgpack.decode(self._saved, type=_Saved) if self._saved else {}
+            ages = msgspec.msgpack.decode(saved, type=_Saved) if saved else {}
         except msgspec.MsgspecError:
             log.exception("what is on disk of unneeded blobs is damaged; their grace begins anew")
         else:
@@ -55,7 +54,7 @@ class Grace:
         """These are unneeded now; all others are not."""
         now = trio.current_time()
         self._since = {digest: self._since.get(digest, now) for digest in unneeded}
-        self._changed.set()
+        self._saving.changed()
 
     def unneeded_s(self, digest: Digest) -> float:
         """Of one that the last look found so."""
@@ -65,7 +64,7 @@ class Grace:
         """Somebody wanted it."""
         if digest in self._since:
             self._since[digest] = trio.current_time()
-            self._changed.set()
+            self._saving.changed()
 
     def forget(self, digest: Digest) -> None:
         """It is gone."""
@@ -73,24 +72,10 @@ class Grace:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
-        task_status.started()
-        while True:
-            await self._changed.wait()
-            await trio.sleep(COALESCE_S)
-            self._changed = trio.Event()
-            await self._save()
+        await self._saving.run(task_status=task_status)
 
-    async def _save(self) -> None:
-        """A failure is logged: the next change is another chance."""
+    def _encoded(self) -> bytes:
         longest = sorted(self._since.items(), key=lambda row: row[1])[:SAVED_MAX]
         now = trio.current_time()
         ages: _Saved = {digest: now - since for digest, since in longest}
-        encoded = msgspec.msgpack.encode(ages) if ages else b""
-        if encoded == self._saved:
-            return
-        try:
-            await self._store.set_meta(UNNEEDED, encoded)
-        except StoreError as error:
-            self._log.warning("unneeded blobs not saved", reason=str(error))
-        else:
-            self._saved = encoded
+        return msgspec.msgpack.encode(ages) if ages else b""

@@ -8,7 +8,7 @@ node's event loop. Pins protect what is here, they fetch nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import msgspec
 import trio
@@ -17,6 +17,7 @@ from protocol.ids import Digest, FunctionName
 
 from .errors import Conflict
 from .interfaces import PinChange
+from .saving import MetaStore
 from .telemetry import Log
 
 PINS: Final = "pins"
@@ -24,12 +25,6 @@ PINS: Final = "pins"
 PINS_MAX: Final = 1024
 
 Kind = Literal["function", "digest"]
-
-
-class MetaStore(Protocol):
-    async def set_meta(self, key: str, value: bytes) -> None: ...
-
-    def get_meta(self, key: str) -> bytes | None: ...
 
 
 class _Saved(msgspec.Struct, frozen=True):

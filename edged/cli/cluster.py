@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from . import cluster_links, cluster_nodes
-from .cluster_common import DEFAULT_NAME, name_option, progress, terminable
+from .cluster_common import DEFAULT_NAME, name_option, progress, roles_option, terminable
 from .cluster_keys import keys
 from .common import EdgedCommand, json_option, print_json, progress_console
 
@@ -58,13 +58,7 @@ def init(directory: str, as_json: bool) -> None:
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.argument("node")
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Made if missing.")
-@click.option(
-    "--role",
-    "roles",
-    multiple=True,
-    type=click.Choice(["serve", "build", "control"]),
-    help="Repeatable; default: all.",
-)
+@roles_option
 @click.option("--days", type=click.IntRange(1, 36500), help="Validity; default: 825.")
 @json_option
 def issue(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+
+from edged.cluster.signals import handled
 
 from .common import progress_console
 
@@ -27,6 +28,16 @@ ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 def name_option(function: F) -> F:
     return click.option(
         "--name", metavar="NAME", help=f"The cluster; default: the newest, or {DEFAULT_NAME!r}."
+    )(function)
+
+
+def roles_option(function: F) -> F:
+    return click.option(
+        "--role",
+        "roles",
+        multiple=True,
+        type=click.Choice(["serve", "build", "control"]),
+        help="Repeatable; default: all.",
     )(function)
 
 
@@ -80,9 +91,6 @@ def progress(description: str) -> Iterator[Report]:
 def terminable() -> Iterator[None]:
     """SIGTERM (of `timeout`, say), and the end of the terminal, end as Ctrl-C does: what was
     started is cleaned up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def interrupt(_number: int, frame: FrameType | None) -> None:
         # Whoever handles Ctrl-C now knows where it may be raised: not within an event loop.
@@ -91,9 +99,5 @@ def terminable() -> Iterator[None]:
             handler = signal.default_int_handler
         handler(signal.SIGINT, frame)
 
-    before = {number: signal.signal(number, interrupt) for number in ENDING}
-    try:
+    with handled(ENDING, interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from .cluster_common import chosen_cluster, name_option, progress, terminable, timeout_option
+from .cluster_common import (
+    chosen_cluster,
+    name_option,
+    progress,
+    roles_option,
+    terminable,
+    timeout_option,
+)
 from .common import EdgedCommand, clean, json_option, print_json
 
 if TYPE_CHECKING:
@@ -108,13 +115,7 @@ def restart(node: str, name: str | None, timeout_s: float, as_json: bool) -> Non
 @click.option(
     "--target", type=click.Choice(["native", "pulley64"]), default="native", show_default=True
 )
-@click.option(
-    "--role",
-    "roles",
-    multiple=True,
-    type=click.Choice(["serve", "build", "control"]),
-    help="Repeatable; default: all.",
-)
+@roles_option
 @name_option
 @timeout_option
 @json_option

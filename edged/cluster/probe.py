@@ -46,14 +46,15 @@ def ask(
     token: str = "",
     body: bytes | None = None,
     timeout_s: float = ASK_TIMEOUT_S,
+    bytes_max: int = BODY_BYTES_MAX,
 ) -> tuple[int, bytes] | None:
-    """As `get`."""
+    """As `get`; of the answer's body no more than `bytes_max`."""
     connection = http.client.HTTPConnection(address, timeout=timeout_s)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         connection.request(method, path, body=body, headers=headers)
         answer = connection.getresponse()
-        return answer.status, answer.read(BODY_BYTES_MAX)
+        return answer.status, answer.read(bytes_max)
     except (OSError, http.client.HTTPException):
         return None
     finally:

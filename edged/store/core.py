@@ -26,7 +26,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import ArtifactKey, Digest, digest_of
 from protocol.manifest import Manifest, decode_manifest
 
-from .disk import Disk, hash_fd, is_damage, open_file, translated
+from .disk import Disk, hash_fd, hashes_to, is_damage, open_file, translated
 from .index import BlobRow, Index, inode_of
 from .journal import DropArtifact, DropRecord, Journal, Op, PutArtifact, State, write_journal
 from .layout import Layout
@@ -244,7 +244,7 @@ class Core:
             if untouched(held.row, held.path.stat()):
                 return held
             with translated("reading a blob"):
-                matches = self.matches(held.path, digest)
+                matches = hashes_to(held.path, digest)
         except FileNotFoundError:
             self.forget(held, "missing")
             return None
@@ -252,19 +252,6 @@ class Core:
             return held
         self.quarantine(held)
         return None
-
-    def matches(self, path: Path, digest: Digest) -> bool:
-        """What cannot be read is damage like any other. Raises FileNotFoundError, OSError."""
-        try:
-            fd = open_file(path)
-            try:
-                return hash_fd(fd)[0] == digest
-            finally:
-                os.close(fd)
-        except OSError as error:
-            if not is_damage(error):
-                raise
-            return False
 
     def read(self, digest: Digest) -> bytes:
         held = self.require(digest)
@@ -293,7 +280,7 @@ class Core:
         held = self.require(digest)
         with translated("verifying a blob"):
             try:
-                matches = self.matches(held.path, digest)
+                matches = hashes_to(held.path, digest)
             except FileNotFoundError as error:
                 raise self._gone(held) from error
         if not matches:

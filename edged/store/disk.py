@@ -117,6 +117,21 @@ def hash_fd(fd: int) -> tuple[Digest, int]:
     return Digest(hasher.hexdigest()), offset
 
 
+def hashes_to(path: Path, digest: Digest) -> bool:
+    """What cannot be read is damage like any other: one blob must not keep a node from starting,
+    nor a check from going on. Raises FileNotFoundError, OSError."""
+    try:
+        fd = open_file(path)
+        try:
+            return hash_fd(fd)[0] == digest
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return False
+
+
 class Disk:
     """The file system under one data directory. Raises OSError; callers use `translated`."""
 

@@ -32,7 +32,7 @@ from protocol.ids import Digest
 from protocol.manifest import Manifest, decode_manifest
 
 from .core import Core, Held, held_of, row_of, untouched
-from .disk import Disk, Step, hash_fd, is_damage, no_step, open_file, translated
+from .disk import Disk, Step, hashes_to, is_damage, no_step, open_file, translated
 from .index import BlobRow, Index, IndexDamaged, Loaded
 from .journal import DropArtifact, Journal, Scan, State, scan_file, write_journal
 from .layout import Layout, parse_blob_name, parse_pair_name
@@ -269,7 +269,7 @@ class _Repair:
             found = entry.stat(follow_symlinks=False)
             if row is None or row.kind != kind or not untouched(row, found):
                 path = Path(entry.path)
-                if digest in held or not self._matches(path, digest):
+                if digest in held or not hashes_to(path, digest):
                     self._quarantine(path, digest, known=row is not None and row.kind == kind)
                     continue
                 fresh = row_of(digest, kind, found)
@@ -295,19 +295,6 @@ class _Repair:
         )
         return held
 
-    def _matches(self, path: Path, digest: Digest) -> bool:
-        """A bad sector is damage like any other: one blob must not keep a node from starting."""
-        try:
-            fd = open_file(path)
-            try:
-                return hash_fd(fd)[0] == digest
-            finally:
-                os.close(fd)
-        except OSError as error:
-            if not is_damage(error):
-                raise
-            return False
-
     def _quarantine(self, path: Path, digest: Digest, *, known: bool) -> None:
         self._log.error("blob damaged; quarantined", digest=digest, indexed=known)
         move_to_quarantine(self._disk, self._layout, path)
@@ -325,7 +312,7 @@ class _Repair:
             budget -= blob.row.size_bytes
             if budget < 0 or blob.row.mtime_ns < last_life_ns - RECENT_S * 1e9:
                 return
-            if not self._matches(blob.path, blob.row.digest):
+            if not hashes_to(blob.path, blob.row.digest):
                 self._quarantine(blob.path, blob.row.digest, known=True)
                 del held[blob.row.digest]
                 self._drops.append(blob.row.digest)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from _common import REPOSITORY
 
+from edged.lab.chaos.modules import signed, unsigned
+
 CACHE = REPOSITORY / ".cache" / "bench"
 STATEMENTS = 400
 """Of each function: 6 KB of module, 14 KB of native code on x86-64, half of it on the wire."""
@@ -42,21 +44,21 @@ def make_module(functions: int, statements: int, seed: int) -> bytes:
     writer = _Writer(random.Random(seed), functions)
     bodies = [writer.function(statements) for _ in range(functions)]
     types = b"\x02\x60\x02\x7f\x7f\x01\x7f\x60\x01\x7f\x01\x7f"
-    declared = _unsigned(functions + 1) + b"\x00" * functions + b"\x01"
-    exports = b"\x01\x05probe\x00" + _unsigned(functions)
-    code = _unsigned(functions + 1) + b"".join([*bodies, _probe(functions)])
+    declared = unsigned(functions + 1) + b"\x00" * functions + b"\x01"
+    exports = b"\x01\x05probe\x00" + unsigned(functions)
+    code = unsigned(functions + 1) + b"".join([*bodies, _probe(functions)])
     sections = ((1, types), (3, declared), (5, b"\x01\x00\x01"), (7, exports), (10, code))
     return b"\0asm\1\0\0\0" + b"".join(
-        bytes([number]) + _unsigned(len(section)) + section for number, section in sections
+        bytes([number]) + unsigned(len(section)) + section for number, section in sections
     )
 
 
 def _probe(functions: int) -> bytes:
     body = bytearray([0, LOCAL_GET, 0])
     for index in range(0, functions, max(1, functions // PROBED)):
-        body += bytes([LOCAL_GET, 0, CALL]) + _unsigned(index)
+        body += bytes([LOCAL_GET, 0, CALL]) + unsigned(index)
     body.append(END)
-    return _unsigned(len(body)) + bytes(body)
+    return unsigned(len(body)) + bytes(body)
 
 
 class _Writer:
@@ -75,7 +77,7 @@ class _Writer:
         for _ in range(statements):
             body += self._rng.choice(self._kinds)()
         body += self._get() + bytes([LOCAL_GET, I64_LOCALS[0], 0xA7, 0x6A, END])
-        return _unsigned(len(body)) + bytes(body)
+        return unsigned(len(body)) + bytes(body)
 
     def _get(self) -> bytes:
         return bytes([LOCAL_GET, self._rng.choice(I32_LOCALS)])
@@ -84,16 +86,16 @@ class _Writer:
         return bytes([LOCAL_SET, self._rng.choice(I32_LOCALS)])
 
     def _constant(self) -> bytes:
-        return b"\x41" + _signed(self._rng.getrandbits(32) - 2**31)
+        return b"\x41" + signed(self._rng.getrandbits(32) - 2**31)
 
     def _operator(self) -> bytes:
         return bytes([self._rng.choice(I32_ARITHMETIC)])
 
     def _address(self) -> bytes:
-        return self._get() + b"\x41" + _signed(ADDRESS_MASK) + b"\x71"
+        return self._get() + b"\x41" + signed(ADDRESS_MASK) + b"\x71"
 
     def _offset(self) -> bytes:
-        return b"\x02" + _unsigned(self._rng.randrange(OFFSETS))
+        return b"\x02" + unsigned(self._rng.randrange(OFFSETS))
 
     def _arithmetic(self) -> bytes:
         left = self._get() + self._constant() + self._operator()
@@ -108,7 +110,7 @@ class _Writer:
     def _call(self) -> bytes:
         """if (local == constant) local = callee(local, local)"""
         condition = self._get() + self._constant() + b"\x46\x04\x40"
-        callee = _unsigned(self._rng.randrange(self._functions))
+        callee = unsigned(self._rng.randrange(self._functions))
         called = self._get() + self._get() + bytes([CALL]) + callee
         return condition + called + self._set() + bytes([END])
 
@@ -123,21 +125,3 @@ class _Writer:
         leave = b"\x02\x40" + self._get() + self._constant() + b"\x49\x0d\x00"
         wide = bytes([LOCAL_GET, self._rng.choice(I64_LOCALS), 0xA7])
         return leave + self._get() + wide + b"\x73" + self._set() + bytes([END])
-
-
-def _unsigned(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _signed(value: int) -> bytes:
-    out = bytearray()
-    while not -0x40 <= value < 0x40:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value & 0x7F)
-    return bytes(out)

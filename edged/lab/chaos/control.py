@@ -5,11 +5,12 @@ A node that does not answer is an answer too: None. What it says is checked for 
 
 from __future__ import annotations
 
-import http.client
 import json
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
+
+from edged.cluster import probe
 
 ASK_TIMEOUT_S: Final = 2.0
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -39,16 +40,16 @@ def call(
     body: bytes | None = None,
     timeout_s: float = ASK_TIMEOUT_S,
 ) -> Answer | None:
-    connection = http.client.HTTPConnection(address, timeout=timeout_s)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    try:
-        connection.request(method, path, body=body, headers=headers)
-        answer = connection.getresponse()
-        return Answer(answer.status, answer.read(BODY_BYTES_MAX))
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+    answer = probe.ask(
+        method,
+        address,
+        path,
+        token=token,
+        body=body,
+        timeout_s=timeout_s,
+        bytes_max=BODY_BYTES_MAX,
+    )
+    return None if answer is None else Answer(*answer)
 
 
 def understood(answer: Answer | None, kind: type[T]) -> T | None:

@@ -35,13 +35,13 @@ def module_that_says(text: str, *, code_kib: int = 0) -> bytes:
     fd_write = _name("wasi_snapshot_preview1") + _name("fd_write") + b"\x00\x00"
     pages = 1 + (_TEXT_AT + len(said)) // PAGE_BYTES
     exports = [_name("memory") + b"\x02\x00", _name("_start") + b"\x00\x01"]
-    data = b"\x00" + _const(_TEXT_AT) + _END + _unsigned(len(said)) + said
+    data = b"\x00" + _const(_TEXT_AT) + _END + unsigned(len(said)) + said
     return b"\0asm\x01\0\0\0" + b"".join(
         (
             _section(1, types),
             _section(2, [fd_write]),
             _section(3, [b"\x01", *(b"\x02" for _ in fillers)]),
-            _section(5, [b"\x00" + _unsigned(pages)]),
+            _section(5, [b"\x00" + unsigned(pages)]),
             _section(7, exports),
             _section(10, [main, *fillers]),
             _section(11, [data]),
@@ -60,7 +60,7 @@ def _filler(number: int) -> bytes:
 
 def _body(code: Iterable[bytes]) -> bytes:
     inside = b"\x00" + b"".join(code) + _END  # no locals
-    return _unsigned(len(inside)) + inside
+    return unsigned(len(inside)) + inside
 
 
 def _store(at: int, value: int) -> list[bytes]:
@@ -68,37 +68,37 @@ def _store(at: int, value: int) -> list[bytes]:
 
 
 def _const(value: int) -> bytes:
-    return b"\x41" + _signed(value)
+    return b"\x41" + signed(value)
 
 
 def _function_type(parameters: int, results: int) -> bytes:
-    return b"\x60" + _unsigned(parameters) + _I32 * parameters + _unsigned(results) + _I32 * results
+    return b"\x60" + unsigned(parameters) + _I32 * parameters + unsigned(results) + _I32 * results
 
 
 def _section(number: int, items: list[bytes]) -> bytes:
-    inside = _unsigned(len(items)) + b"".join(items)
-    return bytes((number,)) + _unsigned(len(inside)) + inside
+    inside = unsigned(len(items)) + b"".join(items)
+    return bytes((number,)) + unsigned(len(inside)) + inside
 
 
 def _name(text: str) -> bytes:
-    return _unsigned(len(text)) + text.encode()
+    return unsigned(len(text)) + text.encode()
 
 
-def _unsigned(value: int) -> bytes:
+def unsigned(value: int) -> bytes:
     """LEB128."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return _leb128(value, 0, 0x80)
 
 
-def _signed(value: int) -> bytes:
-    """LEB128 of a value that is not negative."""
+def signed(value: int) -> bytes:
+    """LEB128."""
+    return _leb128(value, -0x40, 0x40)
+
+
+def _leb128(value: int, least: int, end: int) -> bytes:
+    """Seven bits a byte, until the rest is one of `least` to `end` - 1."""
     out = bytearray()
-    while value > 0x3F:
+    while not least <= value < end:
         out.append(value & 0x7F | 0x80)
         value >>= 7
-    out.append(value)
+    out.append(value & 0x7F)
     return bytes(out)

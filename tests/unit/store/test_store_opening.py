@@ -18,7 +18,7 @@ import trio
 
 from edged.errors import BlobNotFound, DataDirLocked, StoreError
 from edged.interfaces import ArtifactRow, RepairReport
-from edged.store import BlobStore, open_store, opening, quarantine
+from edged.store import BlobStore, disk, open_store, quarantine
 from edged.telemetry import make_log
 from protocol.ids import ArtifactKey, Digest, digest_of
 
@@ -326,7 +326,7 @@ async def test_an_unreadable_blob_does_not_keep_the_node_down(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "hash_fd", unreadable)
+        patch.setattr(disk, "hash_fd", unreadable)
         store = await reopen()
     assert store.repair.corrupt == (bad.digest,)
     await check_filled(store, row)
