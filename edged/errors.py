@@ -95,6 +95,16 @@ class PolicyDenied(EdgedError):
     not offer, or grants less memory than the module needs to start."""
 
 
+class CannotSnapshot(EdgedError):
+    """The module's state after its initialisation cannot be written down as a module; `reason` is
+    a code of edged.snapshot.errors.Reason, `thing` says which memory, import, table …"""
+
+    def __init__(self, reason: str, detail: str, *, thing: str = "", private: str = "") -> None:
+        super().__init__(detail, private=private, reason=reason, thing=thing)
+        self.reason = reason
+        self.thing = thing
+
+
 # One invocation
 class InvocationError(EdgedError):
     """The guest's fault. `stderr` is what it wrote before, for the function's log."""
@@ -120,6 +130,19 @@ class DeadlineExceeded(InvocationError):
 
 class OutputLimitExceeded(InvocationError):
     """The guest wrote more to stdout than its policy allows."""
+
+
+class InitTrapped(InvocationError):
+    """A module's initialiser trapped, or wrote more than it may: there is no snapshot."""
+
+
+class InitExited(InvocationError):
+    """A module's initialiser ended its program, with whatever status: what it left is no state to
+    go on from."""
+
+
+class InitTimeout(InvocationError):
+    """A module's initialiser ran out of its time."""
 
 
 class MalformedGuestOutput(InvocationError):
@@ -264,11 +287,15 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     CompileFailed: ErrorInfo(500, "compile-failed", False, "warning", "Compilation failed"),
     ArtifactRefused: ErrorInfo(500, "artifact-refused", False, "error", "Artifact refused"),
     PolicyDenied: ErrorInfo(500, "policy-denied", False, "warning", "Denied by policy"),
+    CannotSnapshot: ErrorInfo(422, "cannot-snapshot", False, "info", "No snapshot of this module"),
     InvocationError: ErrorInfo(500, "invocation", False, "info", "Function failed"),
     GuestTrap: ErrorInfo(500, "trap", False, "info", "Function trapped"),
     GuestExit: ErrorInfo(500, "guest-exit", False, "info", "Function exited with an error"),
     DeadlineExceeded: ErrorInfo(504, "deadline", False, "info", "Deadline exceeded"),
     OutputLimitExceeded: ErrorInfo(502, "output-limit", False, "info", "Output limit exceeded"),
+    InitTrapped: ErrorInfo(422, "init-trapped", False, "info", "Initialisation trapped"),
+    InitExited: ErrorInfo(422, "init-exited", False, "info", "Initialisation ended the program"),
+    InitTimeout: ErrorInfo(422, "init-timeout", False, "info", "Initialisation took too long"),
     MalformedGuestOutput: ErrorInfo(
         502, "malformed-output", False, "info", "Malformed function output"
     ),

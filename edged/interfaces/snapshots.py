@@ -1,0 +1,194 @@
+"""Snapshots: modules written down after they were initialised once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from protocol.function import MODULE_BYTES_MAX, Policy
+
+from .runtime import Tier
+
+INITIALIZERS: Final = ("wizer.initialize", "wizer-initialize", "_initialize")
+"""Exports tried, in this order, when a plan names nothing to call."""
+RESEED: Final = "edged.reseed"
+"""An export () -> () that is called in every instance before anything else of it (but after
+`_initialize`, where that runs): where a guest takes fresh entropy."""
+
+_Name = Annotated[str, Meta(max_length=1024)]
+_Text = Annotated[str, Meta(max_length=1024 * 1024)]
+InitArgument = int | float | _Text | Annotated[tuple[_Text, ...], Meta(max_length=1024)]
+"""A number is passed as the parameter's type wants it (integers signed or unsigned). A text takes
+two i32 parameters, address and length, and a tuple of texts likewise: both are put into the guest's
+memory by its `cabi_realloc`, as the component model's canonical ABI does."""
+
+
+class InitCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Call this export before the picture is taken. Its results are reported, not judged."""
+
+    export: _Name
+    args: Annotated[tuple[InitArgument, ...], Meta(max_length=64)] = ()
+    drop_export: bool = False
+    """The snapshot no longer exports it."""
+
+
+class InitPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to initialise a module, and what of it to keep.
+
+    Called are, in this order: the start function, `_initialize` if it is exported, `init`, `calls`.
+    What the initialiser sees is in the snapshot for everyone who gets it: so of the policy's
+    environment it sees nothing, only what stands here."""
+
+    init: _Name = ""
+    """Export () -> () to call; "" with no `calls` is the first of INITIALIZERS that is exported,
+    and with `calls` none."""
+    calls: Annotated[tuple[InitCall, ...], Meta(max_length=1000)] = ()
+    env: Annotated[dict[_Name, _Text], Meta(max_length=64)] = {}
+    args: Annotated[tuple[_Text, ...], Meta(max_length=64)] = ()
+    """argv, argv[0] first."""
+    stdin: Annotated[bytes, Meta(max_length=64 * 1024 * 1024)] = b""
+    files: bool = True
+    """The policy's mounts and a fresh private /tmp, as in an invocation: a libc notes at its start
+    which descriptors are directories, and would never see those that came later."""
+    deterministic: bool = True
+    """Clock and random numbers are the same at every initialisation (and sleeping takes no time);
+    else they are the machine's."""
+    keep_custom_sections: bool = True
+    keep_init_export: bool = False
+    """Else the snapshot lacks what was called as `init`, and `_initialize`."""
+    rename: Annotated[tuple[tuple[_Name, _Name], ...], Meta(max_length=64)] | None = None
+    """(new, old): what was exported as `old` is exported as `new` instead, in the place of what had
+    that name. None is ("_start", "wizer.resume") if both are exported and nothing otherwise."""
+
+
+class SnapshotLimits(msgspec.Struct, frozen=True):
+    """Of the process that makes a snapshot. The initialiser has its policy's bounds besides, of
+    which `timeout_ms` is for all of its calls together."""
+
+    compile_timeout_s: float = 120.0
+    step_timeout_s: float = 60.0
+    """Of each step that is neither compiling nor initialising."""
+    memory_bytes: int = 2048 * 1024 * 1024
+    """Resident, besides what the policy grants the guest."""
+    snapshot_bytes: int = MODULE_BYTES_MAX
+    padding_bytes: int = 64 * 1024 * 1024
+    """Zeros that may be written out for a memory to be mapped instead of copied."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a module cannot be captured."""
+
+    reason: str
+    """A code of edged.snapshot.errors.Reason."""
+    detail: str
+    thing: str
+    """Which one: "memory 0", "import env.log", "byte 17" …"""
+
+
+class Examination(msgspec.Struct, frozen=True):
+    """What can be told of a module without running it."""
+
+    initializer: str
+    """The first of INITIALIZERS that it exports with the right type, or ""."""
+    reactor: bool
+    """Exports `_initialize`."""
+    command: bool
+    """Exports `_start`."""
+    start: bool
+    """Has a start function."""
+    reseed: bool
+    """Exports RESEED."""
+    foreign_imports: tuple[str, ...]
+    """As "module.name": no function of WASI's; they trap if the initialiser calls them."""
+    memories: int
+    memory_bytes_min: int
+    tables: int
+    globals_mutable: int
+    data_segments: int
+    refusal: Refusal | None
+    """None: nothing speaks against a snapshot so far."""
+
+
+class MemoryReport(msgspec.Struct, frozen=True):
+    """Of one memory."""
+
+    bytes_before: int
+    """Its minimum in the module."""
+    bytes_after: int
+    captured_bytes: int
+    """In data segments, padding included."""
+    padding_bytes: int
+    """Zeros written out for the memory to be mapped instead of copied."""
+    data_segments: int
+    mapped: bool
+    """An instance maps it copy-on-write; else its segments are copied in one by one."""
+
+
+class SnapshotPhases(msgspec.Struct, frozen=True):
+    """Wall seconds."""
+
+    parse_s: float
+    instrument_s: float
+    compile_s: float
+    init_s: float
+    """Instantiation and all calls."""
+    capture_s: float
+    rewrite_s: float
+
+
+class SnapshotReport(msgspec.Struct, frozen=True):
+    module_bytes: int
+    snapshot_bytes: int
+    form: Literal["sparse", "padded"]
+    """padded: zeros were added to at least one memory's data."""
+    memories: tuple[MemoryReport, ...]
+    memory_bytes: int
+    """Captured of all memories."""
+    data_segments: int
+    globals_rewritten: int
+    """Those whose value is another than before."""
+    called: tuple[str, ...]
+    results: tuple[tuple[int | float, ...], ...]
+    """Of each of `called`."""
+    dropped_exports: tuple[str, ...]
+    random_bytes: int
+    """Of random numbers the initialiser asked for: more than 0, and all instances share what it
+    made of them, unless the module exports RESEED."""
+    clock_reads: int
+    phases: SnapshotPhases
+    init_cpu_s: float
+    cpu_s: float
+    """Of the whole process."""
+    peak_rss_bytes: int
+    tier: Tier
+    fast_refused: str
+    """Why the fast compiler refused the module, if it did."""
+    stdout: bytes
+    stderr: bytes
+
+
+class Snapshots(Protocol):
+    """What makes snapshots; edged.snapshot.api.Snapshotter."""
+
+    def examine(self, module: bytes) -> Examination:
+        """Milliseconds; never raises for what is in the module."""
+        ...
+
+    async def make(
+        self, module: bytes, plan: InitPlan, policy: Policy
+    ) -> tuple[bytes, SnapshotReport]:
+        """In a killable subprocess; cancellation kills it. Deterministic (unless the plan says
+        otherwise): the same module, plan and policy give the same bytes.
+
+        Raises CannotSnapshot, InitTrapped, InitExited, InitTimeout, CompileFailed, PolicyDenied (a
+        mount this node does not offer), Overloaded (no resources for the process)."""
+        ...
+
+    async def write(
+        self, module: Path, output: Path, plan: InitPlan, policy: Policy
+    ) -> SnapshotReport:
+        """As `make`, from file to file; `output` is complete or absent."""
+        ...
