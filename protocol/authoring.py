@@ -18,6 +18,7 @@ from .function import version_of
 from .identity import Credential, TrustAnchor
 from .ids import FunctionName, VersionId
 from .records import Record, RecordKind, encode_alias, encode_version, sign_record
+from .snapshots import SnapshotStatement
 
 VERSIONS_KEPT: Final = 64
 """Live versions per function; a deploy above it removes the one deployed longest ago."""
@@ -63,15 +64,22 @@ class Author:
         self._clock = clock
 
     def deploy(
-        self, name: FunctionName, state: FunctionState, spec_bytes: bytes, *, wall_ms: int
+        self,
+        name: FunctionName,
+        state: FunctionState,
+        spec_bytes: bytes,
+        snapshot: SnapshotStatement | None,
+        *,
+        wall_ms: int,
     ) -> list[Record]:
-        """`spec_bytes` becomes current, and the latest deployed; [] if it is current already."""
+        """`spec_bytes` becomes current, and the latest deployed; [] if it is current already, with
+        a statement of the same snapshot."""
         version = version_of(spec_bytes)
-        if state.means(version):
+        if state.means(version) and _same(state.versions[version].version().snapshot, snapshot):
             return []
         return [
             *self.trim(name, state, version, wall_ms=wall_ms),
-            self.version(name, spec_bytes, wall_ms=wall_ms),
+            self.version(name, spec_bytes, snapshot, wall_ms=wall_ms),
             self.alias(name, version, wall_ms=wall_ms),
         ]
 
@@ -83,7 +91,9 @@ class Author:
             return []
         known = state.versions[version].version()
         return [
-            self.version(name, known.spec, wall_ms=wall_ms, deployed=known.deployed),
+            self.version(
+                name, known.spec, known.snapshot, wall_ms=wall_ms, deployed=known.deployed
+            ),
             self.alias(name, version, wall_ms=wall_ms),
         ]
 
@@ -107,11 +117,17 @@ class Author:
         ]
 
     def version(
-        self, name: FunctionName, spec_bytes: bytes, *, wall_ms: int, deployed: int | None = None
+        self,
+        name: FunctionName,
+        spec_bytes: bytes,
+        snapshot: SnapshotStatement | None,
+        *,
+        wall_ms: int,
+        deployed: int | None = None,
     ) -> Record:
         """`deployed` None: now."""
         hlc = self._tick(wall_ms)
-        value = encode_version(spec_bytes, hlc if deployed is None else deployed)
+        value = encode_version(spec_bytes, hlc if deployed is None else deployed, snapshot)
         return self._sign_at(hlc, "version", name, version_of(spec_bytes), value)
 
     def alias(self, name: FunctionName, version: VersionId, *, wall_ms: int) -> Record:
@@ -145,3 +161,10 @@ class Author:
             hlc=hlc,
             value=value,
         )
+
+
+def _same(one: SnapshotStatement | None, two: SnapshotStatement | None) -> bool:
+    """What was measured, and by whom, is no reason to sign anew."""
+    if one is None or two is None:
+        return one is two
+    return (one.snapshot, one.format) == (two.snapshot, two.format)

@@ -25,6 +25,7 @@ from .identity import Credential, TrustAnchor
 from .ids import FunctionName, VersionId, parse_function_name
 from .modules import Modules
 from .records import Record, Verified, decode_record, encode_record, record_key, verify_record
+from .snapshots import Snapshots, SnapshotStatement, check_statement, prove_statement
 
 __all__ = ["ITEM", "Catalog", "Current", "Loaded", "VersionRow", "key_hash"]
 
@@ -48,6 +49,7 @@ class Current(NamedTuple):
     version: VersionId
     spec: FunctionSpec
     alias: Entry
+    snapshot: SnapshotStatement | None = None
 
     @property
     def deployed_ms(self) -> int:
@@ -66,6 +68,7 @@ class VersionRow(NamedTuple):
     current: bool
     deployed: int
     """Timestamp; a rollback keeps it."""
+    snapshot: SnapshotStatement | None = None
 
     @property
     def deployed_ms(self) -> int:
@@ -105,6 +108,7 @@ class Catalog:
         self._buckets: dict[int, dict[int, Entry]] = {}
         self.digests: Final = BucketDigests()
         self.modules: Final = Modules()
+        self.snapshots: Final = Snapshots()
         self._names: dict[FunctionName, FunctionState] = {}
         self._current: dict[str, Current] = {}
         self._tombstones = 0
@@ -144,7 +148,14 @@ class Catalog:
         current = self._current.get(name)
         now = current.version if current is not None else None
         return tuple(
-            VersionRow(version, entry.spec(), entry.record(), version == now, entry.deployed)
+            VersionRow(
+                version,
+                entry.spec(),
+                entry.record(),
+                version == now,
+                entry.deployed,
+                self.snapshots.at(entry.key),
+            )
             for version, entry in ((one, function.versions[one]) for one in function.history())
         )
 
@@ -168,16 +179,27 @@ class Catalog:
         return entry.hlc if entry else -1
 
     # ------------------------------------------------------------ preparing: moves only the clock
-    def prepare_deploy(self, name: str, spec_bytes: bytes, *, wall_ms: int) -> list[Record]:
+    def prepare_deploy(
+        self,
+        name: str,
+        spec_bytes: bytes,
+        *,
+        wall_ms: int,
+        snapshot: SnapshotStatement | None = None,
+    ) -> list[Record]:
         """Makes a spec the current version of `name` and the latest deployed, known before or not.
-        [] if it is current already.
+        [] if it is current already, with a statement of the same snapshot.
 
-        Raises RemoteProtocolError: "function-name", "spec", "credential-role" (this node may not
-        deploy), "credential-expired", "record-future" (its clock was too far ahead once; its own
-        records say so), "catalog-full"."""
+        Raises RemoteProtocolError: "function-name", "spec", "snapshot" (does not serve the spec),
+        "credential-role" (this node may not deploy, or the snapshot's maker not make it),
+        "credential-expired", "record-future" (its clock was too far ahead once; its own records
+        say so), "catalog-full"."""
         parsed, state = self._state(name)
-        decode_spec(spec_bytes)
-        records = self._author.deploy(parsed, state, spec_bytes, wall_ms=wall_ms)
+        spec = decode_spec(spec_bytes)
+        if snapshot is not None:
+            check_statement(snapshot, spec)
+            prove_statement(snapshot, self.anchor, wall_s=wall_ms / 1000)
+        records = self._author.deploy(parsed, state, spec_bytes, snapshot, wall_ms=wall_ms)
         return self._with_room(parsed, records)
 
     def prepare_alias(self, name: str, version: VersionId, *, wall_ms: int) -> list[Record]:
@@ -252,6 +274,7 @@ class Catalog:
         self._put_in(entry)
         if verified.spec is not None:
             self.modules.put(entry.key, verified.spec)
+            self.snapshots.put(entry.key, verified.snapshot)
         self._index(verified.name, entry)
         while self._tombstones > TOMBSTONES_MAX:
             oldest = self._oldest_tombstone()[1]
@@ -288,6 +311,7 @@ class Catalog:
             self._bytes -= len(entry.encoded)
             if not replaced:
                 self.modules.drop(entry.key)
+                self.snapshots.drop(entry.key)
         else:
             self._tombstones -= 1
 
@@ -406,7 +430,8 @@ class Catalog:
         former = self._current.get(name)
         same = former is not None and former.version == version
         spec = former.spec if former is not None and same else entry.spec()
-        self._current[name] = Current(version, spec, function.alias)
+        snapshot = self.snapshots.at(entry.key)
+        self._current[name] = Current(version, spec, function.alias, snapshot)
 
     def _meaning(self, name: FunctionName, function: FunctionState) -> VersionId | None:
         """What the alias names. While that has not arrived: what it named before, which was signed

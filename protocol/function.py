@@ -7,6 +7,7 @@ denied (fail closed): no env, no files, no /tmp. Every bound is checked on decod
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -23,12 +24,16 @@ MODULE_BYTES_MAX: Final = 256 * 1024 * 1024
 MEBIBYTE: Final = 1024 * 1024
 GUEST_TMP: Final = "/tmp"  # noqa: S108 - a path in the sandbox, never on the host
 
+INIT_NAMES: Final = ("wizer.initialize", "wizer-initialize", "_initialize")
+"""Exports that an init without calls means: the first of them that the module has."""
+
 MOUNT_SOURCE: Final = r"^[a-z0-9][a-z0-9_-]{0,62}\Z"
 """Names of an operator's allow-list."""
 
 _Method = Annotated[str, Meta(pattern=r"^[A-Z]{1,16}\Z")]
 _EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\Z", max_length=128)]
 _Text = Annotated[str, Meta(max_length=8192)]
+_Integer = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _GuestPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/-]*\Z", max_length=128)]
 
 
@@ -59,6 +64,25 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mounts: Annotated[tuple[Mount, ...], Meta(max_length=16)] = ()
 
 
+class InitCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of an exported function, once, before any invocation."""
+
+    export: Annotated[str, Meta(min_length=1, max_length=256)]
+    args: Annotated[tuple[_Integer | float, ...], Meta(max_length=16)] = ()
+    """A whole number for i32 and i64 (signed), a finite one with a point for f32 and f64."""
+
+
+class InitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Runs before an invocation: each begins in the state that it leaves. SPEC §14."""
+
+    calls: Annotated[tuple[InitCall, ...], Meta(max_length=16)] = ()
+    """In this order; (): the first of INIT_NAMES that is exported."""
+    env: Annotated[dict[_EnvName, _Text], Meta(max_length=64)] = {}
+    """All that init sees of an environment: the policy's stays hidden, as a snapshot travels."""
+    timeout_ms: Annotated[int, Meta(ge=1, le=300_000)] = 30_000
+    """Wall time of all calls together; no part of an invocation's."""
+
+
 class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One version of a function."""
 
@@ -76,6 +100,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy = Policy()
     replicas: Annotated[int, Meta(ge=1, le=REPLICAS_MAX)] = REPLICAS_DEFAULT
     """Nodes that are to have the module on disk; all, where there are fewer."""
+    init: InitSpec | None = None
+    """None: an invocation begins in the module as it is."""
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -86,14 +112,21 @@ def encode_spec(spec: FunctionSpec) -> bytes:
     return _encoder.encode(spec)
 
 
+def init_digest(init: InitSpec) -> Digest:
+    """Names an init in snapshot statements (SPEC §14.2): BLAKE3 of its encoding."""
+    return digest_of(_encoder.encode(init))
+
+
 def check_spec(spec: FunctionSpec) -> None:
     """Rules that no single field can state.
 
     Raises RemoteProtocolError("spec"): NUL in text, repeated or nested mount paths, `/tmp` both
-    mounted and granted, malformed digests.
+    mounted and granted, malformed digests, arguments of init that are no numbers.
     """
     parse_digest(spec.module)
     parse_digest(spec.manifest)
+    if spec.init is not None:
+        _check_init(spec.init)
     texts = [*spec.args, *spec.policy.env.values(), spec.entrypoint]
     if any("\x00" in text for text in texts):
         raise RemoteProtocolError("spec", "NUL in args, env or entrypoint")
@@ -104,6 +137,13 @@ def check_spec(spec: FunctionSpec) -> None:
         raise RemoteProtocolError("spec", "'..' in a mount's guest path")
     if spec.policy.tmp_bytes and GUEST_TMP in paths:
         raise RemoteProtocolError("spec", f"{GUEST_TMP} is both granted (tmp_bytes) and mounted")
+
+
+def _check_init(init: InitSpec) -> None:
+    if any("\x00" in text for text in (*init.env.values(), *(call.export for call in init.calls))):
+        raise RemoteProtocolError("spec", "NUL in init's env or calls")
+    if not all(math.isfinite(one) for call in init.calls for one in call.args):
+        raise RemoteProtocolError("spec", "an argument of init is infinite or no number")
 
 
 def decode_spec(data: bytes) -> FunctionSpec:

@@ -20,11 +20,12 @@ from .ids import NodeId, node_id_of, parse_node_name
 Role = Literal["serve", "build", "control"]
 ROLES: Final[tuple[Role, ...]] = ("serve", "build", "control")
 
-Purpose = Literal["credential", "record", "artifact"]
+Purpose = Literal["credential", "record", "artifact", "snapshot"]
 _DOMAIN: Final[dict[Purpose, bytes]] = {
     "credential": b"edged/1 credential\x00",
     "record": b"edged/1 record\x00",
     "artifact": b"edged/1 artifact\x00",
+    "snapshot": b"edged/1 snapshot\x00",
 }
 
 

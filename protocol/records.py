@@ -22,9 +22,11 @@ from .errors import RemoteProtocolError
 from .function import FunctionSpec, decode_spec, version_of
 from .identity import Credential, TrustAnchor, sign, verify
 from .ids import FunctionName, NodeId, VersionId, parse_function_name, parse_version
+from .snapshots import SnapshotStatement, check_statement, prove_statement
 
 RECORD_BYTES_MAX: Final = 20 * 1024
-"""A spec is at most 16 KiB; credential, signature and names need under 1 KiB."""
+"""A spec is at most 16 KiB; a snapshot statement needs under 1 KiB, as do credential, signature and
+names."""
 
 
 BUNDLE_BYTES_MAX: Final = 256 * 1024
@@ -68,6 +70,8 @@ class Version(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """When it was deployed last; signing it anew, as a rollback does, keeps it. Orders history."""
     spec: bytes
     """The encoded FunctionSpec."""
+    snapshot: SnapshotStatement | None
+    """Outside the spec: the version's id does not depend on whether somebody made one."""
 
 
 class Alias(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -85,9 +89,10 @@ class Verified(msgspec.Struct, frozen=True):
     """Canonical; what is persisted and sent on."""
     name: FunctionName
     spec: FunctionSpec | None
-    """Of a live version, with the next two."""
+    """Of a live version, with the next three."""
     spec_bytes: bytes
     deployed: int
+    snapshot: SnapshotStatement | None
     target: VersionId | None
     """Of a live alias."""
 
@@ -131,8 +136,10 @@ def encode_record(record: Record) -> bytes:
     return _encoder.encode(record)
 
 
-def encode_version(spec_bytes: bytes, deployed: int) -> bytes:
-    return _encoder.encode(Version(deployed, spec_bytes))
+def encode_version(
+    spec_bytes: bytes, deployed: int, snapshot: SnapshotStatement | None = None
+) -> bytes:
+    return _encoder.encode(Version(deployed, spec_bytes, snapshot))
 
 
 def encode_alias(version: VersionId) -> bytes:
@@ -172,12 +179,16 @@ def decode_bundle(data: bytes) -> tuple[bytes, ...]:
         raise RemoteProtocolError("record", f"bundle: {error}") from error
 
 
+def _read_version(value: bytes) -> Version:
+    try:
+        return _version_decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError("record", f"version: {error}") from error
+
+
 def decode_version(record: Record) -> Version:
     """Content of a live version. Raises RemoteProtocolError("record")."""
-    try:
-        version = _version_decoder.decode(record.value)
-    except msgspec.MsgspecError as error:
-        raise RemoteProtocolError("record", f"version: {error}") from error
+    version = _read_version(record.value)
     if version_of(version.spec) != record.version:
         raise RemoteProtocolError("record", "version is not the digest of the spec")
     if version.deployed > record.hlc:
@@ -193,14 +204,19 @@ def _decode_alias(value: bytes) -> VersionId:
 
 
 def prove_record(record: Record, anchor: TrustAnchor) -> None:
-    """The part of verify_record that costs: its signatures. A function of its arguments and, but
+    """The part of verify_record that costs: the signatures. A function of its arguments and, but
     for a memory of credentials, of nothing else: a worker thread may run it.
 
     Raises RemoteProtocolError: "signature", "node-name", "credential-expired",
-    "credential-role"."""
+    "credential-role"; "record" (content)."""
     anchor.check(record.credential, role="control", wall_s=record.wall_ms / 1000)
     payload = _payload(record.kind, record.name, record.version, record.hlc, record.value)
     verify(record.credential.public_key, "record", payload, record.signature)
+    if record.kind == "version" and not record.tombstone:
+        version = _read_version(record.value)
+        if version.snapshot is not None:
+            deployed_s = hlc_wall_ms(version.deployed) / 1000
+            prove_statement(version.snapshot, anchor, wall_s=deployed_s)
 
 
 class Proofs(NamedTuple):
@@ -236,18 +252,21 @@ def verify_record(
     `wall_ms` None skips the clock check: for records from this node's own disk, whose clock may
     have been wrong at any time. `proven`: prove_record is known to hold.
 
-    Raises RemoteProtocolError: "function-name", "version", "record" (content), "spec",
+    Raises RemoteProtocolError: "function-name", "version", "record" (content), "spec", "snapshot",
     "record-future", "signature", "node-name", "credential-expired", "credential-role"."""
     name = parse_function_name(record.name)
     spec: FunctionSpec | None = None
     spec_bytes, deployed = b"", 0
+    snapshot: SnapshotStatement | None = None
     target: VersionId | None = None
     if record.kind == "version":
         parse_version(record.version)
         if not record.tombstone:
             content = decode_version(record)
-            spec_bytes, deployed = content.spec, content.deployed
+            spec_bytes, deployed, snapshot = content.spec, content.deployed, content.snapshot
             spec = decode_spec(spec_bytes)
+            if snapshot is not None:
+                check_statement(snapshot, spec)
     else:
         if record.version:
             raise RemoteProtocolError("record", "an alias' key has no version")
@@ -257,6 +276,5 @@ def verify_record(
         check_skew(record.hlc, wall_ms)
     if not proven:
         prove_record(record, anchor)
-    return Verified(
-        record, record_key(record), encode_record(record), name, spec, spec_bytes, deployed, target
-    )
+    key, encoded = record_key(record), encode_record(record)
+    return Verified(record, key, encoded, name, spec, spec_bytes, deployed, snapshot, target)

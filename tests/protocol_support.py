@@ -12,7 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from protocol.catalog import Catalog, SavedRecord
 from protocol.errors import RemoteProtocolError
 from protocol.events import Datagram, Event, StreamProbe, SyncWanted
-from protocol.function import FunctionSpec, encode_spec, version_of
+from protocol.function import (
+    FunctionSpec,
+    InitCall,
+    InitSpec,
+    decode_spec,
+    encode_spec,
+    init_digest,
+    version_of,
+)
 from protocol.gossip import Gossip, GossipConfig
 from protocol.identity import ROLES, Credential, Role, TrustAnchor, issue_credential, public_bytes
 from protocol.ids import FunctionName, NodeId, VersionId, digest_of
@@ -20,6 +28,7 @@ from protocol.member import Address, Metadata
 from protocol.presets import LAN, Knobs
 from protocol.records import Record, encode_alias, encode_record, encode_version, sign_record
 from protocol.seal import WIRE_VERSION, Keyring
+from protocol.snapshots import SnapshotFacts, SnapshotStatement, state_snapshot
 
 WALL_MS = 1_800_000_000_000
 NOT_AFTER_S = 4_000_000_000
@@ -57,6 +66,37 @@ def spec_bytes(text: str = "", *, args_bytes: int = 0) -> bytes:
     return encode_spec(FunctionSpec("raw", module, 100, module, args=args))
 
 
+INIT = InitSpec((InitCall("init"), InitCall("load", (1, -2.5))), {"LANG": "C"})
+
+
+def init_spec_bytes(text: str = "", init: InitSpec = INIT) -> bytes:
+    module = digest_of(text.encode())
+    return encode_spec(FunctionSpec("raw", module, 100, module, init=init))
+
+
+def statement_of(
+    spec: bytes,
+    *,
+    by: str = "n0",
+    not_after_s: int = NOT_AFTER_S,
+    roles: tuple[Role, ...] = ROLES,
+    snapshot: str = "after init",
+) -> SnapshotStatement:
+    decoded = decode_spec(spec)
+    assert decoded.init is not None
+    return state_snapshot(
+        key_of(by),
+        credential_of(by, roles=roles, not_after_s=not_after_s),
+        module=decoded.module,
+        init=init_digest(decoded.init),
+        snapshot_format=1,
+        snapshot=digest_of(snapshot.encode()),
+        size_bytes=5_000,
+        manifest=digest_of(b"manifest"),
+        facts=SnapshotFacts(2_000, 300, 400, 1.5, 0.001, None),
+    )
+
+
 def version_record(
     name: str,
     spec: bytes,
@@ -65,7 +105,9 @@ def version_record(
     by: str = "n0",
     tombstone: bool = False,
     deployed: int | None = None,
+    snapshot: SnapshotStatement | None = None,
 ) -> Record:
+    at = hlc if deployed is None else deployed
     return sign_record(
         key_of(by),
         credential_of(by),
@@ -73,7 +115,7 @@ def version_record(
         name=FunctionName(name),
         version=version_of(spec),
         hlc=hlc,
-        value=b"" if tombstone else encode_version(spec, hlc if deployed is None else deployed),
+        value=b"" if tombstone else encode_version(spec, at, snapshot),
     )
 
 

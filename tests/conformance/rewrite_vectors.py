@@ -4,6 +4,7 @@ wire changes on purpose."""
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -18,19 +19,21 @@ from protocol_support import (  # noqa: E402
     WALL_MS,
     alias_record,
     credential_of,
+    init_spec_bytes,
     key_of,
     metadata_of,
     node_id,
     spec_bytes,
+    statement_of,
     version_record,
 )
 
 from protocol.buckets import PLACES  # noqa: E402
 from protocol.clock import SKEW_MS_MAX  # noqa: E402
 from protocol.codec import encode_message, encode_sync, join_messages  # noqa: E402
-from protocol.function import version_of  # noqa: E402
+from protocol.function import InitSpec, version_of  # noqa: E402
 from protocol.identity import public_bytes  # noqa: E402
-from protocol.ids import FunctionName  # noqa: E402
+from protocol.ids import FunctionName, digest_of  # noqa: E402
 from protocol.messages import (  # noqa: E402
     Ack,
     Alive,
@@ -48,7 +51,7 @@ from protocol.messages import (  # noqa: E402
     RecordUpdate,
     Suspect,
 )
-from protocol.records import encode_record, encode_version, sign_record  # noqa: E402
+from protocol.records import Record, encode_record, encode_version, sign_record  # noqa: E402
 from protocol.seal import Keyring, Seal, key_id, sender_key  # noqa: E402
 from protocol.syncmessages import (  # noqa: E402
     HoldingsSet,
@@ -216,14 +219,50 @@ def datagram_file() -> Case:
     }
 
 
+def bad_statements() -> list[tuple[str, Record]]:
+    """Each in a record that holds but for it."""
+    replace = msgspec.structs.replace
+    spec = init_spec_bytes("snapshot")
+    good = statement_of(spec)
+    bad = [
+        ("snapshot", SPEC, good),
+        ("snapshot", init_spec_bytes("another"), good),
+        ("snapshot", init_spec_bytes("snapshot", InitSpec()), good),
+        ("snapshot", spec, replace(good, snapshot=good.module)),
+        ("record", spec, replace(good, format=0)),
+        ("record", spec, replace(good, size_bytes=0)),
+        ("record", spec, replace(good, manifest=digest_of(b"")[:-1])),
+        ("record", spec, replace(good, facts=replace(good.facts, init_s=-1.0))),
+        ("record", spec, replace(good, facts=replace(good.facts, init_s=math.nan))),
+        ("record", spec, replace(good, facts=replace(good.facts, instantiate_after_s=1e9))),
+        ("signature", spec, replace(good, facts=replace(good.facts, init_s=0.5))),
+        ("signature", spec, replace(good, format=2)),
+        ("signature", spec, replace(good, maker=credential_of("n1"))),
+        ("credential-role", spec, statement_of(spec, roles=("serve", "control"))),
+        ("credential-expired", spec, statement_of(spec, not_after_s=WALL_MS // 1000 - 1)),
+    ]
+    return [
+        (code, version_record("started", of, snapshot=statement)) for code, of, statement in bad
+    ]
+
+
 def record_file() -> Case:
     version = version_of(SPEC)
+    started = init_spec_bytes("snapshot")
+    expired = statement_of(started, not_after_s=WALL_MS // 1000 - 1)
     record = version_record("hello", SPEC)
     good = {
         f"v/hello/{version}": record,
         f"v/rolled-back/{version}": version_record("rolled-back", SPEC, deployed=1),
         "a/hello": alias_record("hello", version),
         "a/gone": alias_record("gone", None),
+        f"v/init/{version_of(started)}": version_record("init", started),
+        f"v/started/{version_of(started)}": version_record(
+            "started", started, snapshot=statement_of(started)
+        ),
+        f"v/outlived/{version_of(started)}": version_record(
+            "outlived", started, deployed=(WALL_MS - 2000) << 16, snapshot=expired
+        ),
     }
     replace = msgspec.structs.replace
     serve = sign_record(
@@ -253,7 +292,9 @@ def record_file() -> Case:
             for key, one in good.items()
         ],
         "bad": [
-            {"spec": "6.2", "code": code, "hex": encode_record(one).hex()} for code, one in bad
+            {"spec": rule, "code": code, "hex": encode_record(one).hex()}
+            for rule, rows in (("6.2", bad), ("14.3", bad_statements()))
+            for code, one in rows
         ],
     }
 

@@ -23,11 +23,13 @@ from protocol_support import (  # noqa: E402
     alias_record,
     anchor,
     credential_of,
+    init_spec_bytes,
     key_of,
     make_gossip,
     metadata_of,
     node_id,
     spec_bytes,
+    statement_of,
     version_record,
 )
 
@@ -182,6 +184,7 @@ def syncs() -> Callable[[bytes], object]:
 # ---------------------------------------------------------------- what is signed or described
 ANCHOR = anchor()
 SPEC = spec_bytes("fuzz")
+STARTED = init_spec_bytes("fuzz")
 CREDENTIAL = credential_of("n0")
 KEY = ArtifactKey("cd" * 32)
 ATTESTATION = encode_attestations(
@@ -281,7 +284,8 @@ REPLIES = [
 def targets() -> list[Target]:
     messages, records = hexes(vectors("messages")), hexes(vectors("records"))
     sync_payloads = hexes(vectors("syncs"))
-    records += [encode_record(version_record("f", SPEC)), encode_record(alias_record("f", None))]
+    stated = version_record("f", STARTED, snapshot=statement_of(STARTED))
+    records += map(encode_record, (version_record("f", SPEC), alias_record("f", None), stated))
     return [
         Target("seal", hexes(vectors("datagrams")), opening()),
         Target("packet", messages, packet),
@@ -296,5 +300,5 @@ def targets() -> list[Target]:
         Target("replies", REPLIES, replies),
         Target("credential", [msgspec.msgpack.encode(CREDENTIAL)], credential),
         Target("attestation", [ATTESTATION, digest_of(b"").encode()], attestation),
-        Target("spec", [SPEC, spec_bytes("x", args_bytes=100)], spec),
+        Target("spec", [SPEC, STARTED, spec_bytes("x", args_bytes=100)], spec),
     ]

@@ -18,11 +18,13 @@ from protocol_support import (
     alias_record,
     anchor,
     carry_sync,
+    init_spec_bytes,
     make_catalog,
     make_gossip,
     metadata_of,
     node_id,
     spec_bytes,
+    statement_of,
     tell,
     version_record,
 )
@@ -285,7 +287,8 @@ def test_the_replay_window_is_its_model(counters: list[int]) -> None:
 
 
 # ------------------------------------------------------------ catalog laws
-SPECS = [spec_bytes(str(number)) for number in range(3)]
+SPECS = [spec_bytes("0"), spec_bytes("1"), init_spec_bytes("2")]
+STATED = statement_of(SPECS[2])
 ANCHOR = anchor()
 POOL = [
     verify_record(record, ANCHOR, wall_ms=WALL_MS)
@@ -297,6 +300,7 @@ POOL = [
         *(alias_record(name, version_of(spec), hlc=hlc, by=by) for spec in SPECS),
         *(version_record(name, spec, hlc=hlc, by=by) for spec in SPECS),
         version_record(name, SPECS[0], hlc=hlc, by=by, tombstone=True),
+        version_record(name, SPECS[2], hlc=hlc, by=by, snapshot=STATED),
     ]
 ]
 picks = st.lists(st.integers(0, len(POOL) - 1), max_size=12)
@@ -337,6 +341,26 @@ def test_complete_catalogs_mean_the_same(order: list[int], shuffler: random.Rand
     assert one.functions() == two.functions()
     for name in ("a", "b"):
         assert one.versions(name) == two.versions(name)
+    assert shown_snapshots(one) == shown_snapshots(two)
+
+
+@given(picks)
+def test_snapshots_are_known_by_the_records_that_name_them(order: list[int]) -> None:
+    catalog = merged(order)
+    stated = {
+        entry.key
+        for entry in catalog.entries()
+        if entry.kind == "version" and entry.live and entry.version().snapshot is not None
+    }
+    assert shown_snapshots(catalog) == ({STATED.snapshot: sorted(stated)} if stated else {})
+    for name, current in catalog.functions():
+        at = catalog.snapshots.at(f"v/{name}/{current.version}")
+        assert current.snapshot == at
+        assert [row.snapshot for row in catalog.versions(name) if row.current] == [at]
+
+
+def shown_snapshots(catalog: Catalog) -> dict[Digest, list[str]]:
+    return {one: sorted(catalog.snapshots.keys(one)) for one in catalog.snapshots}
 
 
 @given(picks, picks)

@@ -11,10 +11,13 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.function import (
     SPEC_BYTES_MAX,
     FunctionSpec,
+    InitCall,
+    InitSpec,
     Mount,
     Policy,
     decode_spec,
     encode_spec,
+    init_digest,
     version_of,
 )
 from protocol.ids import Digest, digest_of
@@ -24,6 +27,31 @@ SPEC = FunctionSpec("cgi", Digest(DIGEST), 100, Digest(DIGEST))
 
 def with_policy(**changes: object) -> FunctionSpec:
     return msgspec.structs.replace(SPEC, policy=Policy(**changes))  # type: ignore[arg-type]
+
+
+def with_init(*calls: InitCall, **changes: object) -> FunctionSpec:
+    init = InitSpec(calls, **changes)  # type: ignore[arg-type]
+    return msgspec.structs.replace(SPEC, init=init)
+
+
+def test_an_init_is_part_of_the_version_and_has_a_digest_of_its_own() -> None:
+    calls = (InitCall("a", (-(1 << 63), (1 << 63) - 1, 0.5)), InitCall("b"))
+    one, two = (
+        with_init(*calls, env={"B": "2", "A": "1"}),
+        with_init(*calls, env={"A": "1", "B": "2"}),
+    )
+    assert decode_spec(encode_spec(one)) == one
+    assert encode_spec(one) == encode_spec(two)
+    assert one.init is not None
+    assert two.init is not None
+    assert init_digest(one.init) == init_digest(two.init)
+    by_name = with_init()
+    versions = {version_of(encode_spec(spec)) for spec in (SPEC, by_name, one, with_init(calls[0]))}
+    assert len(versions) == 4
+    # 1 and 1.0 are arguments of different types.
+    assert init_digest(InitSpec((InitCall("a", (1,)),))) != init_digest(
+        InitSpec((InitCall("a", (1.0,)),))
+    )
 
 
 def test_a_spec_round_trips_and_names_itself() -> None:
@@ -55,6 +83,19 @@ def test_a_spec_round_trips_and_names_itself() -> None:
         msgspec.structs.replace(SPEC, entrypoint="\x00"),
         msgspec.structs.replace(SPEC, methods=("get",)),
         msgspec.structs.replace(SPEC, module_bytes=1),
+        with_init(InitCall("")),
+        with_init(InitCall("x" * 257)),
+        with_init(InitCall("a\x00")),
+        with_init(InitCall("a", (float("nan"),))),
+        with_init(InitCall("a", (float("-inf"),))),
+        with_init(InitCall("a", (1 << 63,))),
+        with_init(InitCall("a", (0,) * 17)),
+        with_init(InitCall("a", (True,))),
+        with_init(*[InitCall("a")] * 17),
+        with_init(env={"A": "\x00"}),
+        with_init(env={"A=": ""}),
+        with_init(timeout_ms=0),
+        with_init(timeout_ms=300_001),
     ],
 )
 def test_specs_that_grant_nonsense_are_refused(spec: FunctionSpec) -> None:
