@@ -21,6 +21,7 @@ from protocol.seal import Keyring
 
 from .acknowledging import Nodes
 from .acquaintances import Acquaintances
+from .choices import Choices
 from .clock import Clock
 from .config import Config
 from .deltas import DeltaSource
@@ -263,6 +264,7 @@ class Parts:
         native = NativeParts(config, around)
         self.artifacts, self.activation = native.artifacts, native.activation
         self.auditor, self.builders = native.auditor, native.builders
+        self.choices = Choices(self.activation, codes=self._lookup.codes)
         self.load = LoadMeter(
             running=lambda: self.functions.running,
             running_max=config.gateway.invocations_max,
@@ -271,7 +273,7 @@ class Parts:
         self.functions = FunctionService(
             lookup=self._lookup.current,
             version=self._lookup.version,
-            activation=self.activation,
+            codes=self.choices,
             journal=self.journal,
             limits=config.gateway,
             on_run=self.load.wake,
@@ -318,9 +320,9 @@ class Parts:
         self.forwarding = Forwarding(
             config.gateway,
             trust=self._trust,
-            ready=self.views.peers_ready,
-            modules=self.views.modules,
-            is_near=self.activation.is_near,
+            ready=lambda function: self.views.peers_ready(self._lookup.codes(function)),
+            functions=self._lookup.functions,
+            is_near=self.choices.is_near,
             shaper=self.shaper,
             metrics=self._metrics,
             log=self._log,
@@ -380,6 +382,7 @@ class Parts:
             runtime=self._runtime,
             artifacts=self.artifacts,
             activation=self.activation,
+            choices=self.choices,
             journal=self.journal,
             cluster=self._cluster_access(),
             intake=Intake(

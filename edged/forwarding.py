@@ -10,11 +10,11 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from protocol.ids import Digest, NodeId
+from protocol.ids import NodeId
 
 from .config import GatewaySection
 from .gateway import Forwarder
-from .interfaces import Peer
+from .interfaces import FunctionView, Peer
 from .network import GatewayPool, GatewayPoolLimits, Shaper
 from .telemetry import Log, Metrics
 from .trust import Trust
@@ -22,7 +22,7 @@ from .trust import Trust
 WARM_MAX: Final = 4
 """Peers with a warm connection that nobody has asked for: 0.1 MB at each end."""
 LOOKED_AT_MAX: Final = 256
-"""Modules per look for them."""
+"""Functions per look for them."""
 
 
 class Forwarding:
@@ -33,17 +33,17 @@ class Forwarding:
         section: GatewaySection,
         *,
         trust: Trust,
-        ready: Callable[[Digest], Sequence[Peer]],
-        modules: Callable[[], Iterable[Digest]],
-        is_near: Callable[[Digest], bool],
+        ready: Callable[[FunctionView], Sequence[Peer]],
+        functions: Callable[[], Iterable[FunctionView]],
+        is_near: Callable[[FunctionView], bool],
         shaper: Shaper | None,
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`ready`: peers that could answer with a module at once; `modules`: of all functions;
+        """`ready`: peers that could run a version at once; `functions`: all, as they are now;
         `is_near`: those that this node needs no peer for."""
         self._ready = ready
-        self._modules = modules
+        self._functions = functions
         self._is_near = is_near
         self.pool = GatewayPool(
             trust=trust,
@@ -83,10 +83,10 @@ class Forwarding:
     def warm(self) -> list[Peer]:
         """The nearest ready peers for functions that are not ready here."""
         found: dict[NodeId, Peer] = {}
-        for module in itertools.islice(self._modules(), LOOKED_AT_MAX):
+        for function in itertools.islice(self._functions(), LOOKED_AT_MAX):
             if len(found) >= WARM_MAX:
                 break
-            if not self._is_near(module):
-                for peer in self._ready(module)[:1]:
+            if not self._is_near(function):
+                for peer in self._ready(function)[:1]:
                     found[peer.node_id] = peer
         return list(found.values())

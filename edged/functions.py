@@ -14,14 +14,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 import trio
 
 from protocol.ids import FunctionName, VersionId
 
-from .activation import Activation, Mapped
 from .config import GatewaySection
 from .errors import (
     ConcurrencyExceeded,
@@ -41,12 +40,27 @@ from .interfaces import (
     Tier,
 )
 from .journal import CHARACTERS_MAX, Journal
+from .mapped import Mapped
 from .workers import Workers
 
 NOTHING: Final = Phases()
 ALL: Final = nullcontext()
 SHARES_MAX: Final = 1024
 """Functions with a limiter; above it those that run nothing lose theirs."""
+
+
+class Codes(Protocol):
+    """What functions run in."""
+
+    def use(self, function: FunctionView) -> Mapped | None:
+        """If it is in memory now; the hot path."""
+        ...
+
+    def is_near(self, function: FunctionView) -> bool: ...
+
+    def start(self, function: FunctionView) -> None: ...
+
+    async def ready(self, function: FunctionView, *, timeout_s: float) -> Mapped: ...
 
 
 class FunctionService:
@@ -57,7 +71,7 @@ class FunctionService:
         *,
         lookup: Callable[[str], FunctionView],
         version: Callable[[str, VersionId], FunctionView],
-        activation: Activation,
+        codes: Codes,
         journal: Journal,
         limits: GatewaySection,
         on_run: Callable[[], None] = lambda: None,
@@ -65,7 +79,8 @@ class FunctionService:
         """`on_run` is told of every invocation."""
         self._lookup = lookup
         self._version = version
-        self._activation = activation
+        self._codes = codes
+        self.mapped = codes.use
         self._journal = journal
         self._limits = limits
         self._on_run = on_run
@@ -89,10 +104,10 @@ class FunctionService:
         return self._version(name, version)
 
     def is_near(self, function: FunctionView) -> bool:
-        return self._activation.is_near(function.spec.module)
+        return self._codes.is_near(function)
 
     def prepare(self, function: FunctionView) -> None:
-        self._activation.start(function.spec)
+        self._codes.start(function)
 
     def admit(self, function: FunctionView) -> _Admission:
         return _Admission(self, function)
@@ -141,10 +156,7 @@ class FunctionService:
         return limiter
 
     async def ready(self, function: FunctionView) -> Mapped:
-        return await self._activation.ready(function.spec, timeout_s=self._limits.ready_timeout_s)
-
-    def mapped(self, function: FunctionView) -> Mapped | None:
-        return self._activation.mapped(function.spec.module)
+        return await self._codes.ready(function, timeout_s=self._limits.ready_timeout_s)
 
     def _log_failure(self, function: FunctionView, error: InvocationError) -> None:
         if error.stderr:

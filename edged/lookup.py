@@ -3,7 +3,7 @@ catalog only."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Final
 
 from protocol.catalog import Catalog
@@ -43,6 +43,15 @@ class Lookup:
         if spec is None:
             raise FunctionNotFound(f"{name!r} has no version {version[:12]} here")
         return FunctionView(found.name, version, spec)
+
+    def codes(self, function: FunctionView) -> tuple[Digest, ...]:
+        """What a version can run in."""
+        return (function.spec.module,)
+
+    def functions(self) -> Iterator[FunctionView]:
+        """All, as they are now, by name."""
+        for name, current in self._catalog.functions():
+            yield FunctionView(name, current.version, current.spec)
 
     def kin(self, module: Digest) -> list[Digest]:
         """Modules of other versions of the functions that `module` is the code of now."""

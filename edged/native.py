@@ -17,7 +17,9 @@ from .builders import Builders
 from .clock import Clock
 from .config import Config
 from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Store
+from .mapped import MappedTable
 from .network import Shaper, ask_attestations
+from .obtaining import Obtainer
 from .rates import Rates
 from .supply import Rivals, Supply
 from .telemetry import Log, Metrics
@@ -123,15 +125,25 @@ class NativeParts:
             rates=self._rates,
             log=around.log,
         )
-        return Activation(
+        obtainer = Obtainer(
             self.artifacts,
             supply,
             store=around.store,
             fetcher=around.fetcher,
             rates=self._rates,
             on_held=around.on_held,
-            loaded_bytes_max=config.runtime.loaded_bytes_max,
-            loaded_max=config.runtime.loaded_max,
+            tiers=around.runtime.keys,
+            metrics=around.metrics,
+            log=around.log,
+        )
+        return Activation(
+            self.artifacts,
+            supply,
+            obtainer,
+            store=around.store,
+            table=MappedTable(
+                bytes_max=config.runtime.loaded_bytes_max, number_max=config.runtime.loaded_max
+            ),
             eager=config.artifacts.eager,
             tiers=around.runtime.keys,
             metrics=around.metrics,

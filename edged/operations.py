@@ -25,6 +25,7 @@ from protocol.records import Record, encoded_records
 from .acknowledging import Change, Nodes
 from .activation import Activation
 from .artifacts import Artifacts
+from .choices import Choices
 from .errors import (
     BadRequest,
     ConfigError,
@@ -44,6 +45,7 @@ from .interfaces import (
     ExplainView,
     FunctionDetail,
     FunctionSummary,
+    FunctionView,
     FutureRecord,
     HolderView,
     LogLine,
@@ -111,6 +113,7 @@ class Operations:
         runtime: Runtime,
         artifacts: Artifacts,
         activation: Activation,
+        choices: Choices,
         journal: Journal,
         cluster: ClusterAccess,
         intake: Intake,
@@ -122,6 +125,7 @@ class Operations:
         self._runtime = runtime
         self._artifacts = artifacts
         self._activation = activation
+        self._choices = choices
         self._journal = journal
         self._cluster = cluster
         self._intake = intake
@@ -153,7 +157,7 @@ class Operations:
                 before = self._cluster.catalog.lookup(function)
                 records = self._prepare(function, encoded)
                 await self._commit(records)
-            self._activation.start(spec)
+            self._choices.start(FunctionView(function, version, spec))
             replicas = await self._store_elsewhere(change, function, version, records)
         return Deployed(
             name=function,
@@ -198,7 +202,7 @@ class Operations:
             except RemoteProtocolError as error:
                 raise _refused(error) from error
             await self._commit(records)
-        self._activation.start(target.spec)
+        self._choices.start(FunctionView(function, target.version, target.spec))
         change = self._cluster.nodes.change(target.spec.module, target.spec.replicas)
         async with change:
             replicas = await self._store_elsewhere(change, function, target.version, records)

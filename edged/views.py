@@ -165,10 +165,6 @@ class Views:
             if member.reachable and not member.is_self
         ]
 
-    def modules(self) -> Iterator[Digest]:
-        """Of all functions' current versions, by name of the function."""
-        return (current.spec.module for _, current in self._gossip.catalog.functions())
-
     def _of_our_key(self, digest: Digest, forms: Collection[Form]) -> list[Member]:
         key = self._runtime.artifact_key[:KEY_DIGITS]
         return [
@@ -192,20 +188,22 @@ class Views:
         ready = frozenset(node for form in READY_FORMS for node in shown.get(form, ()))
         return Rivals(ready=ready, building=frozenset(shown.get("building", ())), able=able)
 
-    def peers_ready(self, digest: Digest) -> list[Peer]:
-        """Reachable peers whose gateway could answer with the module `digest` at once: the one
-        with the least round trip and load first. Last, some that are building: they likely run code
-        of the fast tier meanwhile, and refuse in a round trip if they do not."""
+    def peers_ready(self, codes: Iterable[Digest]) -> list[Peer]:
+        """Reachable peers whose gateway could answer at once with any of `codes`: the one with the
+        least round trip and load first. Last, some that are building: they likely run code of the
+        fast tier meanwhile, and refuse in a round trip if they do not."""
         holdings = self._gossip.holdings
-        ready: list[Member] = []
-        building: list[Member] = []
-        for member in self._holding(digest, ANSWERING_FORMS | {"building"}):
-            # One that is suspect would keep a request waiting until it is down or back.
-            if member.state == "alive" and not member.is_self and member.metadata.gateway_url:
-                form = holdings.form(member.node_id, digest)
-                (ready if form in ANSWERING_FORMS else building).append(member)
-        building = sorted(building, key=_wait_s)[:BUILDERS_ASKED_MAX]
-        return [_peer_of(member) for member in (*sorted(ready, key=_wait_s), *building)]
+        ready: dict[NodeId, Member] = {}
+        building: dict[NodeId, Member] = {}
+        for digest in codes:
+            for member in self._holding(digest, ANSWERING_FORMS | {"building"}):
+                # One that is suspect would keep a request waiting until it is down or back.
+                if member.state == "alive" and not member.is_self and member.metadata.gateway_url:
+                    form = holdings.form(member.node_id, digest)
+                    (ready if form in ANSWERING_FORMS else building)[member.node_id] = member
+        rest = [member for node_id, member in building.items() if node_id not in ready]
+        rest = sorted(rest, key=_wait_s)[:BUILDERS_ASKED_MAX]
+        return [_peer_of(member) for member in (*sorted(ready.values(), key=_wait_s), *rest)]
 
     def sites(self) -> list[Site]:
         """Where copies may be: every reachable member, this node among them."""

@@ -18,7 +18,7 @@ from edged.errors import DeadlineExceeded, EdgedError, PeerError
 from edged.http import AnswerReader, ClientGone, DirectExchange
 from edged.interfaces import FunctionView, GatewayStream, Peer, PeerGateways
 from edged.telemetry import Log, Metrics
-from protocol.ids import Digest, NodeId
+from protocol.ids import NodeId
 
 from .body import RequestBody
 from .passage import REFUSED, Headers, Passage, answered, passed_on
@@ -150,13 +150,13 @@ class Forwarder:
         self,
         gateways: PeerGateways,
         *,
-        ready: Callable[[Digest], Sequence[Peer]],
+        ready: Callable[[FunctionView], Sequence[Peer]],
         node_name: str,
         hops_max: int,
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`ready`: peers that could answer with a module at once, best first."""
+        """`ready`: peers that could run a version at once, best first."""
         self._gateways = gateways
         self._ready = ready
         self._node = node_name
@@ -168,7 +168,7 @@ class Forwarder:
         """Whom to ask for a request that came over `path`; none: it is to be served here."""
         if len(path) >= self._hops_max:
             return []
-        ready = self._ready(function.spec.module)
+        ready = self._ready(function)
         room = self._gateways.has_room
         found = [peer for peer in ready if peer.node_id not in path and room(peer)]
         return found[:PEERS_TRIED_MAX]

@@ -6,6 +6,7 @@ clock unless the name says otherwise.
 """
 
 from .builders import BuilderOperator, BuildersView, BuilderView
+from .code import Code, module_code
 from .events import EventKind, EventRow, EventSource, EventsView
 from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
 from .keys import KeyChange, KeyOperator, KeysView, MemberKeys
@@ -103,6 +104,7 @@ __all__ = [
     "BuildersView",
     "CancelFlag",
     "CheckResult",
+    "Code",
     "CompileReport",
     "DeltaSource",
     "DeployRequest",
@@ -181,4 +183,5 @@ __all__ = [
     "Upkeep",
     "VerifyView",
     "VersionView",
+    "module_code",
 ]

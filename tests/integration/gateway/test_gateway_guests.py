@@ -10,7 +10,6 @@ from pathlib import Path
 import trio
 from http_support import PATIENT, Listener
 
-from edged.activation import Mapped
 from edged.config import GatewaySection, RuntimeSection
 from edged.errors import FunctionNotFound
 from edged.functions import FunctionService
@@ -18,6 +17,7 @@ from edged.gateway import Gateway
 from edged.http import HttpServer, bind_tcp, serve
 from edged.interfaces import ArtifactRow, FunctionView, Phases
 from edged.journal import Journal
+from edged.mapped import Mapped
 from edged.runtime.runtime import open_runtime
 from edged.telemetry import Metrics, make_log
 from protocol.function import FunctionSpec, Policy, encode_spec, version_of
@@ -36,16 +36,16 @@ FLOATS = """(module (func (export "div") (param f64 f64) (result f64)
 
 
 class _Loaded:
-    """Activation of modules that are in memory already."""
+    """Codes of functions that are in memory already."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Mapped] = {}
 
-    def mapped(self, digest: str) -> Mapped | None:
-        return self.modules.get(digest)
+    def use(self, function: FunctionView) -> Mapped | None:
+        return self.modules.get(function.spec.module)
 
-    def is_near(self, digest: str) -> bool:
-        return digest in self.modules
+    def is_near(self, function: FunctionView) -> bool:
+        return function.spec.module in self.modules
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ async def guests(tmp_path: Path) -> AsyncIterator[Listener]:
     functions = FunctionService(
         lookup=lookup,
         version=lambda name, _: lookup(name),
-        activation=loaded,  # type: ignore[arg-type]
+        codes=loaded,  # type: ignore[arg-type]
         journal=Journal(),
         limits=GatewaySection(),
     )

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 
-from edged import activation
+from edged import obtaining
 from edged.errors import ConfigError, DataDirLocked
 from edged.node import GENERATION, Node
 from edged.store import open_store
@@ -159,7 +159,7 @@ async def test_rollback_and_remove_reach_every_node(tmp_path: Path) -> None:
 async def test_blob_comes_from_whoever_holds_it_and_503_names_what_nobody_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activation, "HOLDERLESS_S", 0.0)
+    monkeypatch.setattr(obtaining, "HOLDERLESS_S", 0.0)
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         await a.deploy("spread", says("spread"))
@@ -179,7 +179,7 @@ async def test_blob_comes_from_whoever_holds_it_and_503_names_what_nobody_does(
         explained = await c.ask("GET", "/v1/functions/lonely/explain")
         assert explained["next_start"] == "no-holder"
         assert int(missing.headers["retry-after"]) > 0
-        monkeypatch.setattr(activation, "HOLDERLESS_S", 30.0)
+        monkeypatch.setattr(obtaining, "HOLDERLESS_S", 30.0)
         async with trio.open_nursery() as nursery:
 
             async def ask_early() -> None:

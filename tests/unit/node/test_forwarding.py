@@ -12,17 +12,23 @@ import pytest
 from edged.config import GatewaySection
 from edged.errors import FunctionNotFound
 from edged.forwarding import LOOKED_AT_MAX, WARM_MAX, Forwarding
-from edged.interfaces import Peer
+from edged.interfaces import FunctionView, Peer
 from edged.lookup import Lookup
 from edged.telemetry import Metrics, make_log
 from edged.trust import create_ca, issue_node, load_trust
 from protocol.catalog import Catalog
 from protocol.function import FunctionSpec
-from protocol.ids import Digest, NodeId, VersionId, digest_of
+from protocol.ids import Digest, FunctionName, NodeId, VersionId, digest_of
 
 
 def module(index: int) -> Digest:
     return digest_of(b"%d" % index)
+
+
+def function(index: int) -> FunctionView:
+    digest = module(index)
+    spec = FunctionSpec(abi="raw", module=digest, module_bytes=1, manifest=digest)
+    return FunctionView(FunctionName(f"f{index}"), VersionId(digest), spec)
 
 
 def peer(name: str) -> Peer:
@@ -43,16 +49,16 @@ def forwarding(
     issue_node(directory / "ca", directory / "n", name="n", roles=("serve",))
     asked: list[Digest] = []
 
-    def find(digest: Digest) -> list[Peer]:
-        asked.append(digest)
-        return ready.get(digest, [])
+    def find(function: FunctionView) -> list[Peer]:
+        asked.append(function.spec.module)
+        return ready.get(function.spec.module, [])
 
     made = Forwarding(
         section,
         trust=load_trust(directory / "n"),
         ready=find,
-        modules=lambda: map(module, range(modules)),
-        is_near=lambda digest: digest in near,
+        functions=lambda: map(function, range(modules)),
+        is_near=lambda view: view.spec.module in near,
         shaper=None,
         metrics=Metrics(),
         log=make_log("n", stream=io.StringIO()),

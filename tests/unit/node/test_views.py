@@ -79,7 +79,7 @@ class World:
         self.gossip.holdings.merge_update(theirs.delta())
 
     def ready(self) -> list[str]:
-        return [peer.name for peer in self.views.peers_ready(MODULE)]
+        return [peer.name for peer in self.views.peers_ready((MODULE,))]
 
     def holding(self) -> list[str]:
         return [peer.name for peer in self.views.peers_holding(MODULE)]
@@ -98,6 +98,20 @@ def test_ready_is_who_has_code_and_a_gateway_and_last_who_builds() -> None:
     world.add(9, "ready", state="suspect")
     assert world.ready() == ["n8", "n3", "n4", "n6", "n2"]
     assert world.holding() == ["n6", "n8", "n1", "n2", "n3", "n5", "n9", "n7"]
+
+
+def test_any_code_of_a_function_makes_a_peer_ready_for_it() -> None:
+    world = World()
+    world.add(1, "module")
+    world.add(2, "building")
+    other = digest_of(b"snapshot")
+    for number, digest, form in ((1, other, "ready"), (2, other, "running"), (2, MODULE, "module")):
+        theirs = Holdings(node(number), 2)
+        theirs.set_local(digest, True, form)  # type: ignore[arg-type]
+        world.gossip.holdings.show(node(number), 2)
+        world.gossip.holdings.merge_update(theirs.delta())
+    assert [peer.name for peer in world.views.peers_ready((MODULE, other))] == ["n1", "n2"]
+    assert world.ready() == []
 
 
 def test_an_artifact_is_held_by_who_shows_it_for_its_key() -> None:
