@@ -108,12 +108,18 @@ def started_ticks(pid: int) -> int | None:
     return int(fields[19]) if fields else None
 
 
+def _has_ended(fields: list[str]) -> bool:
+    """Once the last of its threads has: until then what it has open stays so, locks and ports too,
+    while the state, which is the first thread's, may be that of a zombie."""
+    return fields[0] in "ZX" and int(fields[17]) <= 1
+
+
 def is_running(process: Process) -> bool:
     """Also reaps it where it is this process's child and has ended."""
     fields = _stat_fields(process.pid)
     if fields is None or int(fields[19]) != process.started_ticks:
         return False
-    if fields[0] in "ZX":
+    if _has_ended(fields):
         with suppress(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)
         return False
@@ -156,7 +162,7 @@ def strays(directory: Path, leaders: Iterable[Process] = ()) -> list[Process]:
             continue
         with suppress(OSError):
             fields = _stat_fields(int(entry))
-            if fields is None or fields[0] in "ZX":
+            if fields is None or _has_ended(fields):
                 continue
             known = Process(int(entry), int(fields[19]))
             leader = sessions.get(int(fields[3]))

@@ -299,6 +299,23 @@ def test_running_and_gone() -> None:
     assert not Path(f"/proc/{child.pid}").exists()  # reaped
 
 
+def test_it_runs_until_its_last_thread_has_ended() -> None:
+    code = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    child = spawn(code=code)
+    stat = Path(f"/proc/{child.pid}/stat")
+    deadline = time.monotonic() + 10
+    while ") Z " not in stat.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ") Z " in stat.read_text()
+    assert process.is_running(child)
+    assert process.kill_all([child], timeout_s=10) == []
+    assert not stat.exists()  # reaped
+
+
 def test_one_that_will_not_go() -> None:
     code = "import os, signal, time; signal.signal(15, 1); os.write(1, b'.'); time.sleep(60)"
     read, write = os.pipe()
