@@ -25,7 +25,7 @@ from .identity import Credential, TrustAnchor
 from .ids import FunctionName, VersionId, parse_function_name
 from .modules import Modules
 from .records import Record, Verified, decode_record, encode_record, record_key, verify_record
-from .snapshots import Snapshots, SnapshotStatement, check_statement, prove_statement
+from .snapshots import SnapshotStatement, StatedSnapshots, check_statement, prove_statement
 
 __all__ = ["ITEM", "Catalog", "Current", "Loaded", "VersionRow", "key_hash"]
 
@@ -108,7 +108,7 @@ class Catalog:
         self._buckets: dict[int, dict[int, Entry]] = {}
         self.digests: Final = BucketDigests()
         self.modules: Final = Modules()
-        self.snapshots: Final = Snapshots()
+        self.snapshots: Final = StatedSnapshots()
         self._names: dict[FunctionName, FunctionState] = {}
         self._current: dict[str, Current] = {}
         self._tombstones = 0

@@ -64,12 +64,16 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mounts: Annotated[tuple[Mount, ...], Meta(max_length=16)] = ()
 
 
+InitArgument = _Integer | float | _Text | Annotated[tuple[_Text, ...], Meta(max_length=64)]
+
+
 class InitCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of an exported function, once, before any invocation."""
 
     export: Annotated[str, Meta(min_length=1, max_length=256)]
-    args: Annotated[tuple[_Integer | float, ...], Meta(max_length=16)] = ()
-    """A whole number for i32 and i64 (signed), a finite one with a point for f32 and f64."""
+    args: Annotated[tuple[InitArgument, ...], Meta(max_length=16)] = ()
+    """A whole number for i32 and i64 (signed), a finite one with a point for f32 and f64. A text, or
+    an array of texts, for two of i32: address and length of where it was put (SPEC §14.1)."""
 
 
 class InitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +146,8 @@ def check_spec(spec: FunctionSpec) -> None:
 def _check_init(init: InitSpec) -> None:
     if any("\x00" in text for text in (*init.env.values(), *(call.export for call in init.calls))):
         raise RemoteProtocolError("spec", "NUL in init's env or calls")
-    if not all(math.isfinite(one) for call in init.calls for one in call.args):
+    given = [one for call in init.calls for one in call.args]
+    if not all(math.isfinite(one) for one in given if isinstance(one, float)):
         raise RemoteProtocolError("spec", "an argument of init is infinite or no number")
 
 

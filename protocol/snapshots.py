@@ -107,7 +107,7 @@ def prove_statement(statement: SnapshotStatement, anchor: TrustAnchor, *, wall_s
     verify(statement.maker.public_key, "snapshot", _payload(statement), statement.signature)
 
 
-class Snapshots:
+class StatedSnapshots:
     """Those that statements of live versions name. Kept by Catalog; everyone else reads."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ def with_init(*calls: InitCall, **changes: object) -> FunctionSpec:
 
 
 def test_an_init_is_part_of_the_version_and_has_a_digest_of_its_own() -> None:
-    calls = (InitCall("a", (-(1 << 63), (1 << 63) - 1, 0.5)), InitCall("b"))
+    calls = (InitCall("a", (-(1 << 63), (1 << 63) - 1, 0.5, "x", ("y", "z"))), InitCall("b"))
     one, two = (
         with_init(*calls, env={"B": "2", "A": "1"}),
         with_init(*calls, env={"A": "1", "B": "2"}),
@@ -91,6 +91,9 @@ def test_a_spec_round_trips_and_names_itself() -> None:
         with_init(InitCall("a", (1 << 63,))),
         with_init(InitCall("a", (0,) * 17)),
         with_init(InitCall("a", (True,))),
+        with_init(InitCall("a", (None,))),  # type: ignore[arg-type]
+        with_init(InitCall("a", ("x" * 8193,))),
+        with_init(InitCall("a", (("x",) * 65,))),
         with_init(*[InitCall("a")] * 17),
         with_init(env={"A": "\x00"}),
         with_init(env={"A=": ""}),
