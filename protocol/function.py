@@ -72,8 +72,8 @@ class InitCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     export: Annotated[str, Meta(min_length=1, max_length=256)]
     args: Annotated[tuple[InitArgument, ...], Meta(max_length=16)] = ()
-    """A whole number for i32 and i64 (signed), a finite one with a point for f32 and f64. A text, or
-    an array of texts, for two of i32: address and length of where it was put (SPEC §14.1)."""
+    """A whole number for i32 and i64 (signed), a finite one with a point for f32 and f64. A text or
+    an array of texts for two of i32: address and length of where it was put (SPEC §14.1)."""
 
 
 class InitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
