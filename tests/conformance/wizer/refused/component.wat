@@ -1,0 +1,3 @@
+;; wizer: 
+;; edged: component
+(component)

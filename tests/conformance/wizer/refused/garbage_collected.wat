@@ -1,0 +1,3 @@
+;; wizer: gc
+;; edged: gc
+(module (type (struct (field i32))) (func (export "wizer-initialize")))

@@ -1,0 +1,3 @@
+;; wizer: unreachable
+;; edged: init-trapped
+(module (memory 1) (func (export "_initialize") unreachable) (func (export "wizer-initialize")))

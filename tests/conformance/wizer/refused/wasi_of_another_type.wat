@@ -1,0 +1,6 @@
+;; wizer: incompatible import type
+;; edged: import-type
+(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func (param i64)))
+  (memory (export "memory") 1)
+  (func (export "wizer-initialize")))

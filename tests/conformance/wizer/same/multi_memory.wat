@@ -1,0 +1,15 @@
+;; Three memories: one that grows, one that keeps its size, one of no pages at all.
+;; calls: sum() grow_third() sum() third_size()
+(module
+  (memory $a (export "a") 1 4)
+  (memory $b 0 5)
+  (memory $c 0)
+  (data (memory $a) (i32.const 10) "before")
+  (func (export "wizer-initialize")
+    (drop (memory.grow $b (i32.const 2)))
+    (i32.store $b (i32.const 65534) (i32.const 0x01020304))
+    (i32.store $a (i32.const 65532) (i32.const -1)))
+  (func (export "sum") (result i32)
+    (i32.add (i32.load $b (i32.const 65534)) (i32.load $a (i32.const 10))))
+  (func (export "grow_third") (result i32) (memory.grow $c (i32.const 1)))
+  (func (export "third_size") (result i32) (memory.size $c)))

@@ -1,0 +1,17 @@
+;; Custom sections at several places, kept in order; names of everything.
+;; calls: main(4)
+(module $program
+  (@custom "first" (before first) "before anything")
+  (@custom "twice" (before memory) "\00\01")
+  (memory $heap (export "memory") 1)
+  (@custom "twice" (after code) "again")
+  (global $counter (mut i32) (i32.const 7))
+  (data $greeting (i32.const 16) "hello")
+  (data $spare "spare")
+  (func $setup (export "wizer-initialize") (local $old i32)
+    (local.set $old (global.get $counter))
+    (global.set $counter (i32.add (local.get $old) (i32.const 1))))
+  (func $main (export "main") (param $by i32) (result i32)
+    (i32.mul (global.get $counter) (local.get $by)))
+  (@custom "" (after last) "a section without a name")
+  (@custom "producers" (after last) "\00"))

@@ -1,0 +1,18 @@
+;; Segments of all kinds, read by the initialiser and, again, afterwards.
+;; calls: passive(0) passive(2) passive(5) active(0) active(1) empty(0) empty(1) late()
+(module
+  (memory 1)
+  (data $first "passive one")
+  (data $active (i32.const 100) "active")
+  (data $empty "")
+  (data $last "passive two")
+  (func (export "wizer-initialize")
+    (memory.init $last (i32.const 200) (i32.const 8) (i32.const 3)))
+  (func (export "passive") (param i32) (result i32)
+    (memory.init $first (i32.const 0) (local.get 0) (i32.const 7)) (i32.load (i32.const 0)))
+  (func (export "active") (param i32)
+    (memory.init $active (i32.const 0) (i32.const 0) (local.get 0)))
+  (func (export "empty") (param i32)
+    (memory.init $empty (i32.const 0) (i32.const 0) (local.get 0)))
+  (func (export "late") (result i32)
+    (memory.init $last (i32.const 8) (i32.const 0) (i32.const 4)) (i32.load (i32.const 8))))

@@ -1,0 +1,18 @@
+;; Reference types that never change: constant references, a table that is only read.
+;; calls: call(0) call(1) call(2) is_null()
+(module
+  (type $give (func (result i32)))
+  (table $t 4 8 funcref)
+  (func $one (type $give) (i32.load (i32.const 0)))
+  (func $two (type $give) (i32.const 2))
+  (global $f funcref (ref.func $one))
+  (global $none externref (ref.null extern))
+  (elem (i32.const 0) $one $two)
+  (elem declare func $two)
+  (memory 1)
+  (func (export "wizer-initialize")
+    (i32.store (i32.const 0) (call_indirect $t (type $give) (i32.const 1)))
+    (drop (ref.is_null (table.get $t (i32.const 3)))))
+  (func (export "call") (param i32) (result i32) (call_indirect $t (type $give) (local.get 0)))
+  (func (export "is_null") (result i32)
+    (i32.add (ref.is_null (global.get $f)) (ref.is_null (global.get $none)))))

@@ -1,0 +1,17 @@
+;; A table addressed with 64 bits, a second one, elements of every form.
+;; calls: wide(0) wide(1) wide(2) second(1) second(0)
+(module
+  (type $give (func (result i32)))
+  (table $wide i64 3 funcref)
+  (table $second 2 2 funcref)
+  (func $a (type $give) (i32.const 1))
+  (func $b (type $give) (global.get $n))
+  (global $n (mut i32) (i32.const 0))
+  (elem (table $wide) (i64.const 1) func $a)
+  (elem (table $second) (i32.const 1) funcref (ref.func $b))
+  (elem $passive func $a $b)
+  (func (export "wizer-initialize") (global.set $n (i32.const 33)))
+  (func (export "wide") (param i32) (result i32)
+    (call_indirect $wide (type $give) (i64.extend_i32_u (local.get 0))))
+  (func (export "second") (param i32) (result i32)
+    (call_indirect $second (type $give) (local.get 0))))

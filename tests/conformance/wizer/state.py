@@ -1,0 +1,119 @@
+"""What a snapshot holds: every byte of every memory, every global, everything else it declares.
+
+`differences` is the judge: it lists what two snapshots of one module do not have in common. How
+memory is cut into segments is each implementation's own business; what comes out of them is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .binary import CODE, ELEMENT, TABLE, TYPE, Global, Module, decode
+
+PAGE_BYTES = 65536
+ZEROES = bytes(PAGE_BYTES)
+SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Image:
+    """A memory's content: pages that are not all zero, by number."""
+
+    pages: dict[int, bytes]
+
+    def first_difference(self, other: Image) -> str:
+        for number in sorted(self.pages.keys() | other.pages.keys()):
+            left, right = self.pages.get(number, ZEROES), other.pages.get(number, ZEROES)
+            if left != right:
+                at = next(place for place in range(PAGE_BYTES) if left[place] != right[place])
+                shown = slice(at, at + SHOWN)
+                return f"at {number * PAGE_BYTES + at}: {left[shown].hex()} {right[shown].hex()}"
+        return ""
+
+
+def image_of(chunks: list[tuple[int, bytes]], bytes_max: int) -> Image:
+    pages: dict[int, bytearray] = {}
+    for offset, data in chunks:
+        assert offset + len(data) <= bytes_max, f"{offset} + {len(data)} is outside {bytes_max}"
+        at = 0
+        while at < len(data):
+            number, inside = divmod(offset + at, PAGE_BYTES)
+            part = data[at : at + PAGE_BYTES - inside]
+            pages.setdefault(number, bytearray(PAGE_BYTES))[inside : inside + len(part)] = part
+            at += len(part)
+    return Image({number: bytes(page) for number, page in pages.items() if page != ZEROES})
+
+
+def image_of_memory(data: bytes) -> Image:
+    pages = (
+        (at // PAGE_BYTES, data[at : at + PAGE_BYTES]) for at in range(0, len(data), PAGE_BYTES)
+    )
+    return Image({number: page for number, page in pages if page != ZEROES})
+
+
+def images(module: Module) -> list[Image]:
+    """The own memories' content after instantiation, where offsets are plain numbers."""
+    found = []
+    for number, memory in enumerate(module.memories):
+        chunks = []
+        for segment in module.data:
+            if segment.memory == number:
+                ((op, offset),) = segment.offset
+                assert op in (0x41, 0x42)
+                assert isinstance(offset, int)
+                chunks.append((offset, segment.data))
+        found.append(image_of(chunks, memory.minimum * PAGE_BYTES))
+    return found
+
+
+def initialisers(module: Module) -> list[bytes]:
+    """What memory.init of each segment finds after instantiation: an active one is dropped."""
+    found = [segment.data if segment.memory is None else b"" for segment in module.data]
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def differences(left: bytes, right: bytes) -> list[str]:
+    """Between two snapshots, in words; empty: none."""
+    one, other = decode(left), decode(right)
+    found = [
+        f"{name}: {mine!r} {theirs!r}"[:600]
+        for name, mine, theirs in (
+            ("types", one.raw.get(TYPE), other.raw.get(TYPE)),
+            ("imports", one.imports, other.imports),
+            ("functions", one.functions, other.functions),
+            ("tables", one.raw.get(TABLE), other.raw.get(TABLE)),
+            ("elements", one.raw.get(ELEMENT), other.raw.get(ELEMENT)),
+            ("start", one.start, other.start),
+            ("exports", one.exports, other.exports),
+            ("customs", one.customs, other.customs),
+            ("segments' data", initialisers(one), initialisers(other)),
+        )
+        if mine != theirs
+    ]
+    if one.code != other.code:
+        found.append(f"code, section {CODE}")
+    found += _memories(one, other)
+    found += _globals(one.globals, other.globals)
+    return found
+
+
+def _memories(one: Module, other: Module) -> list[str]:
+    if one.memories != other.memories:
+        return [f"memories: {one.memories} {other.memories}"]
+    found = []
+    for number, (left, right) in enumerate(zip(images(one), images(other), strict=True)):
+        if text := left.first_difference(right):
+            found.append(f"memory {number} {text}")
+    return found
+
+
+def _globals(one: list[Global], other: list[Global]) -> list[str]:
+    if len(one) != len(other):
+        return [f"globals: {len(one)} {len(other)}"]
+    return [
+        f"global {number}: {left} {right}"
+        for number, (left, right) in enumerate(zip(one, other, strict=True))
+        if left != right
+    ]
