@@ -39,8 +39,9 @@ async def restart(cluster: Lab, name: str, **sections: dict[str, object]) -> Run
 
 async def test_a_herd_on_a_cold_function_makes_one_fetch_and_one_compile(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
-        a = await cluster.start("a")
-        b = await cluster.start("b")
+        # Nothing is compiled before somebody asks for it.
+        a = await cluster.start("a", artifacts={"eager": False})
+        b = await cluster.start("b", artifacts={"eager": False}, gateway={"forward": False})
         await cluster.agree()
         deployed = await a.deploy("f", says("herd"))
         wire = (await a.ask("GET", "/v1/functions/f/explain"))["forms"][1]["size_bytes"]
