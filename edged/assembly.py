@@ -25,6 +25,7 @@ from .choices import Choices
 from .clock import Clock
 from .config import Config
 from .deltas import DeltaSource
+from .errors import IdentityTaken
 from .eventlog import EventLog, function_of
 from .expiry import Expiry
 from .forms import held_form
@@ -111,10 +112,12 @@ class Parts:
         sockets: Sockets,
         generation: int,
         state: Callable[[], NodeState],
+        shunned: Callable[[IdentityTaken], None],
         clock: Clock,
         metrics: Metrics,
         log: Log,
     ) -> None:
+        """`shunned`: as Reactions."""
         self._log = log
         self._clock = clock
         self._metrics = metrics
@@ -134,7 +137,7 @@ class Parts:
         store.on_lost = self._on_lost
         self._wire_functions(config)
         self._wire_operator(config, state)
-        self._reactions = self._make_reactions()
+        self._reactions = self._make_reactions(shunned)
         limits = GatewayLimits(ready_timeout_s=config.gateway.ready_timeout_s + READY_MARGIN_S)
         self.gateway = Gateway(
             self.functions,
@@ -218,8 +221,13 @@ class Parts:
             metrics=metrics,
             log=log,
             generation=generation,
+            known_generation=self._known_generation,
             shaper=self.shaper,
         )
+
+    def _known_generation(self, node_id: NodeId) -> int:
+        member = self.gossip.member(node_id)
+        return 0 if member is None else member.generation
 
     def _make_shaper(self, config: Config, sockets: Sockets) -> Shaper:
         """Raises ConfigError."""
@@ -364,7 +372,7 @@ class Parts:
             log=self._log,
         )
 
-    def _make_reactions(self) -> Reactions:
+    def _make_reactions(self, shunned: Callable[[IdentityTaken], None]) -> Reactions:
         return Reactions(
             gossip=self.gossip,
             acquaintances=self.acquaintances,
@@ -373,6 +381,7 @@ class Parts:
             replication=self.replication,
             journal=self.journal,
             wall_ms=self._clock.now_ms,
+            shunned=shunned,
             log=self._log,
         )
 

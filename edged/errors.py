@@ -28,6 +28,18 @@ class DataDirLocked(EdgedError):
     """Another process owns this data directory."""
 
 
+class IdentityTaken(EdgedError):
+    """A later run of this node is known to peers, which take nothing from this one."""
+
+    def __init__(self, **extra: Any) -> None:
+        super().__init__(
+            "peers know a later run of this node: another process runs under its identity"
+            " (stop one of them), or its data directory was lost and its clock is behind"
+            " (set the clock, and start it again)",
+            **extra,
+        )
+
+
 # Store
 class StoreError(EdgedError):
     """The store failed; nothing acknowledged is lost."""
@@ -278,6 +290,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     EdgedError: ErrorInfo(500, "internal", False, "error", "Internal error"),
     ConfigError: ErrorInfo(500, "config", False, "error", "Wrong configuration"),
     DataDirLocked: ErrorInfo(500, "data-dir-locked", False, "error", "Data directory in use"),
+    IdentityTaken: ErrorInfo(500, "identity-taken", False, "error", "Identity taken"),
     StoreError: ErrorInfo(500, "store", False, "error", "Storage failed"),
     BlobNotFound: ErrorInfo(404, "blob-not-found", False, "info", "Blob not found"),
     BlobCorrupt: ErrorInfo(500, "blob-corrupt", False, "error", "Blob corrupt on disk"),

@@ -25,7 +25,7 @@ from .assembly import Parts
 from .clock import Clock
 from .config import Config, GatewaySection
 from .control import make_control_app
-from .errors import ConfigError
+from .errors import ConfigError, IdentityTaken
 from .files import read_file, write_file
 from .gateway import REFUSED
 from .http import HttpHooks, HttpLimits, HttpServer, serve
@@ -69,6 +69,7 @@ class Node:
         self._log = log or make_log(config.node.name, level=config.node.log_level)
         self._metrics = Metrics()
         self._stop = trio.Event()
+        self._identity_taken: IdentityTaken | None = None
         self._state: NodeState = "starting"
         self._switches = Switches(self._log) if config.lab.enabled else None
         self._clock = Clock() if self._switches is None else self._switches.clock
@@ -76,6 +77,11 @@ class Node:
     def stop(self) -> None:
         """Begins the graceful stop; `run` returns when it is done. Idempotent."""
         self._stop.set()
+
+    def _end_shunned(self, error: IdentityTaken) -> None:
+        """Alone it would take deploys for a cluster of one."""
+        self._identity_taken = error
+        self.stop()
 
     def state(self) -> NodeState:
         return self._state
@@ -85,7 +91,8 @@ class Node:
     ) -> None:
         """Until `stop` or cancellation.
 
-        Raises ConfigError, DataDirLocked, StoreError before it has started."""
+        Raises ConfigError, DataDirLocked, StoreError before it has started; IdentityTaken when it
+        has stopped."""
         config, log = self._config, self._log
         trust = load_trust(config.path(config.trust.directory))
         if trust.credential.name != config.node.name:
@@ -119,6 +126,7 @@ class Node:
                 sockets=sockets,
                 generation=await next_generation(store, log, self._clock),
                 state=self.state,
+                shunned=self._end_shunned,
                 clock=self._clock,
                 metrics=self._metrics,
                 log=log,
@@ -128,6 +136,8 @@ class Node:
                 self._switches.note = parts.events.add
             await parts.recall()
             await self._serve(parts, runtime, sockets, task_status)
+        if self._identity_taken is not None:
+            raise self._identity_taken
 
     async def _serve(
         self,

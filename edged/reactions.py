@@ -22,6 +22,7 @@ from protocol.member import Member
 from protocol.replicas import Site
 
 from .acquaintances import Acquaintances
+from .errors import IdentityTaken
 from .forwarding import Forwarding
 from .journal import Journal
 from .network import ExchangeService
@@ -42,8 +43,10 @@ class Reactions:
         replication: ReplicationService,
         journal: Journal,
         wall_ms: Callable[[], int],
+        shunned: Callable[[IdentityTaken], None],
         log: Log,
     ) -> None:
+        """`shunned`: this run of the node cannot join the cluster."""
         self._gossip = gossip
         self._acquaintances = acquaintances
         self._forwarding = forwarding
@@ -51,6 +54,7 @@ class Reactions:
         self._replication = replication
         self._journal = journal
         self._wall_ms = wall_ms
+        self._shunned = shunned
         self._log = log
 
     def on_event(self, event: Event) -> None:
@@ -93,14 +97,14 @@ class Reactions:
         self._log.info(f"member {kind}", member=member.name, member_id=member.node_id, **more)
 
     def _tell_clash(self, event: IdentityClash) -> None:
-        self._log.error(
-            "peers know a later run of this node: another process runs under its identity"
-            " (stop one of them), or its data directory was lost and its clock is behind"
-            " (set the clock, and start it again)",
+        error = IdentityTaken(
             generation=self._gossip.members()[0].generation,
             known=event.generation,
             ahead_s=(event.generation - self._wall_ms()) / 1000,
         )
+        self._log.error(str(error), **error.extra)
+        if event.shunned:
+            self._shunned(error)
 
     def _note_reachable(self, member: Member) -> None:
         if member.reachable:

@@ -157,6 +157,16 @@ class IdentityClash(msgspec.Struct, frozen=True):
     gossip above `generation`."""
 
     generation: int
+    shunned: bool = False
+    """A peer said so over a stream, and no member is reachable: as none hears a former self, no
+    waiting changes that."""
+
+
+class SeedsSilent(msgspec.Struct, frozen=True):
+    """This node is alone, and its seeds answer no knock: ping these over a stream, and report to
+    Gossip.on_generation_known which generation of this node each knows."""
+
+    addresses: tuple[Address, ...]
 
 
 Event = (
@@ -174,4 +184,5 @@ Event = (
     | StreamProbeEnd
     | Accused
     | IdentityClash
+    | SeedsSilent
 )

@@ -253,6 +253,11 @@ class Gossip:
         self._membership.on_stream_probe(probe_id, outcome, now)
         self._settle(now)
 
+    def on_generation_known(self, generation: int, now: float) -> None:
+        """What a peer's Pong has said of this node, after SeedsSilent."""
+        self._membership.on_generation_known(generation)
+        self._settle(now)
+
     def on_timer(self, now: float) -> None:
         """Everything due; calling it early is harmless."""
         due = self._timers.next()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from .events import Event, SeedsSilent
 from .member import Address
 from .messages import Ping
 from .presets import Knobs
@@ -20,6 +21,10 @@ SEEDS_MAX: Final = 64
 KNOWN_MAX: Final = 1024
 KNOWN_AT_ONCE: Final = 8
 """Former members knocked at per retry, beside the seeds."""
+SILENT_S: Final = 3.0
+"""A seed that is there, and hears this node, has answered one of several knocks."""
+ASKED_AT_ONCE: Final = 4
+"""Seeds asked over a stream at a time, in turn."""
 
 
 class Contacts:
@@ -33,6 +38,7 @@ class Contacts:
         rng: Rng,
         timers: Timers,
         sends: list[Send],
+        events: list[Event],
         now: float,
     ) -> None:
         self._own = own
@@ -42,9 +48,12 @@ class Contacts:
         self._rng = rng
         self._timers = timers
         self._sends = sends
+        self._events = events
         self._seeds: tuple[Address, ...] = ()
         self._known: list[Address] = []
         self._tries = 0
+        self._silent_since_s: float | None = None
+        self._asked = 0
         self._joining: dict[int, None] = {}
         timers.set(("reconnect", 0), now + (0.5 + rng.random()) * knobs.reconnect_s)
 
@@ -60,6 +69,8 @@ class Contacts:
         """At every seed, and again until somebody answers; a seed may be this node itself. From the
         second time on at some former members too: the seeds may be gone for good. Who knows
         others knocks only when asked to, so that two clusters can become one."""
+        if self._table.reachable:
+            self._silent_since_s = None
         if not (self._seeds or self._known) or (self._table.reachable and not asked):
             return
         targets = dict.fromkeys(self._seeds)
@@ -73,6 +84,21 @@ class Contacts:
             if address != self._own.address:
                 self._knock_at(address)
         self._timers.set(("join", 0), now + self._knobs.join_retry_s)
+        if not self._table.reachable:
+            self._note_silence(now)
+
+    def _note_silence(self, now: float) -> None:
+        """Members that know a later generation of this node answer none of its datagrams."""
+        if self._silent_since_s is None:
+            self._silent_since_s = now
+        seeds = [address for address in self._seeds if address != self._own.address]
+        if not seeds or now - self._silent_since_s < SILENT_S:
+            return
+        self._silent_since_s = now
+        count = min(len(seeds), ASKED_AT_ONCE)
+        turn = tuple(seeds[(self._asked + each) % len(seeds)] for each in range(count))
+        self._asked += count
+        self._events.append(SeedsSilent(turn))
 
     def answered(self, seq: int) -> bool:
         """Whether this ack is a seed's: then the knocking ends."""
@@ -80,6 +106,7 @@ class Contacts:
             return False
         self._joining = {}
         self._tries = 0
+        self._silent_since_s = None
         self._timers.cancel(("join", 0))
         return True
 

@@ -97,6 +97,7 @@ class Membership:
             rng=rng,
             timers=timers,
             sends=self.sends,
+            events=self.events,
             now=now,
         )
         self.judge = Judge(
@@ -156,6 +157,10 @@ class Membership:
         if outcome == "pong":
             self.counts.acks_stream += self.prober.forget(peer.node_id)
         self.judge.looked(peer, outcome, now)
+
+    def on_generation_known(self, generation: int) -> None:
+        if generation > self.own.generation and not self.has_left:
+            self.events.append(IdentityClash(generation, shunned=not self.table.reachable))
 
     # ------------------------------------------------------------ timers
     def on_stall(self, lag_s: float, now: float) -> None:

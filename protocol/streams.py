@@ -176,6 +176,8 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     id: _RequestId
     generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     """Of the process that answers: the certificate tells the node only. 0: not told."""
+    known: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    """The latest of the asking node that the other has heard of. 0: none."""
 
 
 class SyncReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=66):

@@ -28,6 +28,7 @@ from protocol.events import (
     Event,
     RecordsAccepted,
     RecordsPurged,
+    SeedsSilent,
     StreamOutcome,
     StreamProbe,
     StreamProbeEnd,
@@ -55,7 +56,7 @@ from ..trust import Trust
 from .admission import admit_only, dropped_by_kernel
 from .shaping import Shaper
 from .sockets import GossipSockets, Names
-from .streamprobes import StreamProber
+from .streamprobes import StreamProber, known_generation
 from .streams import Connection, dial
 
 BATCH: Final = 64
@@ -228,6 +229,9 @@ class GossipService:
                     self._prober.start(helpers, event)
                 case StreamProbeEnd():
                     self._prober.end(event.probe_id)
+                case SeedsSilent():
+                    for address in event.addresses:
+                        helpers.start_soon(self._ask_seed, address)
                 case _:
                     self._observe(event)
                     try:
@@ -303,6 +307,11 @@ class GossipService:
         if sent:
             self._out.inc(sent)
             self._out_bytes.inc(sent_bytes)
+
+    async def _ask_seed(self, address: Address) -> None:
+        known = await known_generation(address, self._trust, self._shaper)
+        self._gossip.on_generation_known(known, trio.current_time())
+        self.notify()
 
     def _numeric(self, address: Address) -> Address | None:
         return self._names.numeric(address, trio.current_time())

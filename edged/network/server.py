@@ -148,12 +148,13 @@ class StreamServer:
         log: Log,
         limits: StreamLimits | None = None,
         generation: int = 0,
+        known_generation: Callable[[NodeId], int] = lambda _: 0,
         rng: Rng | None = None,
         shaper: Shaper | None = None,
     ) -> None:
         """`fetching`: what this node fetches itself and shares meanwhile; `is_member`: who may use
-        the gateway; `generation`: of this process, told to whoever pings; without `replicas`
-        it keeps none for others."""
+        the gateway; `generation`: of this process, told to whoever pings, with the one that is
+        known of himself; without `replicas` it keeps none for others."""
         self._trust = trust
         self._source = source
         self._uploads = Uploads(source, fetching, metrics, rng or random.SystemRandom())
@@ -166,6 +167,7 @@ class StreamServer:
         self._log = log
         self._limits = limits or StreamLimits()
         self._generation = generation
+        self._known_generation = known_generation
         self._shaper = shaper
         self._open = 0
         self._handshakes: dict[trio.CancelScope, None] = {}
@@ -378,7 +380,8 @@ class StreamServer:
         try:
             match request:
                 case Ping():
-                    return Pong(request.id, self._generation), b""
+                    known = self._known_generation(session.peer)
+                    return Pong(request.id, self._generation, known), b""
                 case Sync():
                     return SyncReply(request.id), await self._sync.answer_sync(session.peer, body)
                 case GetDelta():

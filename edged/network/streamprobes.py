@@ -22,7 +22,7 @@ from protocol.streams import Ping, Pong
 from ..errors import PeerError
 from ..trust import Trust
 from .shaping import Shaper
-from .streams import shake
+from .streams import dial, shake
 
 CONNECT_TIMEOUT_S: Final = 1.5
 REDIAL_S: Final = 0.3
@@ -31,6 +31,7 @@ Seven in all until the time is over: at 15 % loss each way one look in 8,000 fin
 PATIENCE_S: Final = 0.1
 """From the connection to the handshake, which costs both ends 2.5 ms of CPU (FACTS §4): most
 probes have been answered by datagram until then."""
+ASK_TIMEOUT_S: Final = 3.0
 HOLD_S: Final = 30.0
 """No suspicion lasts so long; a backstop."""
 
@@ -127,6 +128,22 @@ class StreamProber:
                     one.socket.close()
             raise
         return found[0] if found else "silent"
+
+
+async def known_generation(address: Address, trust: Trust, shaper: Shaper | None) -> int:
+    """Of this node, as the member at `address` knows it. 0: none, or nobody says."""
+    frame = None
+    with trio.move_on_after(ASK_TIMEOUT_S):
+        try:
+            connection = await dial(address, trust, expected=None, shaper=shaper)
+            try:
+                await connection.send(Ping(0))
+                frame = await connection.receive()
+            finally:
+                connection.abort()
+        except PeerError:
+            return 0
+    return frame[0].known if frame is not None and isinstance(frame[0], Pong) else 0
 
 
 async def _attempt(

@@ -64,7 +64,7 @@ REQUESTS: list[tuple[Message, bytes]] = [
     (Done(BLOB), b""),
 ]
 REPLIES: list[tuple[Message, bytes]] = [
-    (Pong(0, (1 << 63) - 1), b""),
+    (Pong(0, (1 << 63) - 1, 1), b""),
     (SyncReply(U32), b"sync"),
     (ManifestReply(1), b"manifest"),
     (SegmentReply(2, 8191), b"frame"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pytest
 import trio
 
 from edged import obtaining
-from edged.errors import ConfigError, DataDirLocked
+from edged.clock import ShiftedClock
+from edged.errors import ConfigError, DataDirLocked, IdentityTaken
 from edged.node import GENERATION, Node
 from edged.store import open_store
 from edged.telemetry import make_log
 from protocol.ids import digest_of
 
-from .cluster import ADD, LOOP, lab, says
+from .cluster import ADD, LOOP, Running, lab, says
 
 
 async def test_deploy_once_serve_everywhere(tmp_path: Path) -> None:
@@ -119,6 +121,21 @@ async def test_a_clock_that_was_set_back_is_named(tmp_path: Path) -> None:
         assert "the clock was set back since the last start" in a.log.getvalue()
         (own,) = (await a.ask("GET", "/v1/members"))["members"]
         assert own["generation"] == later + 1, "no nonce is used twice"
+
+
+async def test_a_former_self_of_a_node_is_told_so_and_ends(tmp_path: Path) -> None:
+    async with lab(tmp_path) as cluster:
+        await cluster.start("a")
+        b = await cluster.start("b")
+        await cluster.agree()
+        await cluster.stop("b")
+        shutil.rmtree(b.config.data_dir)
+        again = Running("b", cluster.prepare("b"), io.StringIO())
+        again.node._clock = ShiftedClock()
+        again.node._clock.shift_ms = -3_600_000
+        with pytest.raises(IdentityTaken, match="its clock is behind") as caught:
+            await again.node.run()
+        assert 3_590 < caught.value.extra["ahead_s"] <= 3_600
 
 
 async def test_rollback_and_remove_reach_every_node(tmp_path: Path) -> None:
