@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "events": "edged.cli.events:events",
     "join": "edged.cli.change:join",
     "explain": "edged.cli.show:explain",
+    "snapshot": "edged.cli.snapshot:snapshot",
     "catalog": "edged.cli.catalog:catalog",
     "artifacts": "edged.cli.artifacts:artifacts",
     "blobs": "edged.cli.blobs:blobs",

@@ -87,7 +87,7 @@ class Workers:
         finally:
             standby, self._standby = self._standby, None
             if standby is not None:
-                await _end(standby)
+                await end(standby)
 
     async def _take(self) -> trio.Process:
         process, self._standby = self._standby, None
@@ -95,7 +95,7 @@ class Workers:
         if process is not None:
             if process.poll() is None:
                 return process
-            await _end(process)  # something else killed it
+            await end(process)  # something else killed it
         return await self._start()
 
     async def _process(
@@ -109,12 +109,12 @@ class Workers:
         stdout, stderr = bytearray(), bytearray()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_feed, process.stdin, b"%08x" % len(head) + head, payload)
-                nursery.start_soon(_drain, process.stdout, stdout)
-                nursery.start_soon(_drain, process.stderr, stderr)
+                nursery.start_soon(feed, process.stdin, b"%08x" % len(head) + head, payload)
+                nursery.start_soon(drain, process.stdout, stdout)
+                nursery.start_soon(drain, process.stderr, stderr)
             status = await process.wait()
         finally:
-            await _end(process)
+            await end(process)
         return subprocess.CompletedProcess([], status, bytes(stdout), bytes(stderr))
 
     # ------------------------------------------------------------ jobs
@@ -132,7 +132,7 @@ class Workers:
                 with trio.move_on_after(timeout_s):
                     done = await self._process(job, fields, stdin)
             except (OSError, ExceptionGroup) as error:
-                raise _failure_to_run(job, error) from error
+                raise failure_to_run(job, error) from error
         if done is None:
             raise CompileFailed("timeout", f"{job} took longer than {timeout_s:g} s")
         if done.returncode != 0:
@@ -186,7 +186,7 @@ class Workers:
         return report, answer["fast_refused"]
 
 
-async def _feed(stream: trio.abc.SendStream, *parts: bytes) -> None:
+async def feed(stream: trio.abc.SendStream, *parts: bytes) -> None:
     """A worker that died, or has heard enough, does not read to the end."""
     with contextlib.suppress(trio.BrokenResourceError):
         async with stream:
@@ -194,13 +194,13 @@ async def _feed(stream: trio.abc.SendStream, *parts: bytes) -> None:
                 await stream.send_all(part)
 
 
-async def _drain(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
+async def drain(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
     async with stream:
         async for chunk in stream:
             into += chunk
 
 
-async def _end(process: trio.Process) -> None:
+async def end(process: trio.Process) -> None:
     """Kills it, if it runs, and reaps it."""
     with trio.CancelScope(shield=True):
         if process.poll() is None:
@@ -211,7 +211,7 @@ async def _end(process: trio.Process) -> None:
                 await pipe.aclose()
 
 
-def _failure_to_run(job: Job, error: OSError | ExceptionGroup[Exception]) -> EdgedError:
+def failure_to_run(job: str, error: OSError | ExceptionGroup[Exception]) -> EdgedError:
     """trio wraps what a worker's start and its pipes raise in groups. Raises `error` again if
     anything but OSError is in it."""
     if isinstance(error, ExceptionGroup):

@@ -62,7 +62,7 @@ class Refused(Exception):
 
 def main(arguments: list[str]) -> None:
     root, library, target, memory_bytes, *standby = arguments
-    _limit(int(memory_bytes))
+    limit_memory(int(memory_bytes))
     sys.path.insert(0, root)
     from edged.runtime.ffi import Api
 
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
     if not fields:
         os._exit(EXIT_ORPHAN)
     job, *rest = os.fsdecode(fields).split("\0")
-    _watch(int(memory_bytes))
+    watch_memory(int(memory_bytes))
     payload = b""
     answer: dict[str, Any]
     try:
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
     os._exit(0)  # the engine's destructors would only cost time
 
 
-def _limit(memory_bytes: int) -> None:
+def limit_memory(memory_bytes: int) -> None:
     """RLIMIT_DATA counts private writable pages, so it neither trips over reserved address space
     nor misses anything; the watchdog is for what is reported by name before that abort."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -101,7 +101,7 @@ def _limit(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes + slack, memory_bytes + slack))
 
 
-def _watch(memory_bytes: int) -> None:
+def watch_memory(memory_bytes: int) -> None:
     parent = os.getppid()
     page_bytes = resource.getpagesize()
 
@@ -220,13 +220,13 @@ def _check_imports(api: Api, engine: int, summary: Any) -> None:
 
 
 def _compile(
-    api: Api, target: str, job: str, module: str, output: str, cpu_s: str = ""
+    api: Api, target: str, job: str, module: str, output: str, cpu_limit_s: str = ""
 ) -> dict[str, Any]:
     from edged.runtime.names import NamesRefused, check_names
 
-    begin_s = _cpu_s()
+    begin_s = cpu_s()
     if job == "background":
-        _stand_back(int(cpu_s))
+        _stand_back(int(cpu_limit_s))
     with open(module, "rb") as file:
         wasm = file.read()
     if wasm[:4] != b"\0asm":
@@ -239,16 +239,16 @@ def _compile(
     size = _write(api, compiled, output)
     return {
         "artifact_bytes": size,
-        "cpu_s": _cpu_s() - begin_s,
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "cpu_s": cpu_s() - begin_s,
+        "peak_rss_bytes": peak_rss_bytes(),
         "tier": tier,
         "fast_refused": why,
     }
 
 
-def _stand_back(cpu_s: int) -> None:
+def _stand_back(limit_s: int) -> None:
     """Behind everything else on the machine; so its time is bounded in CPU seconds: SIGXCPU."""
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
     os.nice(BACKGROUND_NICE)
 
 
@@ -308,12 +308,13 @@ def _write(api: Api, compiled: int, output: str) -> int:
     return int(image.size)
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
+    """Of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """VmHWM, not ru_maxrss: the latter starts at what the parent had when it forked."""
     with open("/proc/self/status", "rb") as file:
         for line in file:

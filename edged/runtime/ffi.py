@@ -69,6 +69,15 @@ class Memory(ctypes.Structure):
     _fields_ = [("head", _MemoryHead), ("private2", c_uint32)]
 
 
+class _ValOf(ctypes.Union):
+    # A func or v128 needs 16 bytes; the widest member is wasmtime's anyref.
+    _fields_ = [("bytes", c_uint8 * 16), ("func", Func), ("wide", c_uint64 * 3)]
+
+
+class Val(ctypes.Structure):
+    _fields_ = [("kind", c_uint8), ("of", _ValOf)]
+
+
 class _ExternOf(ctypes.Union):
     # The widest members; a test compares the size with the generated bindings'.
     _fields_ = [("func", Func), ("memory", Memory), ("wide", c_uint32 * 6)]
@@ -164,6 +173,9 @@ QUICK: Final[dict[str, Prototype]] = {
     "wasmtime_caller_export_get": (c_bool, (_P, _S, _N, _P)),
     "wasmtime_memory_data": (_P, (_P, _P)),
     "wasmtime_memory_data_size": (_N, (_P, _P)),
+    "wasmtime_global_get": (None, (_P, _P, _P)),
+    "wasmtime_table_get": (c_bool, (_P, _P, c_uint64, _P)),
+    "wasmtime_table_size": (c_uint64, (_P, _P)),
     "wasm_exporttype_vec_delete": (None, (_P,)),
     "wasm_exporttype_name": (POINTER(ByteVec), (_P,)),
     "wasm_exporttype_type": (_P, (_P,)),
@@ -172,6 +184,7 @@ QUICK: Final[dict[str, Prototype]] = {
     "wasm_importtype_vec_delete": (None, (_P,)),
     "wasm_importtype_module": (POINTER(ByteVec), (_P,)),
     "wasm_importtype_name": (POINTER(ByteVec), (_P,)),
+    "wasm_importtype_type": (_P, (_P,)),
 }
 
 SLOW: Final[dict[str, Prototype]] = {

@@ -13,6 +13,7 @@ returns an errno, or a trap.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from ctypes import addressof, c_uint8, c_uint32, c_uint64, memmove, string_at
 from struct import Struct
 from time import monotonic, time_ns
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 EPOCH_PERIOD_TICKS: Final = 4
 """Between looks at the clock and the cancel flag: 20 ms, so a cancelled guest stops within 25."""
+WaitOf = Callable[[Call, int, int, int, int, int], float | None]
+"""(call, caller, address of 8 spare bytes, clock, timeout, flags) -> seconds a clock subscription
+is to wait; None for a clock that cannot be waited for."""
 SUBSCRIPTIONS_MAX: Final = 256
 """A guest has no sockets to wait for. Each costs Python time under the GIL."""
 
@@ -60,7 +64,10 @@ class ThreadState(threading.local):
 class Host:
     """The callbacks of one runtime. They live as long as it does: wasm code points at them."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(
+        self, api: Api, others: Mapping[str, tuple[str, HostFunction]] | None = None
+    ) -> None:
+        """`others` are shadowed in addition or instead: parameters as in SIGNATURES, function."""
         self.api = api
         self.state = ThreadState()
         self.on_epoch = EpochCallback(self._on_epoch)
@@ -74,6 +81,10 @@ class Host:
             "poll_oneoff": poll_oneoff,
             "proc_exit": proc_exit,
         }
+        self._signatures = SIGNATURES | {"proc_exit": "i"}
+        for name, (letters, function) in (others or {}).items():
+            self._signatures[name] = letters
+            plain[name] = function
         self._plain = {name: self._callback(function) for name, function in plain.items()}
         charged = QUOTA_FUNCTIONS | {"path_open": self.descriptors.limited(open_charged)}
         self._with_tmp = self._plain | {
@@ -85,8 +96,7 @@ class Host:
         api = self.api
         module = WASI.encode()
         for name, callback in (self._with_tmp if private_tmp else self._plain).items():
-            exits = name == "proc_exit"
-            functype = api.functype("i" if exits else SIGNATURES[name], "" if exits else "i")
+            functype = api.functype(self._signatures[name], "" if name == "proc_exit" else "i")
             text = name.encode()
             error = api.wasmtime_linker_define_func_unchecked(
                 linker, module, len(module), text, len(text), functype, callback, None, None
@@ -202,6 +212,12 @@ def proc_exit(call: Call, _caller: int, args: int) -> int:
 
 
 def poll_oneoff(call: Call, caller: int, args: int) -> int:
+    return poll(call, caller, args, _wait_s, call.sleep)
+
+
+def poll(
+    call: Call, caller: int, args: int, wait_of: WaitOf, sleep: Callable[[float], None]
+) -> int:
     """Clock subscriptions are waited for here, up to the deadline. With a descriptor among them the
     real one answers: all its descriptors (memory, files, sinks) are ready at once."""
     subscriptions_at, events_at, count, count_at = _FOUR.unpack(string_at(args, 52))
@@ -222,12 +238,12 @@ def poll_oneoff(call: Call, caller: int, args: int) -> int:
         return call.relay("poll_oneoff", caller, args, 4)
     waits = []
     for userdata, _tag, clock, timeout_ns, _precision, flags in subscriptions:
-        wait_s = _wait_s(call, caller, events_at, clock, timeout_ns, flags)
+        wait_s = wait_of(call, caller, events_at, clock, timeout_ns, flags)
         if wait_s is None:
             return EINVAL
         waits.append((wait_s, userdata))
     shortest_s = min(wait_s for wait_s, _ in waits)
-    call.sleep(shortest_s)
+    sleep(shortest_s)
     events = [
         _EVENT.pack(userdata, SUCCESS, 0, 0, 0)
         for wait_s, userdata in waits

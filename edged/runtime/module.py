@@ -27,7 +27,7 @@ from edged.errors import (
     ModuleRejected,
     PolicyDenied,
 )
-from edged.interfaces import CancelFlag, Invocation, InvocationResult, Tier
+from edged.interfaces import RESEED, CancelFlag, Invocation, InvocationResult, Tier
 from protocol.function import Policy
 from protocol.ids import Digest
 
@@ -53,8 +53,8 @@ class Entry(NamedTuple):
     """What an invocation calls."""
 
     name: bytes
-    initialize: bytes | None
-    """A reactor's initialiser, called first."""
+    before: tuple[bytes, ...]
+    """Called first: a reactor's initialiser, and where a snapshot takes fresh entropy."""
     results: tuple[str, ...]
     """Types of the wanted results."""
     values: bytes
@@ -121,7 +121,7 @@ class WasmtimeModule:
             )
         slots = max(len(results), 1)
         values = bytes(VAL_RAW_BYTES * slots)
-        return Entry(name.encode(), self._initializer(name), (), values, slots)
+        return Entry(name.encode(), self._before(name), (), values, slots)
 
     def _export(self, call: Invocation) -> Entry:
         """Raises ModuleRejected("missing-export"), BadRequest."""
@@ -132,12 +132,15 @@ class WasmtimeModule:
             raise BadRequest(f"{name[:80]!r} returns a value that is not a number")
         values = pack_params(params, call.export.params, len(results))
         slots = len(values) // VAL_RAW_BYTES
-        return Entry(name.encode(), self._initializer(name), results, bytes(values), slots)
+        return Entry(name.encode(), self._before(name), results, bytes(values), slots)
 
-    def _initializer(self, name: str) -> bytes | None:
-        if name in (START, INITIALIZE) or self._signatures.get(INITIALIZE) != ((), ()):
-            return None
-        return INITIALIZE.encode()
+    def _before(self, name: str) -> tuple[bytes, ...]:
+        wanted = () if name == START else (INITIALIZE,)
+        return tuple(
+            each.encode()
+            for each in (*wanted, RESEED)
+            if each != name and self._signatures.get(each) == ((), ())
+        )
 
     def _code_for(self, policy: Policy) -> Code:
         """The pooled code, unless the policy grants more than a slot of the pool has."""
@@ -206,7 +209,7 @@ class WasmtimeModule:
         current = None
         try:
             values = state.scratch.values
-            if entry.slots > 1 or entry.initialize is not None:
+            if entry.slots > 1 or entry.before:
                 values = (c_char * len(entry.values)).from_buffer_copy(entry.values)
             else:
                 memmove(state.scratch.values_at, entry.values, VAL_RAW_BYTES)
@@ -224,8 +227,8 @@ class WasmtimeModule:
             try:
                 self._instantiate(current, code.plain if tmp is None else code.with_tmp)
                 ready = perf_counter()
-                if entry.initialize is not None:
-                    self._call(current, entry.initialize, state.scratch.values, 1)
+                for name in entry.before:
+                    self._call(current, name, state.scratch.values, 1)
                 self._call(current, entry.name, values, entry.slots)
             except Stop:
                 pass  # proc_exit(0) ends a guest well, also in its start function

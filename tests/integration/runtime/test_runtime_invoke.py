@@ -156,6 +156,13 @@ async def test_a_reactor_is_initialised_first_and_afresh(lab):
         assert (await lab.export("reactor", "answer")).values == (42,)
 
 
+async def test_a_guest_reseeds_itself_in_each_instance(lab):
+    for _ in range(2):
+        assert (await lab.export("reseed", "answer")).values == (42,)
+    assert (await lab.invoke("reseed", Invocation(policy=Policy()))).stdout == b""  # _start: alone
+    assert (await lab.export("reseed", "edged.reseed")).values == ()
+
+
 async def test_another_entry_point(lab):
     call = Invocation(policy=Policy(), entrypoint="nothing")
     assert (await lab.invoke("numbers", call)).values == ()

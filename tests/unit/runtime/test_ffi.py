@@ -16,6 +16,7 @@ STRUCTS = {
     ffi.Instance: "wasmtime_instance_t",
     ffi.Memory: "wasmtime_memory_t",
     ffi.Extern: "wasmtime_extern_t",
+    ffi.Val: "wasmtime_val_t",
 }
 
 
@@ -46,6 +47,7 @@ def test_struct(ours):
 
 def test_layouts_used_by_offset():
     assert ffi.Extern.of.offset == bindings.wasmtime_extern_t.of.offset
+    assert ffi.Val.of.offset == bindings.wasmtime_val_t.of.offset
     assert ctypes.sizeof(bindings.wasmtime_val_raw_t) == ffi.VAL_RAW_BYTES
     assert ffi.EXTERN_FUNC == 0
     assert ffi.EXTERN_MEMORY == 3
