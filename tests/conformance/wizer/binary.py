@@ -60,6 +60,8 @@ class Module:
         self.start: int | None = None
         self.code: list[bytes] = []
         self.data: list[Segment] = []
+        self.names_data = False
+        """Has a data count, without which no code can name a segment."""
 
     def imported(self, kind: str) -> int:
         return sum(1 for _module, _name, what, _type in self.imports if what == kind)
@@ -175,7 +177,8 @@ def decode(wasm: bytes) -> Module:
             getattr(module, name).extend(cursor.many(lambda c=cursor, r=read: r(c)))  # type: ignore[misc]
             assert cursor.at == len(payload), f"section {number} has more than its items"
         else:
-            assert number == DATA_COUNT
+            assert number in (DATA_COUNT, TAG)
+            module.names_data |= number == DATA_COUNT
     return module
 
 

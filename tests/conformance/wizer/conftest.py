@@ -1,16 +1,19 @@
-"""The real Wizer for the tests of this directory.
+"""The real Wizer, and edged's, for the tests of this directory.
 
-Skipped only where it cannot be fetched, with the reason; what is fetched and wrong is a failure.
+The real one is missing only where it cannot be fetched: what is fetched and wrong is a failure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from npm_package import Unavailable
 
 from . import real
+from .ours import Forge
+from .ours import forge as opened
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,9 @@ def wizer() -> Path:
         return real.find()
     except Unavailable as error:
         pytest.skip(f"no real Wizer: {error}")
+
+
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Forge]:
+    with opened() as found:
+        yield found

@@ -6,9 +6,11 @@ memory is cut into segments is each implementation's own business; what comes ou
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .binary import CODE, ELEMENT, TABLE, TYPE, Global, Module, decode
+from .binary import CODE, ELEMENT, TABLE, TYPE, Constant, Global, Module, decode
 
 PAGE_BYTES = 65536
 ZEROES = bytes(PAGE_BYTES)
@@ -51,6 +53,28 @@ def image_of_memory(data: bytes) -> Image:
     return Image({number: page for number, page in pages if page != ZEROES})
 
 
+def evaluated(constant: Constant) -> object:
+    """A number as its bits; what is none as its instructions."""
+    stack: list[int] = []
+    for op, *operands in constant:
+        if op in (0x41, 0x42):
+            assert isinstance(operands[0], int)
+            stack.append(operands[0])
+        elif op in ARITHMETIC:
+            bits, compute = ARITHMETIC[op]
+            right, left = stack.pop(), stack.pop()
+            stack.append(compute(left, right) % (1 << bits))
+        else:
+            return constant
+    return stack
+
+
+ARITHMETIC: dict[object, tuple[int, Callable[[int, int], int]]] = {
+    0x6A: (32, operator.add), 0x6B: (32, operator.sub), 0x6C: (32, operator.mul),
+    0x7C: (64, operator.add), 0x7D: (64, operator.sub), 0x7E: (64, operator.mul),
+}  # fmt: skip
+
+
 def images(module: Module) -> list[Image]:
     """The own memories' content after instantiation, where offsets are plain numbers."""
     found = []
@@ -58,9 +82,9 @@ def images(module: Module) -> list[Image]:
         chunks = []
         for segment in module.data:
             if segment.memory == number:
-                ((op, offset),) = segment.offset
-                assert op in (0x41, 0x42)
-                assert isinstance(offset, int)
+                found_at = evaluated(segment.offset)
+                assert isinstance(found_at, list), segment.offset
+                (offset,) = found_at
                 chunks.append((offset, segment.data))
         found.append(image_of(chunks, memory.minimum * PAGE_BYTES))
     return found
@@ -88,10 +112,11 @@ def differences(left: bytes, right: bytes) -> list[str]:
             ("start", one.start, other.start),
             ("exports", one.exports, other.exports),
             ("customs", one.customs, other.customs),
-            ("segments' data", initialisers(one), initialisers(other)),
         )
         if mine != theirs
     ]
+    if one.names_data and other.names_data and initialisers(one) != initialisers(other):
+        found.append(f"segments' data: {initialisers(one)} {initialisers(other)}"[:600])
     if one.code != other.code:
         found.append(f"code, section {CODE}")
     found += _memories(one, other)
@@ -115,5 +140,5 @@ def _globals(one: list[Global], other: list[Global]) -> list[str]:
     return [
         f"global {number}: {left} {right}"
         for number, (left, right) in enumerate(zip(one, other, strict=True))
-        if left != right
+        if left[:2] != right[:2] or evaluated(left.value) != evaluated(right.value)
     ]

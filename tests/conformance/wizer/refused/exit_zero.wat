@@ -1,5 +1,5 @@
 ;; wizer: Exited with i32 exit status 0
-;; edged: init-exited
+;; edged: InitExited
 (module
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (memory (export "memory") 1)

@@ -1,3 +1,3 @@
 ;; wizer: does not have a `wizer-initialize` export
-;; edged: no-initializer
+;; edged: missing-export
 (module (memory 1) (func (export "main")))

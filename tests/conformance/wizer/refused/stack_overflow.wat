@@ -1,3 +1,3 @@
 ;; wizer: call stack exhausted
-;; edged: init-trapped
+;; edged: InitTrapped
 (module (func $f (export "wizer-initialize") (call $f)))

@@ -1,3 +1,3 @@
 ;; wizer: trapped
-;; edged: init-trapped
+;; edged: InitTrapped
 (module (memory 1) (func (export "wizer-initialize") unreachable))

@@ -1,3 +1,3 @@
 ;; wizer: unreachable
-;; edged: init-trapped
+;; edged: InitTrapped
 (module (memory 1) (func (export "_initialize") unreachable) (func (export "wizer-initialize")))

@@ -1,3 +1,3 @@
 ;; wizer: unreachable
-;; edged: init-trapped
+;; edged: InitTrapped
 (module (memory 1) (func $s unreachable) (start $s) (func (export "wizer-initialize")))

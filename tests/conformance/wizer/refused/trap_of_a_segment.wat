@@ -1,3 +1,3 @@
 ;; wizer: out of bounds
-;; edged: init-trapped
+;; edged: InitTrapped
 (module (memory 1) (data (i32.const 65535) "too long") (func (export "wizer-initialize")))
