@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MEMORY_BYTES: Final = 1024 * 1024 * 1024
 TABLE_ELEMENTS: Final = 1_000_000
+NAMES_SHOWN: Final = 8
 OUTPUT_CHARS_MAX: Final = 2000
 """Of what the initialiser printed, in the table for people."""
 
@@ -51,6 +52,13 @@ OUTPUT_CHARS_MAX: Final = 2000
 @click.option("--env", multiple=True, metavar="K=V", help="Its environment; repeatable.")
 @click.option(
     "--dir", "dirs", multiple=True, metavar="DIR[:/PATH]", help="Read-only directory; repeatable."
+)
+@click.option(
+    "--stub",
+    "stubbed",
+    multiple=True,
+    metavar="MODULE.NAME",
+    help="An import besides WASI (MODULE.*: all of it) that gives zeros when called; repeatable.",
 )
 @click.option("--real-clock", is_flag=True, help="Real time and random numbers: not repeatable.")
 @click.option("--timeout-ms", type=int, default=60_000, show_default=True, help="Of all calls.")
@@ -127,6 +135,7 @@ def _plan(
     strip: bool,
     args: tuple[str, ...],
     env: tuple[str, ...],
+    stubbed: tuple[str, ...],
     real_clock: bool,
 ) -> InitPlan:
     from edged.interfaces import InitPlan
@@ -137,6 +146,7 @@ def _plan(
         env=dict(_pair(text, "--env") for text in env),
         args=args,
         deterministic=not real_clock,
+        stubbed=stubbed,
         keep_custom_sections=not strip,
         keep_init_export=keep_init,
         rename=tuple(_pair(text, "--rename") for text in rename) or None,
@@ -193,9 +203,14 @@ def _show_examination(found: Examination, *, as_json: bool) -> None:
             ("tables", found.tables),
             ("mutable globals", found.globals_mutable),
             ("data segments", found.data_segments),
-            ("foreign imports", ", ".join(found.foreign_imports) or NONE),
+            ("foreign imports", _some(found.foreign_imports) or NONE),
         )
     )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _show(report: SnapshotReport) -> None:
@@ -212,12 +227,13 @@ def _show(report: SnapshotReport) -> None:
         (
             ("module", size(report.module_bytes)),
             ("snapshot", size(report.snapshot_bytes)),
-            ("called", ", ".join(report.called)),
+            ("called", _some(report.called)),
             ("memory", f"{at_start}, of which {captured}"),
             ("padding", size(padding)),
             ("an instance", "maps its memory" if mapped else "copies its memory"),
             ("globals changed", report.globals_rewritten),
-            ("exports dropped", ", ".join(report.dropped_exports)),
+            ("exports dropped", _some(report.dropped_exports)),
+            ("stubs called", _some(report.stubs_called)),
             ("compile", f"{duration(phases.compile_s)} ({report.tier})"),
             ("initialise", duration(phases.init_s)),
             ("capture, rewrite", f"{duration(phases.capture_s)}, {duration(phases.rewrite_s)}"),

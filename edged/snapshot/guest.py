@@ -50,10 +50,12 @@ Meaning = Callable[[Failure, Call], EdgedError]
 
 
 class Stubs(Protocol):
-    """What foreign imports are answered with: a trap."""
+    """What answers imports that are no WASI functions."""
 
-    called: str
-    """The import that ended the guest, as "module.name", or ""."""
+    fatal: str
+    """The one that ended the guest, as "module.name", or ""."""
+    called: dict[str, None]
+    """Those that gave zeros."""
 
 
 class Guest:
@@ -65,7 +67,7 @@ class Guest:
     ) -> None:  # fmt: skip
         self.module = module
         self.names = names
-        self._stubs = stubs
+        self.stubs = stubs
         self._api = engine.api
         self._context = context
         self._extern = Extern()
@@ -158,8 +160,8 @@ class Guest:
             failure, meaning = failure_of(api, error), error_of_failure
         else:
             return
-        if self._stubs.called:
-            raise refuse("import-called", f"import {self._stubs.called}",
+        if self.stubs.fatal:
+            raise refuse("import-called", f"import {self.stubs.fatal}",
                          "the initialiser called it; guests are offered WASI only")  # fmt: skip
         stopped = error_of_stop(call)
         if call.exit_status is not None:

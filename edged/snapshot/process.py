@@ -71,7 +71,7 @@ class _Attempt:
         status, stderr = 0, bytearray()
         try:
             with self._scope:
-                self._scope.deadline = trio.current_time() + STARTING_S
+                self._scope.deadline = trio.current_time() + self._seconds(None)
                 told, status = await self._converse(stderr)
         except (OSError, ExceptionGroup) as error:
             raise failure_to_run("snapshot", error) from error
@@ -116,7 +116,7 @@ class _Attempt:
             return self._job.limits.compile_timeout_s
         if phase == "init":
             return self._job.policy.timeout_ms / 1000 + INIT_SLACK_S
-        return self._job.limits.step_timeout_s
+        return self._job.limits.step_timeout_s if phase else STARTING_S
 
     def _late(self) -> EdgedError:
         seconds = self._seconds(self.phase)
