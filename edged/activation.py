@@ -18,7 +18,7 @@ from protocol.ids import Digest
 
 from .artifacts import Artifacts
 from .errors import ArtifactRefused, BlobNotFound, EdgedError, NotReady, Overloaded
-from .interfaces import ArtifactRow, Code, LoadedModule, Store, Tier
+from .interfaces import ArtifactRow, Code, LoadedModule, Store, Tier, Way
 from .mapped import Mapped, MappedTable
 from .obtaining import Obtainer
 from .optimiser import Optimiser
@@ -33,6 +33,7 @@ class _Flight:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.error: EdgedError | None = None
+        self.waiting = 0
 
 
 class Activation:
@@ -140,22 +141,27 @@ class Activation:
         found = self.table.get(digest)
         return None if found is None else found.size_bytes
 
-    def start(self, code: Code) -> None:
-        """Begins making `code` ready in the background, unless that failed just now or the node is
-        stopping; errors are logged by the flight."""
+    def start(self, code: Code, *, way: Way | None = None) -> None:
+        """Begins making `code` ready in the background, by `way` if it has to be got, unless that
+        failed just now or the node is stopping; errors are logged by the flight."""
         digest = code.digest
         if digest in self.table or self._nursery is None or self.failing(digest) is not None:
             return
-        self._flight(code)
+        self._flight(code, way)
 
-    async def ready(self, code: Code, *, timeout_s: float) -> Mapped:
-        """Waits until `code` is mapped.
+    async def ready(self, code: Code, *, timeout_s: float, way: Way | None = None) -> Mapped:
+        """Waits until `code` is mapped; `way`: how it is got, if it is not here nor on its way;
+        None: the shortest.
 
         Raises NotReady (still under way after `timeout_s`), NoHolder, CompileFailed, StoreError."""
         with trio.move_on_after(timeout_s):
             while True:
-                flight = self._flight(code)
-                await flight.done.wait()
+                flight = self._flight(code, way)
+                flight.waiting += 1
+                try:
+                    await flight.done.wait()
+                finally:
+                    flight.waiting -= 1
                 if flight.error is not None:
                     raise flight.error.with_traceback(None)
                 # Unmapped again before this waiter ran: nothing may start in a closed module.
@@ -164,19 +170,24 @@ class Activation:
                     return mapped
         raise NotReady(f"module {code.digest[:12]} is still being made ready; try again")
 
-    def _flight(self, code: Code) -> _Flight:
+    def waiting(self, digest: Digest) -> int:
+        """Requests that wait for it."""
+        flight = self._flights.get(digest)
+        return 0 if flight is None else flight.waiting
+
+    def _flight(self, code: Code, way: Way | None) -> _Flight:
         flight = self._flights.get(code.digest)
         if flight is None:
             if self._nursery is None:
                 raise NotReady("the node is starting or stopping")
             flight = self._flights[code.digest] = _Flight()
-            self._nursery.start_soon(self._fly, code, flight)
+            self._nursery.start_soon(self._fly, code, way, flight)
         return flight
 
-    async def _fly(self, code: Code, flight: _Flight) -> None:
+    async def _fly(self, code: Code, way: Way | None, flight: _Flight) -> None:
         digest = code.digest
         try:
-            await self._activate(code)
+            await self._activate(code, way)
         except EdgedError as error:
             flight.error = error
             self._log.warning(
@@ -193,14 +204,14 @@ class Activation:
             del self._flights[digest]
             flight.done.set()
 
-    async def _activate(self, code: Code) -> None:
+    async def _activate(self, code: Code, way: Way | None) -> None:
         digest = code.digest
         started = trio.current_time()
         try:
-            found = await self._obtainer.find(code)
+            found = await self._obtainer.find(code, way)
             module, load_s = await self._load(digest, found.tier, found.row)
         except ArtifactRefused:  # and dropped: there may be another way
-            found = await self._obtainer.find(code)
+            found = await self._obtainer.find(code, way)
             module, load_s = await self._load(digest, found.tier, found.row)
         phases = msgspec.structs.replace(found.phases, load_s=load_s)
         self.table.admit(digest, Mapped(module, found.start, phases, found.row))

@@ -80,6 +80,8 @@ class Artifacts:
         self._header_limiter = trio.CapacityLimiter(2)
         self._costs: OrderedDict[Digest, dict[tuple[Tier, str], float]] = OrderedDict()
         """What making each module ready cost here."""
+        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+        """Of code sections."""
 
     @property
     def accept(self) -> str:
@@ -226,6 +228,10 @@ class Artifacts:
             size = await trio.to_thread.run_sync(code_bytes, path, limiter=self._header_limiter)
         return self._rates.compile_s(size, tier)
 
+    def code_size(self, module: Digest) -> int | None:
+        """Bytes of its code section, if it was compiled here."""
+        return self._sizes.get(module)
+
     async def make(self, module: Digest, *, shown: bool) -> tuple[Tier, ArtifactRow]:
         """Compiles `module`, which has been verified, to whichever tier is ready first; `shown`:
         others are told to wait for it.
@@ -324,6 +330,9 @@ class Artifacts:
         )
         await self._put(row)
         size = await trio.to_thread.run_sync(code_bytes, source, limiter=self._header_limiter)
+        self._sizes[module] = size
+        if len(self._sizes) > MEASURED_MAX:
+            self._sizes.popitem(last=False)
         self._rates.compiled(size, report.tier, report.cpu_s)
         peak_bytes = float(report.peak_rss_bytes)
         self.measure(module, report.tier, compile_cpu_s=report.cpu_s, compile_peak_bytes=peak_bytes)

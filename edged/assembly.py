@@ -21,7 +21,6 @@ from protocol.seal import Keyring
 
 from .acknowledging import Nodes
 from .acquaintances import Acquaintances
-from .choices import Choices
 from .clock import Clock
 from .config import Config
 from .deltas import DeltaSource
@@ -34,7 +33,7 @@ from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .housekeeping import Housekeeping
 from .intake import Intake
-from .interfaces import NodeState, Peer
+from .interfaces import FunctionView, NodeState, Peer
 from .journal import Journal
 from .keeping import Keeper
 from .keys import KeyService
@@ -43,6 +42,7 @@ from .links import load_document
 from .listening import Sockets
 from .load import LoadMeter
 from .lookup import Lookup
+from .measuring import Measures
 from .native import NativeParts, Surroundings
 from .network import (
     ExchangeService,
@@ -52,6 +52,7 @@ from .network import (
     StreamServer,
 )
 from .operations import ClusterAccess, Operations
+from .planwiring import MBIT_BYTES_S, PlanParts, PlanSurroundings
 from .reactions import Reactions
 from .replication import ReplicationService
 from .runtime.runtime import WasmtimeRuntime
@@ -132,6 +133,8 @@ class Parts:
         self.acquaintances = Acquaintances(store, self.gossip.members, log=log)
         self.shaper = self._make_shaper(config, sockets) if config.links.enabled else None
         self._lookup = Lookup(self.gossip.catalog)
+        self._link_bytes_s = config.planner.link_mbit * MBIT_BYTES_S
+        self.measures = Measures(link=self._link_prior)
         self._saved = SavedRecords(trust)
         self._wire_peers(sockets, generation, state)
         store.on_lost = self._on_lost
@@ -200,6 +203,7 @@ class Parts:
             metrics=metrics,
             log=log,
             shaper=self.shaper,
+            meter=self.measures,
         )
         self.streams = StreamServer(
             trust=trust,
@@ -272,7 +276,7 @@ class Parts:
         native = NativeParts(config, around)
         self.artifacts, self.activation = native.artifacts, native.activation
         self.auditor, self.builders = native.auditor, native.builders
-        self.choices = Choices(self.activation, codes=self._lookup.codes)
+        self._wire_plans(config, native)
         self.load = LoadMeter(
             running=lambda: self.functions.running,
             running_max=config.gateway.invocations_max,
@@ -286,6 +290,37 @@ class Parts:
             limits=config.gateway,
             on_run=self.load.wake,
         )
+
+    def _wire_plans(self, config: Config, native: NativeParts) -> None:
+        holdings = self.gossip.holdings
+        parts = PlanParts(
+            config.planner,
+            PlanSurroundings(
+                node=config.node.name,
+                store=self._store,
+                artifacts=self.artifacts,
+                activation=self.activation,
+                supply=native.supply,
+                rates=native.rates,
+                measures=self.measures,
+                tiers=self._runtime.keys,
+                lookup=self._lookup.current,
+                holders=self._peers_holding,
+                ready=self._peers_ready,
+                form=holdings.form,
+                served=lambda: self.gateway.served(),  # noqa: PLW0108 - made later
+                note=self.events.add,
+                wall_s=self._clock.now_s,
+                metrics=self._metrics,
+                log=self._log,
+            ),
+        )
+        self.choices, self.planning = parts.choices, parts.planning
+
+    def _link_prior(self, peer: NodeId) -> float:
+        """Bytes per second that may be expected of a peer."""
+        known = None if self.shaper is None else self.shaper.bandwidth_from(peer)
+        return self._link_bytes_s if known is None else known
 
     def _wire_operator(self, config: Config, state: Callable[[], NodeState]) -> None:
         started_s = trio.current_time()
@@ -328,7 +363,8 @@ class Parts:
         self.forwarding = Forwarding(
             config.gateway,
             trust=self._trust,
-            ready=lambda function: self.views.peers_ready(self._lookup.codes(function)),
+            ready=self._peers_ready,
+            on_answer=self.planning.answered,
             functions=self._lookup.functions,
             is_near=self.choices.is_near,
             shaper=self.shaper,
@@ -443,6 +479,9 @@ class Parts:
 
     async def _attested(self, module: Digest, key: ArtifactKey) -> bytes:
         return await self.artifacts.attested(module, key)
+
+    def _peers_ready(self, function: FunctionView) -> list[Peer]:
+        return self.views.peers_ready(self._lookup.codes(function))
 
     def _peers_holding(self, digest: Digest) -> list[Peer]:
         return self.views.peers_holding(digest)

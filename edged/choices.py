@@ -1,47 +1,241 @@
 """Which code each function's invocations run in on this node, and getting it ready.
 
-What a function can run in is a set of digests (`Lookup.codes`): any of them will do for its
-requests, here and at peers. Owned by the node's event loop.
+What a function can run in is a set of digests (`Lookup.codes`): its module, whose init then runs at
+the start of each invocation, and the snapshot that init gives. Any of them will do for a request,
+here and at peers. Which one this node gets, and how, planning.py decides; one task per version
+pursues it, by the next best way if one fails, while requests go on in what serves them now.
+Owned by the node's event loop. Bounded by SERVING_MAX versions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from protocol.ids import Digest
+import trio
+
+from protocol.costs import PlanForm
+from protocol.function import InitSpec
+from protocol.ids import Digest, VersionId
 
 from .activation import Activation
-from .interfaces import Code, FunctionView, module_code
+from .errors import EdgedError, NotReady
+from .interfaces import Code, FunctionView, Way, module_code, snapshot_code
 from .mapped import Mapped
+from .telemetry import Log
+
+SERVING_MAX: Final = 4096
+MODULE_FORMS: Final[frozenset[PlanForm]] = frozenset(("module", "artifact"))
+
+
+class Plans(Protocol):
+    """Who decides."""
+
+    def asked(self, function: FunctionView) -> tuple[PlanForm, ...]: ...
+
+    def wanted(
+        self, function: FunctionView, trigger: str, *, may_forward: bool = True
+    ) -> tuple[PlanForm, ...]: ...
+
+    def forwards(self, function: FunctionView) -> bool: ...
+
+    def failed(self, function: FunctionView, form: PlanForm, why: str) -> None: ...
+
+    def got(self, function: FunctionView, form: PlanForm) -> None: ...
+
+
+class _Pursuit:
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: EdgedError | None = None
+        self.waiting = 0
 
 
 class Choices:
     """Implements functions.Codes."""
 
-    def __init__(
-        self, activation: Activation, *, codes: Callable[[FunctionView], tuple[Digest, ...]]
-    ) -> None:
-        """`codes`: all that a version can run in."""
+    def __init__(self, activation: Activation, *, log: Log) -> None:
         self._activation = activation
-        self._codes = codes
         self._use = activation.table.use
+        self._log = log
+        self._plans: Plans | None = None
+        self._serving: OrderedDict[VersionId, Digest] = OrderedDict()
+        """Of versions with an init: what their invocations run in."""
+        self._pursuits: dict[VersionId, _Pursuit] = {}
+        self._nursery: trio.Nursery | None = None
 
-    def serving(self, function: FunctionView) -> Code:
-        """What its next invocation here runs in."""
-        return module_code(function.spec)
+    def follow(self, plans: Plans) -> None:
+        """Before `run`: who decides knows this one too."""
+        self._plans = plans
 
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    @property
+    def plans(self) -> Plans:
+        assert self._plans is not None, "follow() comes first"
+        return self._plans
+
+    # ------------------------------------------------------------ for requests
     def use(self, function: FunctionView) -> Mapped | None:
         """Its code, if that is in memory now; the hot path."""
-        return self._use(function.spec.module)
+        spec = function.spec
+        if spec.init is None:
+            return self._use(spec.module)
+        return self._use(self._serving.get(function.version, spec.module))
 
     def is_near(self, function: FunctionView) -> bool:
-        """Whether its code is in memory, or will be as soon as an artifact on disk is mapped."""
-        return any(map(self._activation.is_near, self._codes(function)))
+        """Whether its code is in memory, or will be as soon as an artifact on disk is mapped; and
+        its requests are not better off at a peer."""
+        if function.spec.init is None:
+            return self._activation.is_near(function.spec.module)
+        return self._near(function) is not None and not self.plans.forwards(function)
 
     def start(self, function: FunctionView) -> None:
-        """Begins making it ready in the background."""
-        self._activation.start(self.serving(function))
+        """A request came that finds no code here: begins to get what is to be had."""
+        forms = self.plans.asked(function)
+        if forms[0] != "forward":
+            self.change(function, forms)
+
+    def deployed(self, function: FunctionView) -> None:
+        """Here: its code is at hand, and wanted."""
+        self.change(function, self.plans.wanted(function, "deploy", may_forward=False))
 
     async def ready(self, function: FunctionView, *, timeout_s: float) -> Mapped:
         """Raises as Activation.ready."""
-        return await self._activation.ready(self.serving(function), timeout_s=timeout_s)
+        near = self._near(function)
+        if near is not None:
+            mapped = await self._activation.ready(near, timeout_s=timeout_s)
+            self._serve(function, near)
+            return mapped
+        forms = self.plans.wanted(function, "request", may_forward=False)
+        if function.spec.init is None:
+            code = module_code(function.spec)
+            return await self._activation.ready(code, way=_way(forms[0]), timeout_s=timeout_s)
+        return await self._pursued(function, forms, timeout_s)
+
+    async def _pursued(
+        self, function: FunctionView, forms: tuple[PlanForm, ...], timeout_s: float
+    ) -> Mapped:
+        with trio.move_on_after(timeout_s):
+            while True:
+                pursuit = self._pursue(function, forms)
+                pursuit.waiting += 1
+                try:
+                    await pursuit.done.wait()
+                finally:
+                    pursuit.waiting -= 1
+                if pursuit.error is not None:
+                    raise pursuit.error.with_traceback(None)
+                mapped = self.use(function)
+                if mapped is not None:  # else unmapped again before this waiter ran
+                    return mapped
+        raise NotReady(f"{function.name} is still being made ready; try again")
+
+    def serving(self, function: FunctionView) -> Digest | None:
+        """What its invocations run in now; None: nothing is here."""
+        near = self._near(function)
+        return None if near is None else near.digest
+
+    def waiting(self, function: FunctionView) -> int:
+        """Requests that wait for its code."""
+        pursuit = self._pursuits.get(function.version)
+        waiting = 0 if pursuit is None else pursuit.waiting
+        return waiting + self._activation.waiting(function.spec.module)
+
+    def _near(self, function: FunctionView) -> Code | None:
+        """What serves it, or else could at once; the snapshot before the module."""
+        codes = codes_of(function)
+        serving = self._serving.get(function.version)
+        for code in sorted(codes, key=lambda code: code.digest != serving):
+            if self._activation.is_near(code.digest):
+                return code
+        return None
+
+    def _serve(self, function: FunctionView, code: Code) -> None:
+        if function.spec.init is None:
+            return
+        self._serving[function.version] = code.digest
+        self._serving.move_to_end(function.version)
+        if len(self._serving) > SERVING_MAX:
+            self._serving.popitem(last=False)
+
+    # ------------------------------------------------------------ getting a form
+    def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
+        """In the background; the best first. What serves goes on until another is ready."""
+        if function.spec.init is None:
+            self._activation.start(module_code(function.spec), way=_way(forms[0]))
+        elif self._nursery is not None:
+            self._pursue(function, forms)
+
+    def _pursue(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> _Pursuit:
+        pursuit = self._pursuits.get(function.version)
+        if pursuit is None:
+            if self._nursery is None:
+                raise NotReady("the node is starting or stopping")
+            pursuit = self._pursuits[function.version] = _Pursuit()
+            self._nursery.start_soon(self._run, function, forms, pursuit)
+        return pursuit
+
+    async def _run(
+        self, function: FunctionView, forms: Sequence[PlanForm], pursuit: _Pursuit
+    ) -> None:
+        try:
+            for form in forms:
+                if form == "forward":
+                    continue
+                try:
+                    await self._get(function, form)
+                except EdgedError as error:
+                    pursuit.error = error
+                    self.plans.failed(function, form, str(error))
+                else:
+                    pursuit.error = None
+                    self.plans.got(function, form)
+                    return
+        except trio.Cancelled:
+            pursuit.error = NotReady("the node is stopping")
+            raise
+        finally:
+            del self._pursuits[function.version]
+            pursuit.done.set()
+
+    async def _get(self, function: FunctionView, form: PlanForm) -> None:
+        """Raises as Activation.ready."""
+        code = module_code(function.spec) if form in MODULE_FORMS else snapshot_code(function)
+        if code is None:
+            raise NotReady("nobody has stated a snapshot of it")
+        mapped = await self._activation.ready(code, way=_way(form), timeout_s=math.inf)
+        self._serve(function, code)
+        self._log.info(
+            "form ready",
+            function=function.name,
+            form=form,
+            code=code.digest,
+            start=mapped.start,
+        )
+
+
+def codes_of(function: FunctionView) -> tuple[Code, ...]:
+    """What it can run in, the quickest to start first."""
+    stated, module = snapshot_code(function), module_code(function.spec)
+    return (module,) if stated is None else (stated, module)
+
+
+def init_of(function: FunctionView, mapped: Mapped) -> InitSpec | None:
+    """What an invocation in that code begins with; None: it is a snapshot, or there is no init."""
+    init = function.spec.init
+    return init if init is None or mapped.module.digest == function.spec.module else None
+
+
+def _way(form: PlanForm) -> Way | None:
+    return None if form == "forward" else form

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.costs import PlanForm
 from protocol.errors import RemoteProtocolError
 from protocol.function import MOUNT_SOURCE
 from protocol.ids import parse_node_name
@@ -164,6 +165,19 @@ class ReplicationSection(Section, frozen=True):
     """How long a copy that others are to have is kept here after its last use."""
 
 
+class PlannerSection(Section, frozen=True):
+    """Which form of a function's code this node gets and runs (docs/PLANNER.md)."""
+
+    form: Literal["auto", PlanForm] = "auto"
+    """auto: what costs least by this node's measurements; else this form wherever it can be had."""
+    horizon_s: Annotated[float, Meta(ge=1, le=30 * DAY_S)] = 3600.0
+    """For which what is got is expected to serve: the longer, the more calls pay for its bytes."""
+    price_per_gib: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """What a GiB from peers costs, in seconds that requests would rather wait than have it sent."""
+    link_mbit: Annotated[float, Meta(gt=0, le=1e6)] = 100.0
+    """Expected of a peer until something was fetched from it, where no links document says."""
+
+
 class LinksSection(Section, frozen=True):
     """What this node does to what it sends its peers, for experiments (docs/TOPOLOGIES.md)."""
 
@@ -191,6 +205,7 @@ class Config(Section, frozen=True):
     artifacts: ArtifactsSection = ArtifactsSection()
     store: StoreSection = StoreSection()
     replication: ReplicationSection = ReplicationSection()
+    planner: PlannerSection = PlannerSection()
     links: LinksSection = LinksSection()
     lab: LabSection = LabSection()
     mounts: dict[str, str] = {}

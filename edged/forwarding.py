@@ -36,12 +36,14 @@ class Forwarding:
         ready: Callable[[FunctionView], Sequence[Peer]],
         functions: Callable[[], Iterable[FunctionView]],
         is_near: Callable[[FunctionView], bool],
+        on_answer: Callable[[NodeId, FunctionView, float], None],
         shaper: Shaper | None,
         metrics: Metrics,
         log: Log,
     ) -> None:
         """`ready`: peers that could run a version at once; `functions`: all, as they are now;
-        `is_near`: those that this node needs no peer for."""
+        `is_near`: those that this node needs no peer for; `on_answer`: of a peer, how long it
+        took to begin its answer."""
         self._ready = ready
         self._functions = functions
         self._is_near = is_near
@@ -62,6 +64,7 @@ class Forwarding:
             self.forwarder = Forwarder(
                 self.pool,
                 ready=ready,
+                on_answer=on_answer,
                 node_name=trust.name,
                 hops_max=section.forward_hops,
                 metrics=metrics,

@@ -136,6 +136,7 @@ class FunctionService:
             raise
         finally:
             mapped.users -= 1
+        mapped.last = (result.instantiate_s, result.init_s, result.run_s)
         if result.stderr:
             self._log_stderr(function, result.stderr, truncated=result.stderr_truncated)
         return result
@@ -194,7 +195,7 @@ def invoke_by(
 def waited_for(phases: Phases, waited_s: float) -> Phases:
     """The last `waited_s` of making code ready, for a request that came in the middle of it."""
     shares: dict[str, float] = {}
-    for name in ("load_s", "compile_s", "fetch_s"):
+    for name in ("load_s", "compile_s", "make_s", "fetch_s"):
         phase_s = getattr(phases, name)
         if phase_s is not None and waited_s > 0:
             shares[name] = min(phase_s, waited_s)
@@ -255,11 +256,12 @@ class _Admission:
             # How long it waited and how long it ran is not told apart.
             self.phases = msgspec.structs.replace(self.phases, run_s=trio.current_time() - began_s)
             raise
-        guest_s = result.instantiate_s + result.run_s
+        guest_s = result.instantiate_s + result.init_s + result.run_s
         self.phases = msgspec.structs.replace(
             self.phases,
             queue_s=max(trio.current_time() - began_s - guest_s, 0.0),
             instantiate_s=result.instantiate_s,
+            init_s=result.init_s or None,
             run_s=result.run_s,
         )
         assert self.start is not None

@@ -32,7 +32,7 @@ class Lookup:
         found = self._catalog.lookup(name)
         if found is None:
             raise FunctionNotFound(f"there is no function {name[:80]!r}")
-        return FunctionView(FunctionName(name), found.version, found.spec)
+        return FunctionView(FunctionName(name), found.version, found.spec, found.snapshot)
 
     def version(self, name: str, version: VersionId) -> FunctionView:
         """Any live version of a function that is deployed. Raises FunctionNotFound."""
@@ -42,16 +42,18 @@ class Lookup:
         spec = self._catalog.spec(name, version)
         if spec is None:
             raise FunctionNotFound(f"{name!r} has no version {version[:12]} here")
-        return FunctionView(found.name, version, spec)
+        stated = self._catalog.snapshots.at(f"v/{name}/{version}")
+        return FunctionView(found.name, version, spec, stated)
 
     def codes(self, function: FunctionView) -> tuple[Digest, ...]:
-        """What a version can run in."""
-        return (function.spec.module,)
+        """What a version can run in: its snapshot, if there is one, and its module."""
+        stated, module = function.snapshot, function.spec.module
+        return (module,) if stated is None else (stated.snapshot, module)
 
     def functions(self) -> Iterator[FunctionView]:
         """All, as they are now, by name."""
         for name, current in self._catalog.functions():
-            yield FunctionView(name, current.version, current.spec)
+            yield FunctionView(name, current.version, current.spec, current.snapshot)
 
     def kin(self, module: Digest) -> list[Digest]:
         """Modules of other versions of the functions that `module` is the code of now."""

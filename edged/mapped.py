@@ -26,6 +26,8 @@ class Mapped:
         self.row = row
         self.size_bytes = row.size_bytes
         self.users = 0
+        self.last: tuple[float, float, float] | None = None
+        """Of the newest invocation: seconds of instantiating, of init, of running."""
 
 
 class MappedTable:

@@ -52,7 +52,7 @@ class Surroundings:
 class NativeParts:
     def __init__(self, config: Config, around: Surroundings) -> None:
         self._around = around
-        self._rates = Rates()
+        self.rates = Rates()
         self._acceptance = Acceptance(
             config.artifacts.accept,
             anchor=around.trust.anchor,
@@ -68,7 +68,7 @@ class NativeParts:
             peers=around.peers,
             bases=around.bases,
             note=around.note,
-            rates=self._rates,
+            rates=self.rates,
             metrics=around.metrics,
             log=around.log,
         )
@@ -106,7 +106,7 @@ class NativeParts:
             acceptance=self._acceptance,
             private_key=around.trust.private_key,
             credential=around.trust.credential,
-            rates=self._rates,
+            rates=self.rates,
             on_change=around.announce,
             on_refused=self._refused,
             metrics=around.metrics,
@@ -115,14 +115,14 @@ class NativeParts:
 
     def _make_activation(self, config: Config) -> Activation:
         around = self._around
-        supply = Supply(
+        supply = self.supply = Supply(
             node_id=around.trust.node_id,
             key=around.runtime.artifact_key,
             acceptance=self._acceptance,
             acquisition=self._acquisition,
             artifacts=self.artifacts,
             rivals=around.rivals,
-            rates=self._rates,
+            rates=self.rates,
             log=around.log,
         )
         obtainer = Obtainer(
@@ -130,7 +130,7 @@ class NativeParts:
             supply,
             store=around.store,
             fetcher=around.fetcher,
-            rates=self._rates,
+            rates=self.rates,
             on_held=around.on_held,
             tiers=around.runtime.keys,
             metrics=around.metrics,

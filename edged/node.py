@@ -159,6 +159,8 @@ class Node:
                 await nursery.start(parts.shaper.run)
             await nursery.start(runtime.run)
             await nursery.start(parts.activation.run)
+            await nursery.start(parts.choices.run)
+            await nursery.start(parts.planning.run)
             await nursery.start(parts.load.run)
             if parts.auditor is not None:
                 await nursery.start(parts.auditor.run)

@@ -1,29 +1,46 @@
 """Gets code onto this node's disk as an artifact that may be mapped: a peer's, or compiled here of
-bytes that are here or are fetched first.
+bytes that are here, or are fetched or made of a module first.
 
-Knows nothing of functions: a `Code` is a digest with a manifest. A compile that failed is not tried
-again for a while (backoff.py).
+Decides nothing about forms: it is told which way to go, and goes the shortest if it is not. A
+compile that failed is not tried again for a while (backoff.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 import trio
 
+from protocol.function import FunctionSpec
 from protocol.ids import Digest
+from protocol.snapshots import SnapshotStatement
 
 from .artifacts import Artifacts
 from .backoff import Backoff
 from .errors import BlobNotFound, CompileFailed, EdgedError, NoHolder, Overloaded, info_of
-from .interfaces import ArtifactRow, Code, Fetcher, Phases, StartType, Store, Tier
+from .interfaces import (
+    ArtifactRow,
+    Code,
+    Fetcher,
+    Phases,
+    StartType,
+    Store,
+    Tier,
+    Way,
+    module_code,
+)
 from .rates import Rates
 from .supply import POLL_S, Supply
 from .telemetry import Log, Metrics
 
 Made = tuple[Tier, ArtifactRow]
+Rebuild = Callable[[FunctionSpec, SnapshotStatement], Awaitable[None]]
+"""Makes a snapshot of its module, and compares it with what was stated."""
+ARTIFACT_WAYS: Final = ("artifact", "snapshot-artifact")
+ARTIFACT_S_MAX: Final = 300.0
+"""What an artifact may be expected to take that was chosen: it may then take a half more."""
 HOLDERLESS_S: Final = 2.0
 """A module without a holder is looked for so long: one that was restarted is back before others
 know what it holds, and whoever asks in between would be refused what nobody has lost."""
@@ -65,24 +82,26 @@ class Obtainer:
         self._metrics = metrics
         self._log = log
         self._backoff = Backoff()
+        self.rebuild: Rebuild | None = None
+        """Set by who wires it, before anything runs."""
 
-    async def find(self, code: Code) -> Obtained:
-        """What is here, or else is got by the shortest way. Raises NoHolder, CompileFailed,
-        StoreError, Overloaded, Draining."""
+    async def find(self, code: Code, way: Way | None = None) -> Obtained:
+        """What is here, or else is got by `way`; None: by the shortest. Raises NoHolder,
+        CompileFailed, StoreError, Overloaded, Draining; and what making a snapshot raises."""
         found = await self._artifacts.trusted(code.digest)
         if found is not None:
             return Obtained(*found, "loaded", Phases())
-        return await self._obtain(code)
+        return await self._obtain(code, way)
 
     def failing(self, digest: Digest) -> EdgedError | None:
         """Why it could not be made ready, while that is not tried again."""
         return self._backoff.failing(digest)
 
-    async def _obtain(self, code: Code) -> Obtained:
+    async def _obtain(self, code: Code, way: Way | None) -> Obtained:
         """Code of either tier."""
         digest, began_s = code.digest, trio.current_time()
         while True:
-            if await self._supplied(code):
+            if await self._supplied(code, way):
                 found = await self._artifacts.trusted(digest)
                 if found is not None:
                     phases = Phases(fetch_s=trio.current_time() - began_s)
@@ -90,7 +109,7 @@ class Obtainer:
             known = self.failing(digest)
             if known is not None:
                 raise known.with_traceback(None)
-            fetch_s = await self.have(code)
+            fetch_s, make_s = await self._bring(code, way)
             compile_from = trio.current_time()
             try:
                 made = await self._compiled(code)
@@ -100,8 +119,9 @@ class Obtainer:
             if made is not None:
                 self._backoff.succeeded(digest)
                 compile_s = trio.current_time() - compile_from
-                phases = Phases(fetch_s=fetch_s, compile_s=compile_s)
-                return Obtained(*made, "compiled", phases)
+                phases = Phases(fetch_s=fetch_s, make_s=make_s, compile_s=compile_s)
+                start: StartType = "compiled" if code.stated is None else "snapshot"
+                return Obtained(*made, start, phases)
 
     async def _compiled(self, code: Code) -> Made | None:
         """None: another node compiles the same, and this one is to wait for it."""
@@ -113,10 +133,17 @@ class Obtainer:
             return await make()
         return await self._supply.first_of_all(code.digest, make, estimate_s=estimate_s)
 
-    async def _supplied(self, code: Code) -> bool:
+    async def _supplied(self, code: Code, way: Way | None) -> bool:
         """Whether a peer's artifact came. With a fast compiler only if that is sooner; else others
-        that compile it are waited for."""
+        that compile it are waited for. Raises NoHolder where a snapshot's was to come."""
         digest, size = code.digest, code.size_bytes
+        if way in ARTIFACT_WAYS:
+            if await self._supply.sooner(digest, make_s=ARTIFACT_S_MAX):
+                return True
+            if code.stated is not None:
+                raise NoHolder(f"no peer gave the native code of {digest[:12]}", digest=digest)
+        elif way is not None and self._has_fast:
+            return False  # it was weighed
         if self._has_fast:
             make_s = await self._artifacts.estimate_s(digest, "fast", module_bytes=size)
             if self._store.info(digest) is None:
@@ -128,8 +155,23 @@ class Obtainer:
                 return step == "fetched"
             await trio.sleep(POLL_S)
 
-    async def have(self, code: Code) -> float | None:
-        """Makes sure the code's bytes are here and intact; seconds of fetching, if any."""
+    async def _bring(self, code: Code, way: Way | None) -> tuple[float | None, float | None]:
+        """On return its bytes are here; seconds of fetching and of making, if any."""
+        if code.spec is None or code.stated is None:
+            return await self.have(code), None
+        if way == "snapshot-here" and self.rebuild is not None:
+            module_s, began_s = await self.have(module_code(code.spec)), trio.current_time()
+            await self.rebuild(code.spec, code.stated)
+            return module_s, trio.current_time() - began_s
+        if way != "snapshot-delta":
+            return await self.have(code, bases=()), None
+        module_s = await self.have(module_code(code.spec))
+        snapshot_s = await self.have(code, bases=(code.spec.module,))
+        return _sum(module_s, snapshot_s), None
+
+    async def have(self, code: Code, *, bases: Sequence[Digest] | None = None) -> float | None:
+        """Makes sure the code's bytes are here and intact; seconds of fetching, if any. `bases` as
+        Fetcher.fetch."""
         digest = code.digest
         try:
             if await self._store.verify(digest):
@@ -148,7 +190,7 @@ class Obtainer:
 
         while True:
             try:
-                await self._fetcher.fetch(digest, code.manifest, progress=progress)
+                await self._fetcher.fetch(digest, code.manifest, progress=progress, bases=bases)
             except NoHolder:
                 if trio.current_time() - started > HOLDERLESS_S:
                     raise
@@ -164,3 +206,8 @@ class Obtainer:
         self._metrics.compiles.labels(reason).inc()
         if not isinstance(error, Overloaded):
             self._backoff.failed(digest, error)
+
+
+def _sum(*parts: float | None) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None

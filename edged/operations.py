@@ -157,7 +157,7 @@ class Operations:
                 before = self._cluster.catalog.lookup(function)
                 records = self._prepare(function, encoded)
                 await self._commit(records)
-            self._choices.start(FunctionView(function, version, spec))
+            self._choices.deployed(FunctionView(function, version, spec))
             replicas = await self._store_elsewhere(change, function, version, records)
         return Deployed(
             name=function,
@@ -202,7 +202,7 @@ class Operations:
             except RemoteProtocolError as error:
                 raise _refused(error) from error
             await self._commit(records)
-        self._choices.start(FunctionView(function, target.version, target.spec))
+        self._choices.deployed(FunctionView(function, target.version, target.spec, target.snapshot))
         change = self._cluster.nodes.change(target.spec.module, target.spec.replicas)
         async with change:
             replicas = await self._store_elsewhere(change, function, target.version, records)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+import trio
+
+from protocol.estimates import Estimate, Reading
 
 from .interfaces import Tier
 
@@ -27,16 +32,21 @@ _CODE_SECTION: Final = 10
 class Rates:
     """All state belongs to the node's event loop."""
 
-    def __init__(self) -> None:
-        self._compile = dict(CODE_BYTES_PER_S)
+    def __init__(self, *, now: Callable[[], float] = trio.current_time) -> None:
+        self._now = now
+        self._compile = {tier: Estimate(rate) for tier, rate in CODE_BYTES_PER_S.items()}
         self._link = LINK_BYTES_PER_S
 
     def compile_s(self, code_bytes: int, tier: Tier) -> float:
-        return COMPILE_FIXED_S + code_bytes / self._compile[tier]
+        return COMPILE_FIXED_S + code_bytes / self._compile[tier].value(self._now())
+
+    def compile_rate(self, tier: Tier) -> Reading:
+        """Bytes of code section per core-second."""
+        return self._compile[tier].read(self._now())
 
     def compiled(self, code_bytes: int, tier: Tier, cpu_s: float) -> None:
         if code_bytes >= COMPILE_SAMPLE_BYTES and cpu_s > 0:
-            self._compile[tier] += WEIGHT * (code_bytes / cpu_s - self._compile[tier])
+            self._compile[tier].observe(code_bytes / cpu_s, self._now())
 
     def fetch_s(self, wire_bytes: int) -> float:
         return wire_bytes / self._link

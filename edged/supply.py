@@ -30,6 +30,7 @@ from .acceptance import Acceptance
 from .acquisition import Acquisition
 from .artifacts import Artifacts
 from .errors import NoHolder, PeerError
+from .interfaces import Peer
 from .rates import Rates
 from .telemetry import Log
 
@@ -89,6 +90,10 @@ class Supply:
     def offered(self, module: Digest) -> bool:
         """Whether peers show an artifact that this node might accept."""
         return bool(self._acceptance.builders_needed and self._acquisition.sources(module))
+
+    def sources(self, module: Digest) -> list[Peer]:
+        """Peers whose artifact of it this node might accept, nearest first."""
+        return self._acquisition.sources(module) if self._acceptance.builders_needed else []
 
     def module_of(self, artifact: Digest) -> Digest | None:
         """Whose code an artifact is that is fetched now."""

@@ -136,6 +136,7 @@ class Metrics:
         self.members = self._gauge("edged_members", "Members by state", "state")
         self._count_code()
         self._count_blobs()
+        self._count_plans()
 
     def _count_code(self) -> None:
         self.compiles = self._counter("edged_compiles", "Compiles by result", "result")
@@ -153,6 +154,14 @@ class Metrics:
         ).labels()
         self.audits = self._counter(
             "edged_audits", "Fetched artifacts compiled again, by result", "result"
+        )
+
+    def _count_plans(self) -> None:
+        self.plans = self._counter(
+            "edged_plans", "Decisions about a function's code, by the form chosen", "form"
+        )
+        self.plan_changes = self._counter(
+            "edged_plan_changes", "Decisions that took the place of another", "before", "after"
         )
 
     def _count_blobs(self) -> None:

@@ -217,6 +217,10 @@ class Fetch:
         """While on, ask for the least that keeps it going: others are waited for more."""
         self._yielding = on
 
+    def rates(self) -> dict[NodeId, tuple[int, float]]:
+        """Bytes that each source sent, and how many per second while it owed some."""
+        return {s.peer: (s.sent_bytes, s.rate) for s in self._sources if s.rate}
+
     def on_timer(self, now: float) -> None:
         if self._news.due is not None and self._news.due <= now:
             self._send_news(now)

@@ -96,6 +96,8 @@ class Source:
     """Wire bytes per second while it owes some; 0: not known."""
     sample_from: float = 0.0
     sample_bytes: int = 0
+    sent_bytes: int = 0
+    """Of replies, in this fetch."""
 
     def connect(self, now: float) -> None:
         """A new connection knows nothing of the old one."""
@@ -147,6 +149,7 @@ class Source:
     def measure(self, size_bytes: int, now: float) -> None:
         """A reply of that size came."""
         self.sample_bytes += size_bytes
+        self.sent_bytes += size_bytes
         spent_s = now - self.sample_from
         if spent_s >= max(RATE_SAMPLE_S, self.rtt_s):
             sample = self.sample_bytes / spent_s

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -35,7 +36,7 @@ from edged.errors import (
 from edged.http import EXTENSION, RETRY_AFTER_S, ClientGone, DirectExchange, problem_response
 from edged.interfaces import CancelFlag, Functions, FunctionView, NodeState
 from edged.telemetry import Log, Metrics
-from protocol.ids import FUNCTION_NAME, NodeId, VersionId
+from protocol.ids import FUNCTION_NAME, FunctionName, NodeId, VersionId
 
 from .abi import REGISTRY, Abi, HttpRequest
 from .body import BodyBudget, Receive, RequestBody
@@ -51,6 +52,9 @@ requests metric, of which the oldest goes: to Prometheus a series that comes bac
 
 REFUSALS: Final = (ConcurrencyExceeded, Draining, NoHolder, NotReady, Overloaded)
 """Errors after which no guest runs for a request: a peer that sent it may ask another."""
+
+FOUND: Final = ("warm", "loaded")
+"""How requests start that find their code here."""
 
 Answer = tuple[int, Headers, bytes]
 
@@ -302,6 +306,7 @@ class Gateway:
                 started_at=request.started_at,
                 limit=limit,
                 timeout_s=function.spec.policy.timeout_ms / 1000,
+                function=function,
             )
             if not await forwarder.forward(order, peers, exchange, send, tell):
                 return False
@@ -345,6 +350,14 @@ class Gateway:
         if request.gone:
             raise ClientGone("the client left")
         raise DeadlineExceeded(f"no answer within {timeout_s:g} s")
+
+    def served(self) -> dict[FunctionName, int]:
+        """Requests so far that found their code here, by function; of very many, those of late."""
+        counts: Counter[FunctionName] = Counter()
+        for (name, _, start), counter in self._counters.items():
+            if start in FOUND:
+                counts[FunctionName(name)] += int(counter.value)
+        return dict(counts)
 
     # ------------------------------------------------------------ telling
     def _problem(self, request: Request, error: EdgedError) -> Answer:

@@ -48,6 +48,7 @@ class Order:
         "answering",
         "body",
         "delivered",
+        "function",
         "limit",
         "passage",
         "request_id",
@@ -65,9 +66,11 @@ class Order:
         started_at: float,
         limit: trio.CancelScope,
         timeout_s: float,
+        function: FunctionView,
     ) -> None:
         """`passage`: as the next node gets it, but for the time that is left, which is that of
         `limit`; `timeout_s`: what a guest may take; `scope`: without reserved fields."""
+        self.function = function
         self.scope = scope
         self.body = body
         self.passage = passage
@@ -151,12 +154,15 @@ class Forwarder:
         gateways: PeerGateways,
         *,
         ready: Callable[[FunctionView], Sequence[Peer]],
+        on_answer: Callable[[NodeId, FunctionView, float], None],
         node_name: str,
         hops_max: int,
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`ready`: peers that could run a version at once, best first."""
+        """`ready`: peers that could run a version at once, best first; `on_answer` hears how long
+        one took to begin its answer."""
+        self._on_answer = on_answer
         self._gateways = gateways
         self._ready = ready
         self._node = node_name
@@ -195,7 +201,10 @@ class Forwarder:
             try:
                 async with self._gateways.stream(peer) as stream:
                     result = "lost"
+                    began_at = trio.current_time()
                     reader, piece = await self._ask(stream, order)
+                    took_s = trio.current_time() - began_at
+                    self._on_answer(peer.node_id, order.function, took_s)
                     await self._relay(stream, reader, piece, order, exchange, send, tell)
             except _Refused as error:
                 self._note(peer, "refused", error)

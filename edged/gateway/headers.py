@@ -26,9 +26,11 @@ def server_timing(phases: Phases, total_s: float, tier: Tier | None) -> bytes:
         for name, duration in (
             (b"queue", phases.queue_s),
             (b"fetch", phases.fetch_s),
+            (b"make", phases.make_s),
             (b"compile", phases.compile_s),
             (b"load", phases.load_s),
             (b"instantiate", phases.instantiate_s),
+            (b"init", phases.init_s),
             (b"run", phases.run_s),
         )
         if duration is not None

@@ -6,7 +6,7 @@ clock unless the name says otherwise.
 """
 
 from .builders import BuilderOperator, BuildersView, BuilderView
-from .code import Code, module_code
+from .code import Code, Way, module_code, snapshot_code
 from .events import EventKind, EventRow, EventSource, EventsView
 from .gateway import Functions, FunctionView, NodeState, Outcome, Phases, Slot, StartType
 from .keys import KeyChange, KeyOperator, KeysView, MemberKeys
@@ -35,6 +35,14 @@ from .operator import (
     VersionView,
 )
 from .peers import BlobSource, DeltaSource, Fetcher, GatewayStream, Peer, PeerGateways, PeerLine
+from .planning import (
+    InputSource,
+    PlanChange,
+    PlanFlip,
+    PlanInput,
+    Planner,
+    PlanView,
+)
 from .runtime import (
     CancelFlag,
     CompileReport,
@@ -132,6 +140,7 @@ __all__ = [
     "InitArgument",
     "InitCall",
     "InitPlan",
+    "InputSource",
     "Invocation",
     "InvocationResult",
     "JoinRequest",
@@ -164,6 +173,11 @@ __all__ = [
     "Phases",
     "PinChange",
     "PinsView",
+    "PlanChange",
+    "PlanFlip",
+    "PlanInput",
+    "PlanView",
+    "Planner",
     "Refusal",
     "RepairReport",
     "ReplicasView",
@@ -183,5 +197,7 @@ __all__ = [
     "Upkeep",
     "VerifyView",
     "VersionView",
+    "Way",
     "module_code",
+    "snapshot_code",
 ]

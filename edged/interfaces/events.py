@@ -34,6 +34,7 @@ EventKind = Literal[
     "copy-dropped",
     "lab-switched",
     "links-changed",
+    "plan-changed",
     "node-ready",
     "node-draining",
 ]

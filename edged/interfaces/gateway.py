@@ -9,13 +9,14 @@ import msgspec
 
 from protocol.function import FunctionSpec
 from protocol.ids import FunctionName, VersionId
+from protocol.snapshots import SnapshotStatement
 
 from .runtime import CancelFlag, Invocation, InvocationResult, Tier
 
 StartType = Literal["warm", "loaded", "artifact", "compiled", "snapshot", "forwarded"]
 """What a response had to wait for. warm: code was in memory; loaded: mapped from this node's disk;
 compiled: compiled here; artifact: native code that a peer had; forwarded: another node ran it.
-snapshot: reserved for the planner."""
+snapshot: as compiled, of the module's snapshot."""
 
 NodeState = Literal["starting", "ready", "draining"]
 
@@ -26,6 +27,8 @@ class FunctionView(msgspec.Struct, frozen=True):
     name: FunctionName
     version: VersionId
     spec: FunctionSpec
+    snapshot: SnapshotStatement | None = None
+    """What its version's record says of it."""
 
 
 class Phases(msgspec.Struct, frozen=True):
@@ -33,9 +36,13 @@ class Phases(msgspec.Struct, frozen=True):
 
     queue_s: float | None = None
     fetch_s: float | None = None
+    make_s: float | None = None
+    """Of a snapshot, here."""
     compile_s: float | None = None
     load_s: float | None = None
     instantiate_s: float | None = None
+    init_s: float | None = None
+    """Of the module, for this invocation."""
     run_s: float | None = None
 
 

@@ -73,6 +73,8 @@ class InvocationResult(msgspec.Struct, frozen=True):
     """Results of an export call, in order; () otherwise."""
     instantiate_s: float
     run_s: float
+    init_s: float = 0.0
+    """0: there was none."""
 
 
 class CancelFlag:

@@ -33,7 +33,7 @@ from .pool import ConnectionPool
 from .shaping import Shaper
 from .slots import TransferSlot, TransferSlots
 from .streams import Connection
-from .transfer import FindHolders, FindPeer, Transfer
+from .transfer import FetchMeter, FindHolders, FindPeer, Transfer
 
 TRANSFERS_MAX: Final = 8
 """At once; half of what a peer grants one node (StreamLimits.per_peer_max)."""
@@ -116,6 +116,7 @@ class ExchangeService:
         transfers_max: int = TRANSFERS_MAX,
         rng: Rng | None = None,
         shaper: Shaper | None = None,
+        meter: FetchMeter | None = None,
     ) -> None:
         self.pool: Final = ConnectionPool(trust, shaper)
         """Runs as long as this does."""
@@ -123,6 +124,7 @@ class ExchangeService:
         """Of blobs that peers want."""
         self._store = store
         self._holders = holders
+        self._meter = meter
         self._metrics = metrics
         self._log = log
         self._config = config or FetchConfig()
@@ -354,6 +356,7 @@ class ExchangeService:
             give=self._give,
             keep=self.hot.put,
             progress=flight.report,
+            meter=self._meter,
             metrics=self._metrics,
             log=self._log,
             config=self._config,

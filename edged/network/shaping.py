@@ -313,6 +313,12 @@ class Shaper:
         return msgspec.structs.replace(link, bandwidth_bytes_s=None)
 
     # ------------------------------------------------------------ what it tells
+    def bandwidth_from(self, peer: NodeId) -> float | None:
+        """Bytes per second that the document in force says of the way from there to here; None:
+        nothing, or an unknown peer."""
+        end = self._known_ends().get(peer)
+        return None if end is None else self._links.link(end, self._own).bandwidth_bytes_s
+
     def view(self) -> LinksView:
         ends = dict.fromkeys(end for end in self._known_ends().values() if end != self._own)
         ends |= dict.fromkeys(self._lanes)

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -79,6 +79,18 @@ class _Link:
     """Of one that is over: what Close says."""
 
 
+class FetchMeter(Protocol):
+    """Hears how fast fetches went."""
+
+    def fetched(self, sources: dict[NodeId, tuple[int, float]]) -> None:
+        """Bytes that each source sent, and how many per second while it owed some."""
+        ...
+
+    def finished(self, size_bytes: int, took_s: float) -> None:
+        """Of decompressing, hashing and storing."""
+        ...
+
+
 class Transfer:
     """Use once. `run` leaves the partial on disk whenever it does not return."""
 
@@ -94,6 +106,7 @@ class Transfer:
         give: GivePeer,
         keep: Callable[[Digest, int, bytes], None],
         progress: Callable[[int, int], None],
+        meter: FetchMeter | None,
         metrics: Metrics,
         log: Log,
         config: FetchConfig,
@@ -107,6 +120,7 @@ class Transfer:
         self._give = give
         self._keep = keep
         self._progress = progress
+        self._meter = meter
         self._metrics = metrics
         self._log = log.bind(blob=blob)
         self._peers: dict[NodeId, Peer] = {}
@@ -170,6 +184,8 @@ class Transfer:
                 with trio.CancelScope(shield=True):  # one short call on the local disk
                     await self._partial.let_go()
         self._metrics.duplicate_bytes.inc(self._fetch.wasted_bytes)
+        if self._meter is not None:
+            self._meter.fetched(self._fetch.rates())
         if isinstance(outcome, EdgedError):
             raise outcome
         return outcome
@@ -390,12 +406,16 @@ class Transfer:
 
     async def _finish(self) -> BlobInfo:
         assert self._partial is not None
+        began_s = trio.current_time()
         try:
-            return await self._partial.finish()
+            info = await self._partial.finish()
         except DigestMismatch as error:
             raise PeerError(
                 f"the manifest of blob {self._blob} does not describe it", private=str(error)
             ) from error
+        if self._meter is not None:
+            self._meter.finished(info.size_bytes, trio.current_time() - began_s)
+        return info
 
     def _failure(self, event: Failed) -> EdgedError:
         reasons = "; ".join(

@@ -117,6 +117,7 @@ class Net:
             forwarder=Forwarder(
                 Gateways(self, member),
                 ready=lambda _: self.holders(member),
+                on_answer=lambda *_: None,
                 node_name=name,
                 hops_max=hops_max,
                 metrics=member.metrics,

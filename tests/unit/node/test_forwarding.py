@@ -59,6 +59,7 @@ def forwarding(
         ready=find,
         functions=lambda: map(function, range(modules)),
         is_near=lambda view: view.spec.module in near,
+        on_answer=lambda *_: None,
         shaper=None,
         metrics=Metrics(),
         log=make_log("n", stream=io.StringIO()),
@@ -100,10 +101,11 @@ def test_any_live_version_is_found_and_no_other() -> None:
 
     old, new = VersionId("0" * 64), VersionId("1" * 64)
     specs = {old: spec(b"old"), new: spec(b"new")}
-    current = SimpleNamespace(version=new, spec=specs[new])
+    current = SimpleNamespace(version=new, spec=specs[new], snapshot=None)
     fake = SimpleNamespace(
         lookup=lambda name: current if name == "f" else None,
         spec=lambda _, version: specs.get(version),
+        snapshots=SimpleNamespace(at=lambda _: None),
     )
     lookup = Lookup(cast(Catalog, fake))
     assert lookup.current("f").version == new

@@ -41,7 +41,7 @@ def test_code_is_what_a_compile_takes_time_for(
 
 
 def test_rates_follow_what_is_measured() -> None:
-    rates = Rates()
+    rates = Rates(now=lambda: 0.0)
     before_s = rates.compile_s(1_000_000, "optimised")
     assert before_s > rates.compile_s(1_000_000, "fast") > COMPILE_FIXED_S
     rates.compiled(COMPILE_SAMPLE_BYTES - 1, "optimised", 100.0)

@@ -1,0 +1,139 @@
+"""Wires what decides about forms of code: measurements, inputs, decisions, and the code in force.
+Starts nothing; only `assembly` uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from protocol.costs import PlanForm
+from protocol.holdings import ANSWERING_FORMS
+from protocol.ids import Digest, FunctionName, NodeId
+from protocol.messages import Form
+
+from .activation import Activation
+from .artifacts import Artifacts
+from .choices import Choices, codes_of
+from .config import PlannerSection
+from .inputs import Gatherer, Seen, init_key
+from .interfaces import EventKind, FunctionView, Peer, Store, Tier
+from .measuring import Measures
+from .planning import Planning
+from .rates import Rates
+from .supply import Supply
+from .telemetry import Log, Metrics
+from .whatif import GIBIBYTE
+
+MBIT_BYTES_S: Final = 125_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSurroundings:
+    """What the node has already."""
+
+    node: str
+    store: Store
+    artifacts: Artifacts
+    activation: Activation
+    supply: Supply
+    rates: Rates
+    measures: Measures
+    tiers: Mapping[Tier, object]
+    lookup: Callable[[str], FunctionView]
+    holders: Callable[[Digest], Sequence[Peer]]
+    ready: Callable[[FunctionView], Sequence[Peer]]
+    form: Callable[[NodeId, Digest], Form | None]
+    served: Callable[[], Mapping[FunctionName, int]]
+    note: Callable[[EventKind, str, str], None]
+    wall_s: Callable[[], float]
+    metrics: Metrics
+    log: Log
+
+
+class PlanParts:
+    """Implements inputs.Scene and planning.Uses."""
+
+    def __init__(self, section: PlannerSection, around: PlanSurroundings) -> None:
+        self._around = around
+        self.choices = Choices(around.activation, log=around.log)
+        gatherer = Gatherer(
+            self,
+            around.measures,
+            around.rates,
+            tier="fast" if "fast" in around.tiers else "optimised",
+            horizon_s=section.horizon_s,
+            wire_s_per_byte=section.price_per_gib / GIBIBYTE,
+        )
+        self.planning = Planning(
+            gatherer,
+            around.measures,
+            node=around.node,
+            preferred=None if section.form == "auto" else section.form,
+            lookup=around.lookup,
+            uses=self,
+            serving=self.choices.serving,
+            note=around.note,
+            wall_s=around.wall_s,
+            metrics=around.metrics,
+            log=around.log,
+        )
+        self.choices.follow(self.planning)
+
+    # ------------------------------------------------------------ what decisions depend on
+    def code(self, digest: Digest) -> Seen:
+        around = self._around
+        row = around.artifacts.row(digest, "optimised")
+        return Seen(
+            info=around.store.info(digest),
+            near=around.activation.is_near(digest),
+            native_bytes=None if row is None else row.size_bytes,
+            holders=around.holders(digest),
+            builders=around.supply.sources(digest),
+            code_bytes=around.artifacts.code_size(digest),
+        )
+
+    def answering(self, function: FunctionView) -> list[tuple[Peer, bool]]:
+        stated = function.snapshot
+        return [
+            (peer, stated is None or self._answers(peer, stated.snapshot))
+            for peer in self._around.ready(function)
+        ]
+
+    def _answers(self, peer: Peer, digest: Digest) -> bool:
+        return self._around.form(peer.node_id, digest) in ANSWERING_FORMS
+
+    def waiting(self, function: FunctionView) -> int:
+        return self.choices.waiting(function)
+
+    # ------------------------------------------------------------ what invocations tell
+    def served(self) -> Mapping[FunctionName, int]:
+        return self._around.served()
+
+    def sample(self, function: FunctionView) -> None:
+        table, measures, now = (
+            self._around.activation.table, self._around.measures, trio.current_time(),
+        )  # fmt: skip
+        stated = function.snapshot
+        for code in codes_of(function):
+            mapped = table.get(code.digest)
+            if mapped is None or mapped.last is None:
+                continue
+            ran = measures.code(code.digest)
+            if mapped.phases.load_s is not None and not ran.load.samples:
+                ran.load.observe(mapped.phases.load_s, now)
+            if mapped.last is ran.last:
+                continue
+            ran.last = mapped.last
+            instantiate_s, init_s, run_s = mapped.last
+            ran.instantiate.observe(instantiate_s, now)
+            # A snapshot runs what its module would.
+            measures.code(function.spec.module).run.observe(run_s, now)
+            if init_s:
+                stated_s = None if stated is None else stated.facts.init_s
+                measures.initialised(init_key(function), init_s, stated_s=stated_s)
+
+    def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
+        self.choices.change(function, forms)

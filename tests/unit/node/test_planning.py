@@ -1,0 +1,152 @@
+"""When a node decides about a function's code, what it keeps, and what it tells of it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from planning_support import MIBIBYTE, MODULE, NOTHING, World, function, peer
+
+from edged.errors import BadRequest
+from edged.planning import DRIFT, FAILED_S, IN_USE_S
+
+PEER = peer(1)
+
+
+async def test_a_function_without_init_has_no_snapshot_to_choose() -> None:
+    world = World(function(init_s=None))
+    world.held_by(PEER)
+    assert world.planning.asked(world.view) == ("module",)
+    view = world.planning.explain("f", {})
+    assert [row.form for row in view.rows] == ["forward", "artifact", "module"]
+
+
+async def test_what_nobody_has_is_tried_as_the_module() -> None:
+    world = World(function(init_s=None))
+    assert world.planning.asked(world.view) == ("module",)
+    assert world.planning.explain("f", {}).form is None
+
+
+async def test_the_link_decides_between_fetching_a_snapshot_and_making_it() -> None:
+    slow, fast = World(function()), World(function())
+    for world, bytes_s in ((slow, 125e3), (fast, 125e6)):
+        world.held_by(PEER)
+        world.measure(bytes_s, PEER)
+        world.waits = 1
+    assert slow.planning.asked(slow.view)[0] == "snapshot-here"
+    assert fast.planning.asked(fast.view)[0] == "snapshot"
+
+
+async def test_few_calls_forward_and_more_pay_for_code_of_ones_own() -> None:
+    world = World(function(init_s=2.0))
+    world.held_by(PEER)
+    world.peers_ready = [(PEER, True)]
+    forms = [world.planning.asked(world.view)]
+    world.planning.answered(PEER.node_id, world.view, 0.05)
+    forms.append(world.planning.asked(world.view))
+    assert forms[-1][0] != "forward"
+    assert "forward" in forms[-1]
+    assert "forward" not in world.planning.wanted(world.view, "request", may_forward=False)
+
+
+async def test_what_failed_is_left_alone_for_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World(function())
+    world.held_by(PEER)
+    world.measure(125e6, PEER)
+    world.waits = 1
+    first = world.planning.asked(world.view)[0]
+    world.planning.failed(world.view, first, "no space")
+    second = world.planning.wanted(world.view, "request")
+    assert first not in second
+    world.planning.got(world.view, second[0])
+    view = world.planning.explain("f", {})
+    assert view.failed == {first: "no space"}
+    assert view.held == second[0]
+    await trio.sleep(FAILED_S + 1)
+    assert first in world.planning.wanted(world.view, "request")
+
+
+async def test_a_preferred_form_is_taken_where_it_can_be_had() -> None:
+    world = World(function(), preferred="snapshot")
+    world.seen[MODULE] = NOTHING._replace(holders=(PEER,))
+    assert world.planning.asked(world.view)[0] != "snapshot"
+    world.held_by(PEER)
+    assert world.planning.asked(world.view)[0] == "snapshot"
+    assert world.planning.explain("f", {}).preferred == "snapshot"
+
+
+async def test_functions_nobody_asks_for_are_not_looked_at(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World(function())
+    world.held_by(PEER)
+    world.planning.asked(world.view)
+    await trio.sleep(IN_USE_S + 1)
+    world.seen = {MODULE: NOTHING}
+    world.planning.check()
+    assert world.changed == []
+    assert world.events == []
+
+
+async def test_an_explanation_has_every_input_and_decides_nothing() -> None:
+    world = World(function(delta_wire=MIBIBYTE))
+    world.held_by(PEER)
+    world.measure(1e6, PEER)
+    before = world.planning.explain("f", {})
+    assert before.held is None
+    assert before.decided_at_s is None
+    inputs = {row.name: row for row in before.inputs}
+    assert inputs["bandwidth"].source == "measured"
+    assert inputs["bandwidth"].value == pytest.approx(1e6, rel=0.05)
+    assert 0 < inputs["bandwidth"].confidence <= 1
+    assert inputs["init"].source == "stated"
+    assert inputs["horizon"].source == "config"
+    assert {row.form for row in before.rows} >= {"snapshot", "snapshot-delta", "snapshot-here"}
+    after = world.planning.explain("f", {"bandwidth": 1e9, "rate": 5.0})
+    changed = {row.name: row for row in after.inputs if row.source == "what-if"}
+    assert {name: row.value for name, row in changed.items()} == {"bandwidth": 1e9, "rate": 5.0}
+    again = world.planning.explain("f", {})
+    assert (again.form, again.held, again.changes) == (before.form, None, ())
+    assert msgspec.json.decode(msgspec.json.encode(after), type=type(after)).form == after.form
+
+
+async def test_a_flip_is_where_the_winner_changes() -> None:
+    world = World(function())
+    world.held_by(PEER)
+    world.measure(1e6, PEER)
+    what_if = {"waiting": 1.0, "rate": 1.0}
+    view = world.planning.explain("f", what_if)
+    flips = {flip.input: flip for flip in view.flips}
+    assert flips
+    for name, flip in flips.items():
+        there = world.planning.explain("f", what_if | {name: flip.to_value})
+        assert there.best == flip.form != view.best
+
+
+@pytest.mark.parametrize(
+    "what_if", [{"weather": 1.0}, {"bandwidth": -1.0}, {"bandwidth": 0.0}, {"rate": float("inf")}]
+)
+async def test_an_input_that_cannot_be_is_refused(what_if: dict[str, float]) -> None:
+    world = World(function())
+    world.held_by(PEER)
+    with pytest.raises(BadRequest):
+        world.planning.explain("f", what_if)
+
+
+async def test_a_decision_that_took_anothers_place_says_which_input_moved() -> None:
+    world = World(function(init_s=1.0))
+    world.held_by(PEER)
+    world.measure(125e3, PEER)
+    world.waits = 1
+    assert world.planning.asked(world.view)[0] == "snapshot-here"
+    world.measure(125e6, PEER)
+    world.planning.check()
+    assert world.changed[0][0] == "snapshot"
+    (event,) = world.events
+    assert event.startswith("plan-changed f snapshot-here to snapshot: bandwidth from")
+    (change,) = world.planning.explain("f", {}).changes
+    assert change.input == "bandwidth"
+    assert change.input_after > DRIFT * change.input_before
