@@ -1,0 +1,247 @@
+"""Sizes of every form of a function's code, what each costs to make, and how it starts.
+
+All by edged's own parts: its snapshots, wire forms, deltas, compilers and runtime. What takes
+minutes to make (native code) is kept in the cache by digest and artifact key, with what it cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+from _common import Sample, alternate
+from _snapshot_guests import PLACE, Case
+
+from edged.interfaces import CancelFlag, InitPlan, Invocation, InvocationResult, SnapshotReport
+from edged.runtime.runtime import WasmtimeRuntime
+from edged.runtime.sections import Reader
+from edged.snapshot.api import Snapshotter
+from edged.store.store import BlobStore
+from protocol.function import Policy
+from protocol.ids import Digest, digest_of
+from protocol.manifest import manifest_digest
+
+POLICY = Policy()
+ARTIFACTS = PLACE / "artifacts"
+CODE_SECTION = 10
+JOBS = ("compile", "optimise")
+
+
+class Made(NamedTuple):
+    """Native code."""
+
+    path: Path
+    size_bytes: int
+    cpu_s: float
+    peak_rss_bytes: int
+    tier: str
+
+
+class Blob(NamedTuple):
+    """A form as it is stored and sent."""
+
+    digest: Digest
+    manifest: Digest
+    size_bytes: int
+    wire_bytes: int
+
+
+class Code(NamedTuple):
+    """A module, or its snapshot."""
+
+    path: Path
+    blob: Blob
+    code_bytes: int
+    fast: Made
+    optimised: Made
+    artifact: Blob
+    """Of `optimised`."""
+
+
+class Start(NamedTuple):
+    """Of one fresh instance up to its first answer."""
+
+    sample: Sample
+    instantiate_s: float
+    """The best: it is so short that whoever interrupts it decides the median."""
+
+    @property
+    def cpu_s(self) -> float:
+        return self.sample.cpu_us / 1e6
+
+
+class Facts(NamedTuple):
+    case: Case
+    module: Code
+    snapshot: Code
+    report: SnapshotReport
+    delta_bytes: int
+    starts: dict[str, Start]
+    """By "module" and "snapshot"."""
+
+    @property
+    def init_s(self) -> float:
+        """CPU seconds, by optimised code."""
+        return max(self.starts["module"].cpu_s - self.starts["snapshot"].cpu_s, 0.0)
+
+    @property
+    def faster(self) -> float:
+        """By CPU time."""
+        return self.starts["module"].cpu_s / self.starts["snapshot"].cpu_s
+
+
+async def measure(
+    case: Case,
+    runtime: WasmtimeRuntime,
+    snapshotter: Snapshotter,
+    store: BlobStore,
+    *,
+    rounds: int,
+) -> Facts:
+    """Raises RuntimeError: the snapshot does not answer as its module does."""
+    path = PLACE / f"{case.name}.snapshot.wasm"
+    report = await snapshotter.write(case.module, path, InitPlan(), POLICY)
+    module = await _code(case.module, runtime, store)
+    snapshot = await _code(path, runtime, store)
+    delta = await store.make_delta(snapshot.blob.digest, module.blob.digest)
+    starts = await _starts(case, runtime, module, snapshot, rounds)
+    return Facts(case, module, snapshot, report, len(delta or b""), starts)
+
+
+async def _code(path: Path, runtime: WasmtimeRuntime, store: BlobStore) -> Code:
+    data = await trio.Path(path).read_bytes()
+    fast, optimised = [await _made(runtime, path, digest_of(data), job) for job in JOBS]
+    blob = await _blob(store, data, "module")
+    artifact = await _blob(store, await trio.Path(optimised.path).read_bytes(), "artifact")
+    return Code(path, blob, _code_bytes(data), fast, optimised, artifact)
+
+
+async def _blob(store: BlobStore, data: bytes, kind: Any) -> Blob:
+    info = await store.put(data, kind=kind)
+    manifest = await store.make_manifest(info.digest)
+    return Blob(info.digest, manifest_digest(manifest), len(data), manifest.wire_bytes)
+
+
+async def _made(runtime: WasmtimeRuntime, module: Path, digest: Digest, job: str) -> Made:
+    keys = repr(sorted(runtime.keys.items())).encode()
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    path = ARTIFACTS / f"{digest[:16]}-{hashlib.sha256(keys).hexdigest()[:16]}-{job}.cwasm"
+    told = path.with_suffix(".json")
+    if not (path.is_file() and told.is_file()):
+        compiling = runtime.compile if job == "compile" else runtime.optimise
+        report = await compiling(module, path)
+        cost = {"cpu_s": report.cpu_s, "peak_rss_bytes": report.peak_rss_bytes}
+        told.write_text(json.dumps(cost | {"tier": report.tier}), "ascii")
+    return Made(path, path.stat().st_size, **json.loads(told.read_text("ascii")))
+
+
+def _code_bytes(wasm: bytes) -> int:
+    reader = Reader(wasm, 8)
+    while reader.at < len(wasm):
+        section, size = reader.byte(), reader.number()
+        if section == CODE_SECTION:
+            return size
+        reader.skip(size)
+    return 0
+
+
+async def _starts(
+    case: Case, runtime: WasmtimeRuntime, module: Code, snapshot: Code, rounds: int
+) -> dict[str, Start]:
+    call = Invocation(policy=POLICY, args=(b"f",), env=case.env, stdin=case.stdin)
+    cancel = CancelFlag()
+    forms = {"module": module, "snapshot": snapshot}
+    loaded = {
+        name: await runtime.load(code.blob.digest, code.optimised.path, "optimised")
+        for name, code in forms.items()
+    }
+    results: dict[str, list[InvocationResult]] = {name: [] for name in forms}
+
+    def once(name: str) -> None:
+        results[name].append(loaded[name].invoke(call, cancel))
+
+    samples = alternate(
+        {"module": lambda: once("module"), "snapshot": lambda: once("snapshot")},
+        rounds=rounds,
+        calls=1,
+    )
+    for name, answers in results.items():
+        loaded[name].close()
+        if any(answer.stdout != case.expected for answer in answers):
+            raise RuntimeError(f"{case.name}, {name}: not what was expected: {answers[0]}")
+    return {
+        name: Start(
+            samples[name],
+            min(answer.instantiate_s for answer in answers),
+        )
+        for name, answers in results.items()
+    }
+
+
+# ------------------------------------------------------------ shown
+def show(found: list[Facts]) -> None:
+    """Two tables: what there is, and how it starts."""
+    print(
+        f"\n{'':12} {'raw MB':>8} {'wire MB':>8} {'of full':>8} {'code MB':>8}"
+        f" {'compile CPU s':>14} {'artifact MB':>12} {'wire MB':>8}"
+    )
+    for facts in found:
+        print(f"{facts.case.name}: {facts.case.about}")
+        for name, code in (("module", facts.module), ("snapshot", facts.snapshot)):
+            costs = f"{code.fast.cpu_s:.2f} / {code.optimised.cpu_s:.2f}"
+            print(
+                f"  {name:10} {_mb(code.blob.size_bytes)} {_mb(code.blob.wire_bytes)} {'':8}"
+                f" {_mb(code.code_bytes)} {costs:>14} {_mb(code.artifact.size_bytes, 12)}"
+                f" {_mb(code.artifact.wire_bytes)}"
+            )
+        share = facts.delta_bytes / facts.snapshot.blob.wire_bytes
+        print(f"  {'delta':10} {'':8} {_mb(facts.delta_bytes)} {share:8.1%}")
+    print(
+        f"\n{'':12} {'start ms: CPU':>14} {'wall':>8}   {'snapshot':>8} {'wall':>8} {'faster':>8}"
+        f" {'made in CPU s':>14} {'beyond init':>12} {'peak MB':>8} {'form':>7}"
+    )
+    for facts in found:
+        before, after = facts.starts["module"].sample, facts.starts["snapshot"].sample
+        report = facts.report
+        print(
+            f"{facts.case.name:12} {before.cpu_us / 1e3:14.2f} {before.wall_us / 1e3:8.2f}"
+            f"   {after.cpu_us / 1e3:8.2f} {after.wall_us / 1e3:8.2f} {facts.faster:7.1f}x"
+            f" {report.cpu_s:14.2f} {report.cpu_s - report.init_cpu_s:12.2f}"
+            f" {report.peak_rss_bytes / 1e6:8.0f} {report.form:>7}"
+        )
+
+
+def _mb(size_bytes: int, width: int = 8) -> str:
+    return f"{size_bytes / 1e6:{width}.3f}"
+
+
+def summary(facts: Facts) -> dict[str, Any]:
+    report = facts.report
+    codes = {"module": facts.module, "snapshot": facts.snapshot}
+    return {
+        **{
+            name: {
+                "raw_bytes": code.blob.size_bytes,
+                "wire_bytes": code.blob.wire_bytes,
+                "code_bytes": code.code_bytes,
+                "artifact_bytes": code.artifact.size_bytes,
+                "artifact_wire_bytes": code.artifact.wire_bytes,
+                "compile_fast_cpu_s": code.fast.cpu_s,
+                "compile_optimised_cpu_s": code.optimised.cpu_s,
+                "start": facts.starts[name].sample.summary(),
+                "instantiate_s": facts.starts[name].instantiate_s,
+            }
+            for name, code in codes.items()
+        },
+        "delta_bytes": facts.delta_bytes,
+        "made": {
+            "cpu_s": report.cpu_s,
+            "init_cpu_s": report.init_cpu_s,
+            "peak_rss_bytes": report.peak_rss_bytes,
+            "form": report.form,
+            "tier": report.tier,
+        },
+    }

@@ -1,0 +1,140 @@
+"""Time to the first answer by form and link: the planner's own cost model, and where it flips.
+
+A node that holds nothing, one peer that has every form, no round trip and no other work: what is
+left is bytes, compiling and init. `protocol.costs` makes the table, from what was measured here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+from _snapshot_facts import Blob as FormBlob
+from _snapshot_facts import Facts
+
+from protocol.costs import Blob, Inputs, Option, PlanForm, Sources, options
+
+LINKS_MBIT = (1.0, 20.0, 100.0, 1000.0)
+SWEEP_MBIT = tuple(10 ** (step / 40) for step in range(-40, 161))
+"""0.1 Mbit/s to 10 Gbit/s."""
+FORMS: tuple[PlanForm, ...] = (
+    "module", "artifact", "snapshot", "snapshot-delta", "snapshot-here", "snapshot-artifact",
+)  # fmt: skip
+COMPILED: tuple[PlanForm, ...] = ("module", "snapshot", "snapshot-delta", "snapshot-here")
+"""What is left where nobody has native code for this machine."""
+BYTES_PER_MBIT = 125_000
+DECOMPRESS_BYTES_S = 700e6
+LOAD_S = 0.0005
+"""Both: FACTS §1 and §5."""
+
+
+class Flip(NamedTuple):
+    mbit: float
+    """Above it `to` is first, below it `before`."""
+    before: PlanForm
+    to: PlanForm
+
+
+def rows(facts: Facts, mbit: float) -> dict[PlanForm, Option]:
+    """The planner's table for one request that waits."""
+    link = mbit * BYTES_PER_MBIT
+    source = Sources(0.0, link)
+
+    def blob(form: FormBlob) -> Blob:
+        return Blob(wire_bytes=form.wire_bytes, size_bytes=form.size_bytes, sources=source)
+
+    module, snapshot = facts.module, facts.snapshot
+    before, after = facts.starts["module"], facts.starts["snapshot"]
+    inputs = Inputs(
+        module=blob(module.blob),
+        artifact=blob(module.artifact),
+        snapshot=blob(snapshot.blob),
+        delta=Blob(wire_bytes=facts.delta_bytes, sources=source),
+        snapshot_artifact=blob(snapshot.artifact),
+        code_bytes=module.code_bytes,
+        link_bytes_s=link,
+        decompress_bytes_s=DECOMPRESS_BYTES_S,
+        # What answers first is the fast compiler's; optimised code replaces it later.
+        compile_bytes_s=module.code_bytes / module.fast.cpu_s,
+        load_s=LOAD_S,
+        init_s=facts.init_s,
+        make_snapshot_s=facts.report.cpu_s - facts.report.init_cpu_s,
+        instantiate_s=before.instantiate_s,
+        instantiate_snapshot_s=after.instantiate_s,
+        run_s=max(after.cpu_s - after.instantiate_s, 0.0),
+        waiting=1,
+        rate_per_s=0.0,
+        horizon_s=0.0,
+    )
+    return {row.form: row for row in options(inputs)}
+
+
+def first_s(row: Option) -> float:
+    return row.ready_s + row.per_call_s
+
+
+def winner(facts: Facts, mbit: float, forms: tuple[PlanForm, ...]) -> PlanForm:
+    found = rows(facts, mbit)
+    return min(forms, key=lambda form: first_s(found[form]))
+
+
+def flips(facts: Facts, forms: tuple[PlanForm, ...]) -> list[Flip]:
+    """Where, from slow links to fast ones, another form is the first to answer."""
+    found = []
+    for low, high in itertools.pairwise(SWEEP_MBIT):
+        before, to = winner(facts, low, forms), winner(facts, high, forms)
+        if before != to:
+            found.append(Flip((low * high) ** 0.5, before, to))
+    return found
+
+
+def calls_until_paid(facts: Facts, mbit: float) -> float:
+    """After how many calls here the snapshot (full, compiled here) has cost less waiting in all
+    than the module; 1: its first answer is sooner."""
+    found = rows(facts, mbit)
+    module, snapshot = found["module"], found["snapshot"]
+    saved_s = module.per_call_s - snapshot.per_call_s
+    return max(1.0, (snapshot.ready_s - module.ready_s) / saved_s)
+
+
+def show(found: list[Facts]) -> None:
+    heads = " ".join(f"{form:>17}" for form in FORMS)
+    print(f"\nfirst answer, s, modelled {heads} {'calls until paid':>17}")
+    for facts in found:
+        for mbit in LINKS_MBIT:
+            table = rows(facts, mbit)
+            best = winner(facts, mbit, FORMS)
+            cells = " ".join(
+                f"{first_s(table[form]):>{15 if form == best else 17}.3f}{' *' * (form == best)}"
+                for form in FORMS
+            )
+            label = f"{facts.case.name}, {mbit:g} Mbit/s"
+            print(f"{label:25} {cells} {calls_until_paid(facts, mbit):17.1f}")
+    print("\nwhere the decision flips, from slow links to fast ones")
+    for facts in found:
+        for title, forms in (("all forms", FORMS), ("no native code to be had", COMPILED)):
+            print(f"{facts.case.name}, {title}: {_path(facts, forms)}")
+
+
+def _path(facts: Facts, forms: tuple[PlanForm, ...]) -> str:
+    changes = flips(facts, forms)
+    first = winner(facts, SWEEP_MBIT[0], forms)
+    return first + "".join(f" ─ {flip.mbit:.3g} Mbit/s ─▶ {flip.to}" for flip in changes)
+
+
+def summary(facts: Facts) -> dict[str, Any]:
+    return {
+        "first_answer_s": {
+            f"{mbit:g}": {
+                form: round(first_s(row), 4)
+                for form, row in rows(facts, mbit).items()
+                if form in FORMS
+            }
+            for mbit in LINKS_MBIT
+        },
+        "calls_until_paid": {
+            f"{mbit:g}": round(calls_until_paid(facts, mbit), 2) for mbit in LINKS_MBIT
+        },
+        "flips": [flip._asdict() for flip in flips(facts, FORMS)],
+        "flips_without_artifacts": [flip._asdict() for flip in flips(facts, COMPILED)],
+    }

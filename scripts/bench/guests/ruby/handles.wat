@@ -1,0 +1,5 @@
+;; What Ruby's module expects of a component's host: here a handle is the object it stands for.
+(module
+  (func (export "resource_new_rb-abi-value") (param i32) (result i32) (local.get 0))
+  (func (export "resource_get_rb-abi-value") (param i32) (result i32) (local.get 0))
+  (func (export "resource_drop_js-abi-value") (param i32)))
