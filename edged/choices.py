@@ -17,7 +17,6 @@ from typing import Final, Protocol
 import trio
 
 from protocol.costs import PlanForm
-from protocol.function import InitSpec
 from protocol.ids import Digest, VersionId
 
 from .activation import Activation
@@ -229,12 +228,6 @@ def codes_of(function: FunctionView) -> tuple[Code, ...]:
     """What it can run in, the quickest to start first."""
     stated, module = snapshot_code(function), module_code(function.spec)
     return (module,) if stated is None else (stated, module)
-
-
-def init_of(function: FunctionView, mapped: Mapped) -> InitSpec | None:
-    """What an invocation in that code begins with; None: it is a snapshot, or there is no init."""
-    init = function.spec.init
-    return init if init is None or mapped.module.digest == function.spec.module else None
 
 
 def _way(form: PlanForm) -> Way | None:

@@ -19,6 +19,7 @@ from typing import Final, Protocol, Self
 import msgspec
 import trio
 
+from protocol.function import InitSpec
 from protocol.ids import FunctionName, VersionId
 
 from .config import GatewaySection
@@ -127,7 +128,8 @@ class FunctionService:
         mapped.users += 1
         self._on_run()
         timeout_s = function.spec.policy.timeout_ms / 1000
-        job = partial(invoke_by, mapped.module, call, cancel, time.monotonic() + timeout_s)
+        init = init_of(function, mapped)
+        job = partial(invoke_by, mapped.module, call, init, cancel, time.monotonic() + timeout_s)
         try:
             async with self._share_of(function):
                 result = await self._workers.run(job, on_cancel=cancel.set)
@@ -185,11 +187,21 @@ class FunctionService:
 
 
 def invoke_by(
-    module: LoadedModule, call: Invocation, cancel: CancelFlag, deadline_s: float
+    module: LoadedModule,
+    call: Invocation,
+    init: InitSpec | None,
+    cancel: CancelFlag,
+    deadline_s: float,
 ) -> InvocationResult:
     """In a worker thread: `call` with what is left until `deadline_s` of the monotonic clock."""
     left_s = deadline_s - time.monotonic()
-    return module.invoke(msgspec.structs.replace(call, timeout_s=left_s), cancel)
+    return module.invoke(msgspec.structs.replace(call, timeout_s=left_s, init=init), cancel)
+
+
+def init_of(function: FunctionView, mapped: Mapped) -> InitSpec | None:
+    """What an invocation in that code begins with; None: it is a snapshot, or there is no init."""
+    init = function.spec.init
+    return init if init is None or mapped.module.digest == function.spec.module else None
 
 
 def waited_for(phases: Phases, waited_s: float) -> Phases:

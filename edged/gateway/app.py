@@ -259,7 +259,7 @@ class Gateway:
         )
 
     def _timeout_s(self, request: Request, function: FunctionView) -> float:
-        timeout_s = function.spec.policy.timeout_ms / 1000 + self._limits.ready_timeout_s
+        timeout_s = longest_s(function) + self._limits.ready_timeout_s
         passage = request.passage
         return timeout_s if passage is None else min(timeout_s, passage.left_s)
 
@@ -305,7 +305,7 @@ class Gateway:
                 request_id=request.request_id,
                 started_at=request.started_at,
                 limit=limit,
-                timeout_s=function.spec.policy.timeout_ms / 1000,
+                timeout_s=longest_s(function),
                 function=function,
             )
             if not await forwarder.forward(order, peers, exchange, send, tell):
@@ -405,3 +405,10 @@ class Gateway:
             counter = self._metrics.requests.labels(function, str(status), start)
             self._counters[key] = counter
         counter.inc()
+
+
+def longest_s(function: FunctionView) -> float:
+    """That its guest may run: its init comes first where it is no snapshot."""
+    init = function.spec.init
+    init_ms = 0 if init is None else init.timeout_ms
+    return (function.spec.policy.timeout_ms + init_ms) / 1000

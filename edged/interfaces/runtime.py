@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from protocol.function import Policy
+from protocol.function import InitSpec, Policy
 from protocol.ids import ArtifactKey, Digest
 
 Tier = Literal["fast", "optimised"]
@@ -63,6 +63,9 @@ class Invocation(msgspec.Struct, frozen=True):
     """With it, no entrypoint runs (but a reactor's `_initialize` does)."""
     timeout_s: float | None = None
     """What is left of the request's deadline; the policy's timeout caps it."""
+    init: InitSpec | None = None
+    """What runs first, in a world of its own: the invocation begins in the state that it leaves,
+    as it would in the module's snapshot. Its time is bounded by its own timeout."""
 
 
 class InvocationResult(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ctypes import addressof, byref, c_uint32, c_void_p, memmove, string_at
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal
@@ -93,7 +93,7 @@ class Call:
     __slots__ = (
         "_has_memory", "_relays", "api", "bug", "cancel", "cause", "context", "deadline_at",
         "engine", "exit_status", "opened", "quota", "scratch", "stderr", "stderr_left",
-        "stderr_truncated", "stdout", "stdout_left", "stop", "streams", "units",
+        "stderr_truncated", "stdout", "stdout_left", "stop", "streams", "units", "world",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +122,8 @@ class Call:
         self.units = UNITS
         """Of host work, until the next turn (turns.py)."""
         self.quota = quota
+        self.world: Mapping[str, tuple[str, HostFunction]] = {}
+        """What answers an init, and the invocation after it, for clock and random numbers."""
         self._has_memory = False
         self._relays: dict[str, Func] | None = None
 

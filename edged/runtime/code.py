@@ -33,6 +33,7 @@ class Code:
         self._lock = threading.Lock()
         self._linked: list[int] = []
         self._with_tmp: int | None = None
+        self._with_init: dict[bool, int] = {}
         self.imports = imports_of(engine.api, module)
         imported = frozenset(self.imports)
         # A guest cannot see what it does not import; making it would be half the call's cost.
@@ -49,6 +50,15 @@ class Code:
             if self._with_tmp is None:
                 self._with_tmp = self._link(self.engine.linker_tmp)
             return self._with_tmp
+
+    def with_init(self, *, private_tmp: bool) -> int:
+        """The form whose clock and random numbers are those of the call's world."""
+        with self._lock:
+            known = self._with_init.get(private_tmp)
+            if known is None:
+                known = self._link(self.engine.linker_init(private_tmp=private_tmp))
+                self._with_init[private_tmp] = known
+            return known
 
     def _link(self, linker: int) -> int:
         api = self.engine.api

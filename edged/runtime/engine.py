@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+import threading
 from ctypes import c_void_p
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
@@ -64,13 +65,26 @@ class Engine:
         self.linker_wasi = self._linker(None)
         self.linker = self._linker(host)
         self.linker_tmp = self._linker(host, private_tmp=True)
+        self._host = host
+        self._lock = threading.Lock()
+        self._linkers_init: dict[bool, int] = {}
         self.relay_module, self.key = self._compile_relay()
         self.ticker = Ticker(self._tick, name="edged-epoch")
 
     def _tick(self) -> None:
         self.api.wasmtime_engine_increment_epoch(self.pointer)
 
-    def _linker(self, host: Host | None, *, private_tmp: bool = False) -> int:
+    def linker_init(self, *, private_tmp: bool) -> int:
+        """For modules whose init runs before each invocation; made when first needed. Raises
+        OSError."""
+        with self._lock:
+            known = self._linkers_init.get(private_tmp)
+            if known is None:
+                known = self._linker(self._host, private_tmp=private_tmp, init=True)
+                self._linkers_init[private_tmp] = known
+            return known
+
+    def _linker(self, host: Host | None, *, private_tmp: bool = False, init: bool = False) -> int:
         """wasmtime's WASI, with `host`'s functions in the place of some."""
         api = self.api
         linker: int = api.wasmtime_linker_new(self.pointer)
@@ -79,7 +93,7 @@ class Engine:
         if error:
             raise OSError(api.take_error(error))
         if host is not None:
-            host.define(linker, private_tmp=private_tmp)
+            host.define(linker, private_tmp=private_tmp, init=init)
         return linker
 
     def _compile_relay(self) -> tuple[int, ArtifactKey]:
@@ -111,7 +125,8 @@ class Engine:
         if not hasattr(self, "relay_module"):
             return  # never came to be
         self.api.wasmtime_module_delete(self.relay_module)
-        for linker in (self.linker_wasi, self.linker, self.linker_tmp):
+        shared = (self.linker_wasi, self.linker, self.linker_tmp)
+        for linker in (*shared, *self._linkers_init.values()):
             self.api.wasmtime_linker_delete(linker)
         self.api.wasm_engine_delete(self.pointer)
 

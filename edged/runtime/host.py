@@ -40,6 +40,14 @@ is to wait; None for a clock that cannot be waited for."""
 SUBSCRIPTIONS_MAX: Final = 256
 """A guest has no sockets to wait for. Each costs Python time under the GIL."""
 
+WORLD: Final = {
+    "clock_res_get": "ii",
+    "clock_time_get": "iIi",
+    "poll_oneoff": "iiii",
+    "random_get": "ii",
+}
+"""What a world answers (world.py), with its parameters as in SIGNATURES."""
+
 _ONE = Struct("<I")
 _PAIR = Struct("<II")
 _TWO = Struct("<I12xI")
@@ -86,17 +94,23 @@ class Host:
             self._signatures[name] = letters
             plain[name] = function
         self._plain = {name: self._callback(function) for name, function in plain.items()}
+        self._worldly = {name: self._callback(_of_world(name)) for name in WORLD}
         charged = QUOTA_FUNCTIONS | {"path_open": self.descriptors.limited(open_charged)}
         self._with_tmp = self._plain | {
             name: self._callback(function) for name, function in charged.items()
         }
 
-    def define(self, linker: int, *, private_tmp: bool) -> None:
-        """Shadows WASI functions in `linker`. Raises OSError."""
+    def define(self, linker: int, *, private_tmp: bool, init: bool = False) -> None:
+        """Shadows WASI functions in `linker`; `init`: clock and random numbers too, which are then
+        those of the call's world. Raises OSError."""
         api = self.api
         module = WASI.encode()
-        for name, callback in (self._with_tmp if private_tmp else self._plain).items():
-            functype = api.functype(self._signatures[name], "" if name == "proc_exit" else "i")
+        shadows = self._with_tmp if private_tmp else self._plain
+        signatures = self._signatures
+        if init:
+            shadows, signatures = shadows | self._worldly, signatures | WORLD
+        for name, callback in shadows.items():
+            functype = api.functype(signatures[name], "" if name == "proc_exit" else "i")
             text = name.encode()
             error = api.wasmtime_linker_define_func_unchecked(
                 linker, module, len(module), text, len(text), functype, callback, None, None
@@ -163,6 +177,13 @@ class Host:
             if call.quota:
                 call.quota.moved.add(target)
         return errno
+
+
+def _of_world(name: str) -> HostFunction:
+    def function(call: Call, caller: int, args: int) -> int:
+        return call.world[name][1](call, caller, args)
+
+    return function
 
 
 def fd_write(call: Call, caller: int, args: int) -> int:

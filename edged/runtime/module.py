@@ -20,9 +20,12 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Final, NamedTuple
 
+import msgspec
+
 from edged.errors import (
     BadRequest,
     DeadlineExceeded,
+    InitExited,
     InvocationCancelled,
     ModuleRejected,
     PolicyDenied,
@@ -36,14 +39,15 @@ from .code import Code, Signature, copy_code, exports_of
 from .engine import Engine
 from .ffi import EXTERN_FUNC, VAL_RAW_BYTES
 from .host import EPOCH_PERIOD_TICKS, Host
+from .initialising import INITIALIZE, RESUME, Initialiser, steps_of
 from .outcome import error_of_failure, error_of_stop, error_of_trap
 from .sandbox import Sandbox
 from .ticker import TICK_S
 from .trace import failure_of, frames_of_trap
 from .values import pack_params, unpack_results
+from .world import World
 
 START: Final = "_start"
-INITIALIZE: Final = "_initialize"
 _COUNT_TOO_HIGH: Final = re.compile(r"(memory|table) count too high at (\d+)")
 COUNT_MAX: Final = 64
 """Memories, or tables, of one module."""
@@ -177,13 +181,14 @@ class WasmtimeModule:
             # At most one entry per export of the module, so this is bounded.
             entry = self._entries[name] = known or self._entry(name)
         code = self._code_for(policy)
+        run = self._run if call.init is None else self._run_after_init
         while True:
             try:
                 if not policy.tmp_bytes:
-                    return self._run(code, call, cancel, deadline_at, entry, None)
+                    return run(code, call, cancel, deadline_at, entry, None)
                 tmp = self._sandbox.make_tmp()
                 try:
-                    return self._run(code, call, cancel, deadline_at, entry, tmp)
+                    return run(code, call, cancel, deadline_at, entry, tmp)
                 finally:
                     self._sandbox.remove_tmp(tmp)
             except _Recount:
@@ -247,6 +252,86 @@ class WasmtimeModule:
             api.wasmtime_store_delete(store)
             if current is not None and current.opened:
                 self._host.descriptors.ended(current)
+
+    def _run_after_init(
+        self,
+        code: Code,
+        call: Invocation,
+        cancel: CancelFlag,
+        deadline_at: float,
+        entry: Entry,
+        tmp: Path | None,
+    ) -> InvocationResult:
+        """As `_run`, of an instance that runs the init first: in a world where clock and random
+        numbers are always the same, without the call's argv, environment, input and directories."""
+        begin, init, policy = perf_counter(), call.init, call.policy
+        assert init is not None
+        steps = steps_of(init, self._signatures)
+        left_s = deadline_at - monotonic()
+        bare = Invocation(
+            msgspec.structs.replace(policy, env={}, mounts=()),
+            env=tuple((name.encode(), value.encode()) for name, value in init.env.items()),
+        )
+        api, engine, state = self._api, code.engine, self._host.state
+        wasi = self._sandbox.wasi_config(bare, code, None)
+        init_at = monotonic() + init.timeout_ms / 1000
+        store, context = self._new_store(engine, policy, wasi, init_at)
+        current = state.call = Call(
+            engine, state.scratch, context, cancel, init_at, policy.stdout_bytes,
+            policy.stderr_bytes, None if tmp is None else Quota(0),
+        )  # fmt: skip
+        current.world = World(fixed=True).functions()
+        values = (c_char * len(entry.values)).from_buffer_copy(entry.values)
+        ready = initialised = perf_counter()
+        engine.ticker.enter(state.ident)
+        try:
+            try:
+                self._instantiate(current, code.with_init(private_tmp=tmp is not None))
+                ready = perf_counter()
+                Initialiser(current, self._call, self._signatures).run(steps)
+            except Stop:
+                raise InitExited("init ended the program", exit_status=0) from None
+            self._begin_anew(current, call, code, tmp, monotonic() + left_s)
+            initialised = perf_counter()
+            try:
+                for name in entry.before:
+                    if name != INITIALIZE.encode():
+                        self._call(current, name, (c_char * VAL_RAW_BYTES)(), 1)
+                resumed = entry.name == START.encode() and RESUME in self._signatures
+                self._call(current, RESUME.encode() if resumed else entry.name, values, entry.slots)
+            except Stop:
+                pass
+            return InvocationResult(
+                bytes(current.stdout),
+                bytes(current.stderr),
+                current.stderr_truncated,
+                unpack_results(entry.results, bytes(values)) if entry.results else (),
+                ready - begin,
+                perf_counter() - initialised,
+                initialised - ready,
+            )
+        finally:
+            engine.ticker.leave(state.ident)
+            state.call = None
+            api.wasmtime_store_delete(store)
+            if current.opened:
+                self._host.descriptors.ended(current)
+
+    def _begin_anew(
+        self, current: Call, call: Invocation, code: Code, tmp: Path | None, deadline_at: float
+    ) -> None:
+        """From init to the invocation: its own WASI, the real clock, nothing written yet."""
+        policy = call.policy
+        wasi = self._sandbox.wasi_config(call, code, tmp)
+        self._api.wasmtime_context_set_wasi(current.context, wasi)
+        current.world = World(fixed=False).functions()
+        current.deadline_at = deadline_at
+        current.stdout, current.stderr = bytearray(), bytearray()
+        current.stdout_left, current.stderr_left = policy.stdout_bytes, policy.stderr_bytes
+        current.stderr_truncated = False
+        current.streams = {1: 1, 2: 2}
+        current.quota = None if tmp is None else Quota(policy.tmp_bytes)
+        current.check_time()
 
     def _new_store(
         self, engine: Engine, policy: Policy, wasi: int | None, deadline_at: float

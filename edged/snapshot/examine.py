@@ -13,14 +13,13 @@ from edged.interfaces import (
     InitPlan,
     Refusal,
 )
-from edged.runtime.module import INITIALIZE, START
+from edged.runtime.initialising import INITIALIZE, RESUME
+from edged.runtime.module import START
 
 from .errors import refuse
 from .parse import Module, Signature, parse
 from .wasi import is_foreign
 
-RESUME: Final = "wizer.resume"
-"""What a program built with wizer.h has in the place of `_start` once it is initialised."""
 _NOTHING: Final = Signature((), ())
 
 

@@ -24,6 +24,7 @@ from edged.errors import (
     PolicyDenied,
 )
 from edged.interfaces import CancelFlag, InitCall
+from edged.runtime.arguments import flatten, pack
 from edged.runtime.call import Call, Quota
 from edged.runtime.engine import Engine
 from edged.runtime.ffi import EXTERN_FUNC, VAL_RAW_BYTES, Extern, Val
@@ -33,7 +34,6 @@ from edged.runtime.trace import Failure, failure_of, frames_of_trap
 from edged.runtime.values import unpack_results
 from protocol.function import Policy
 
-from .arguments import flatten, pack
 from .errors import refuse
 from .instrument import Names
 from .parse import Module, Signature

@@ -15,6 +15,7 @@ from edged.runtime.ffi import Api
 from edged.runtime.host import Host
 from edged.runtime.sandbox import Sandbox
 from edged.runtime.settings import parse_target
+from edged.runtime.world import World
 from edged.telemetry import make_log
 
 from .errors import refuse
@@ -26,7 +27,6 @@ from .messages import Job, Phase
 from .parse import Module, parse
 from .rewrite import rewrite
 from .snapshot import Snapshot, snapshot
-from .wasi import World
 
 
 class Progress:

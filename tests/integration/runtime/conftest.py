@@ -93,7 +93,12 @@ class Lab:
     async def invoke(
         self, guest: str, call: Invocation, cancel: CancelFlag | None = None
     ) -> InvocationResult:
-        module = await self.load(guest)
+        return await self.run(await self.load(guest), call, cancel)
+
+    @staticmethod
+    async def run(
+        module: LoadedModule, call: Invocation, cancel: CancelFlag | None = None
+    ) -> InvocationResult:
         return await trio.to_thread.run_sync(module.invoke, call, cancel or CancelFlag())
 
     async def start(self, guest: str, **policy: object) -> InvocationResult:

@@ -9,9 +9,8 @@ from typing import Final
 
 from edged.errors import CannotSnapshot
 from edged.interfaces import InitCall
-from edged.runtime.ffi import VAL_RAW_BYTES
 
-from .errors import refuse
+from .ffi import VAL_RAW_BYTES
 
 _FORMATS: Final = {"i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
 _BITS: Final = {"i32": 32, "i64": 64}
@@ -64,4 +63,5 @@ def _number(name: str, index: int, kind: str, value: float) -> int | float:
 
 
 def _bad(name: str, detail: str) -> CannotSnapshot:
-    return refuse("bad-arguments", f"export {name}", detail)
+    thing = f"export {name}"
+    return CannotSnapshot("bad-arguments", f"{thing}: {detail}", thing=thing)
