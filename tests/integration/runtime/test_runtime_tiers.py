@@ -270,4 +270,4 @@ async def test_a_standby_ends_with_its_parent(bench):
     with trio.fail_after(30):
         await process.stdin.aclose()
         assert await process.wait() != 0
-    await compile_module._end(process)
+    await compile_module.end(process)
