@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Lab
 
 from edged.errors import DeadlineExceeded, GuestTrap, InitExited, ModuleRejected
 from edged.interfaces import InitCall as PlannedCall
 from edged.interfaces import InitPlan, Invocation, InvocationResult
 from edged.snapshot.api import Snapshotter
 from protocol.function import InitCall, InitSpec, Policy
+
+if TYPE_CHECKING:
+    from conftest import Lab
 
 WASI = "wasi_snapshot_preview1"
 NOTES = f"""(module
