@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
@@ -33,7 +34,7 @@ from .functions import FunctionService
 from .gateway import Gateway, GatewayLimits
 from .housekeeping import Housekeeping
 from .intake import Intake
-from .interfaces import FunctionView, NodeState, Peer
+from .interfaces import FunctionView, NodeState, Peer, Snapshots
 from .journal import Journal
 from .keeping import Keeper
 from .keys import KeyService
@@ -110,6 +111,7 @@ class Parts:
         trust: Trust,
         store: BlobStore,
         runtime: WasmtimeRuntime,
+        snapshotter: Snapshots,
         sockets: Sockets,
         generation: int,
         state: Callable[[], NodeState],
@@ -124,6 +126,7 @@ class Parts:
         self._metrics = metrics
         self._store = store
         self._runtime = runtime
+        self._snapshotter = snapshotter
         self._trust = trust
         self._persisting = trio.Lock()
         """Held by whoever writes records to disk: Operations and the gossip driver."""
@@ -132,7 +135,9 @@ class Parts:
         self.gossip = make_gossip(config, trust, runtime, sockets, generation, clock)
         self.acquaintances = Acquaintances(store, self.gossip.members, log=log)
         self.shaper = self._make_shaper(config, sockets) if config.links.enabled else None
-        self._lookup = Lookup(self.gossip.catalog)
+        self._lookup = Lookup(
+            self.gossip.catalog, usable=lambda stated: self.snapshots.judge(stated) != "refuse"
+        )
         self._link_bytes_s = config.planner.link_mbit * MBIT_BYTES_S
         self.measures = Measures(link=self._link_prior)
         self._saved = SavedRecords(trust)
@@ -205,19 +210,20 @@ class Parts:
             shaper=self.shaper,
             meter=self.measures,
         )
+        self.deltas = DeltaSource(store)
         self.streams = StreamServer(
             trust=trust,
             source=WireSource(
                 store, log, attested=self._attested, manifests=self._lookup.manifests
             ),
-            deltas=DeltaSource(store),
+            deltas=self.deltas,
             fetching=self.exchange,
             sync=self.gossip_service,
             replicas=Keeper(
                 store,
                 self.exchange,
                 on_held=self._on_placed,
-                keeping=lambda blob: self.housekeeping.collector.keeping(blob),  # noqa: PLW0108 - made later
+                keeping=self._keeping,
                 promise=lambda blob: self.replication.promise(blob),  # noqa: PLW0108 - made later
                 state=state,
             ),
@@ -259,12 +265,18 @@ class Parts:
             trust=self._trust,
             store=self._store,
             runtime=self._runtime,
+            snapshotter=self._snapshotter,
+            catalog=self.gossip.catalog,
             fetcher=self.exchange,
             announce=self._announce,
             on_held=self._on_held,
             peers=self._peers_with_artifact,
             rivals=self._rivals,
             bases=self._artifact_bases,
+            delta_bytes=self.deltas.wire_bytes,
+            keeping=self._keeping,
+            remove=self._remove_copy,
+            nodes=lambda: self.views.member_counts()["alive"],
             is_idle=lambda: not self.functions.running and self.load.share < IDLE_LOAD,
             name_of=self._name_of,
             note=self.events.add,
@@ -276,6 +288,7 @@ class Parts:
         native = NativeParts(config, around)
         self.artifacts, self.activation = native.artifacts, native.activation
         self.auditor, self.builders = native.auditor, native.builders
+        self.making, self.inits, self.snapshots = native.making, native.inits, native.snapshots
         self._wire_plans(config, native)
         self.load = LoadMeter(
             running=lambda: self.functions.running,
@@ -350,6 +363,7 @@ class Parts:
             exchange=self.exchange,
             streams=self.streams,
             keys=self._runtime.keys.values(),
+            keeps=self.snapshots.keeps,
             views=self.views,
             announce=self._announce,
             promised=lambda module: self.replication.promised(module),  # noqa: PLW0108 - made later
@@ -433,11 +447,13 @@ class Parts:
             intake=Intake(
                 store=self._store,
                 runtime=self._runtime,
-                keeping=self.housekeeping.collector.keeping,
+                keeping=self._keeping,
                 on_held=self._on_held,
                 mounts=frozenset(config.mounts),
                 replicas=config.replication.replicas,
             ),
+            inits=self.inits,
+            snapshots=self.snapshots,
             replicas=config.replication.replicas,
             state=state,
         )
@@ -495,6 +511,12 @@ class Parts:
     def _artifact_bases(self, module: Digest) -> list[Digest]:
         rows = (self.artifacts.row(one, "optimised") for one in self._lookup.kin(module))
         return [row.digest for row in rows if row is not None]
+
+    def _keeping(self, blob: Digest) -> AbstractAsyncContextManager[None]:
+        return self.housekeeping.collector.keeping(blob)
+
+    async def _remove_copy(self, blob: Digest) -> bool:
+        return await self.housekeeping.collector.remove_copy(blob)
 
     def _on_held(self, module: Digest) -> None:
         self.housekeeping.collector.touch(module)

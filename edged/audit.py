@@ -1,4 +1,5 @@
-"""Audit (`artifacts.audit`): compiles again, when the node is idle, what others compiled for it.
+"""Audit (`artifacts.audit`): compiles again, when the node is idle, what others compiled for it,
+and makes again the snapshots that others made (snapshots.py).
 
 Compiling is deterministic, so the same module and artifact key give the same bytes. Where they do
 not, who vouched for them is trusted no more on this node, and everything only they vouch for is
@@ -9,7 +10,7 @@ each artifact once. A module that is not here is not fetched for it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -17,6 +18,7 @@ import trio
 from protocol.ids import Digest, NodeId
 
 from .artifacts import Artifacts
+from .distrust import Distrust
 from .errors import EdgedError
 from .interfaces import ArtifactRow, EventKind, Store
 from .telemetry import Log, Metrics
@@ -33,16 +35,19 @@ class Auditor:
         *,
         store: Store,
         is_idle: Callable[[], bool],
-        unmap: Callable[[Digest], None],
+        distrust: Distrust,
+        audit_snapshot: Callable[[], Awaitable[bool]],
         name_of: Callable[[NodeId], str],
         note: Callable[[EventKind, str, str], None],
         metrics: Metrics,
         log: Log,
     ) -> None:
+        """`audit_snapshot` makes one again that others made, if there is one; whether it did."""
         self._artifacts = artifacts
         self._store = store
         self._is_idle = is_idle
-        self._unmap = unmap
+        self._distrust = distrust
+        self._audit_snapshot = audit_snapshot
         self._name_of = name_of
         self._note = note
         self._metrics = metrics
@@ -59,6 +64,8 @@ class Auditor:
                 row = self._next()
                 if row is not None:
                     await self._audit(row)
+                else:
+                    await self._audit_snapshot()
 
     def begin_anew(self) -> None:
         """What was audited is audited again, if others are to vouch for it still."""
@@ -88,13 +95,7 @@ class Auditor:
             self._log.info("audit: the artifact holds", module=row.module, artifact=row.digest)
             return
         self._report(row, builders, made)
-        lacking = self._artifacts.distrust(builders)
-        for module in dict.fromkeys([*sharing, *lacking]):
-            self._unmap(module)
-        try:
-            await self._artifacts.forget(lacking)
-        except EdgedError as error:  # none of it is opened again all the same, while this node runs
-            self._log.error("distrust is not on disk", builders=builders, why=str(error))
+        await self._distrust.builders(builders, also=sharing)
 
     def _report(self, row: ArtifactRow, builders: tuple[NodeId, ...], made: Digest) -> None:
         names = [self._name_of(builder) for builder in builders]

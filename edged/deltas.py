@@ -47,6 +47,12 @@ class DeltaSource:
                     return base, len(delta), delta[offset : offset + DELTA_PART_BYTES]
         raise BlobNotFound(f"no delta to blob {blob}", digest=blob)
 
+    async def wire_bytes(self, blob: Digest, base: Digest) -> int:
+        """Of what a peer that has `base` would be sent; 0: there is none worth it.
+
+        Raises BlobNotFound, Overloaded."""
+        return len(await self._delta(blob, base)) if self._store.info(base) is not None else 0
+
     async def _delta(self, blob: Digest, base: Digest) -> bytes:
         pair = (blob, base)
         if pair not in self._made:

@@ -117,6 +117,11 @@ class CannotSnapshot(EdgedError):
         self.thing = thing
 
 
+class SnapshotMismatch(EdgedError):
+    """What came of a module's init here is not the snapshot that a statement names: its maker lied,
+    or one of the two machines is broken."""
+
+
 # One invocation
 class InvocationError(EdgedError):
     """The guest's fault. `stderr` is what it wrote before, for the function's log."""
@@ -301,6 +306,9 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     ArtifactRefused: ErrorInfo(500, "artifact-refused", False, "error", "Artifact refused"),
     PolicyDenied: ErrorInfo(500, "policy-denied", False, "warning", "Denied by policy"),
     CannotSnapshot: ErrorInfo(422, "cannot-snapshot", False, "info", "No snapshot of this module"),
+    SnapshotMismatch: ErrorInfo(
+        500, "snapshot-mismatch", False, "error", "A snapshot is not what it is said to be"
+    ),
     InvocationError: ErrorInfo(500, "invocation", False, "info", "Function failed"),
     GuestTrap: ErrorInfo(500, "trap", False, "info", "Function trapped"),
     GuestExit: ErrorInfo(500, "guest-exit", False, "info", "Function exited with an error"),

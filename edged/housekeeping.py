@@ -5,6 +5,7 @@ an operator is told of them. `assembly` makes it; the node runs it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import trio
 
@@ -17,6 +18,7 @@ from .collector import Collector
 from .config import StoreSection
 from .eventlog import EventLog
 from .interfaces import NodeState
+from .lookup import code_of
 from .network import ExchangeService, StreamServer
 from .pins import Pins
 from .scrubber import Scrubber
@@ -38,34 +40,43 @@ class BlobNeeds:
         exchange: ExchangeService,
         streams: StreamServer,
         keys: Iterable[ArtifactKey],
+        keeps: Callable[[Digest], bool],
         members: Callable[[], dict[str, int]],
         announce: Callable[[Digest], None],
         promised: Callable[[Digest], bool],
         absent: Callable[[], list[Digest]],
     ) -> None:
-        """`members`: count by state, this node among the alive."""
+        """`keeps`: whether a snapshot is to stay here; `members`: count by state, this node among
+        the alive."""
         self._catalog = catalog
         self._pins = pins
         self._activation = activation
         self._exchange = exchange
         self._streams = streams
         self._keys = frozenset(keys)
+        self._keeps = keeps
         self._members = members
         self.announce = announce
         self._promised = promised
         self.absent = absent
 
     def is_wanted(self, module: Digest) -> bool:
-        return self._catalog.modules.get(module) is not None
+        return self._catalog.modules.get(module) is not None or self._keeps(module)
 
     def manifest(self, module: Digest) -> Digest | None:
         wanted = self._catalog.modules.get(module)
-        return None if wanted is None else wanted.manifests[0]
+        if wanted is not None:
+            return wanted.manifests[0]
+        stated = self._catalog.snapshots.get(module)
+        return stated[0].manifest if stated and self._keeps(module) else None
 
     def manifests(self) -> frozenset[Digest]:
-        modules = self._catalog.modules
+        modules, snapshots = self._catalog.modules, self._catalog.snapshots
         named = (modules.get(module) for module in modules)
-        return frozenset(one for wanted in named if wanted for one in wanted.manifests)
+        found = {one for wanted in named if wanted for one in wanted.manifests}
+        return frozenset(
+            found.union(one.manifest for each in snapshots for one in snapshots.get(each))
+        )
 
     def pinned(self) -> frozenset[Digest]:
         return self._pins.covered()
@@ -115,6 +126,7 @@ class Housekeeping:
         exchange: ExchangeService,
         streams: StreamServer,
         keys: Iterable[ArtifactKey],
+        keeps: Callable[[Digest], bool],
         views: Views,
         announce: Callable[[Digest], None],
         promised: Callable[[Digest], bool],
@@ -125,11 +137,10 @@ class Housekeeping:
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`keys`: of the code that engines here load; `promised`: peers rely on the copy here;
-        `absent`: modules that belong here and are not on disk."""
-        self.pins = Pins(
-            store, modules=lambda name: (r.spec.module for r in catalog.versions(name)), log=log
-        )
+        """`keys`: of the code that engines here load; `keeps`: whether a snapshot is to stay here;
+        `promised`: peers rely on the copy here; `absent`: modules that belong here and are not on
+        disk."""
+        self.pins = Pins(store, modules=partial(code_of, catalog), log=log)
         needs = self._needs = BlobNeeds(
             catalog=catalog,
             pins=self.pins,
@@ -137,6 +148,7 @@ class Housekeeping:
             exchange=exchange,
             streams=streams,
             keys=keys,
+            keeps=keeps,
             members=views.member_counts,
             announce=announce,
             promised=promised,

@@ -92,6 +92,8 @@ class Intake:
                 f"module {request.module} is not on this node; upload it first (PUT /v1/modules)",
                 digest=request.module,
             )
+        if request.init is None and request.snapshot == "always":
+            raise BadRequest('snapshot: "always" wants an init: what a snapshot is taken after')
         for mount in request.policy.mounts:
             if mount.source not in self._mounts:
                 raise BadRequest(
@@ -110,12 +112,23 @@ class Intake:
             methods=request.methods,
             policy=request.policy,
             replicas=self._replicas if request.replicas is None else request.replicas,
+            init=request.init,
         )
         try:
             check_spec(spec)
         except RemoteProtocolError as error:
             raise BadRequest(error.detail) from error
         return spec, manifest.wire_bytes
+
+    async def fits(self, snapshot: Digest, request: DeployRequest) -> tuple[str, ...]:
+        """Exports of a snapshot, with which the function is to work, too. Raises ModuleRejected."""
+        info = await self._module_info(snapshot)
+        try:
+            _check_fit(info, request)
+        except ModuleRejected as error:
+            more = {key: value for key, value in error.extra.items() if key != "reason"}
+            raise ModuleRejected(error.reason, f"after its init, {error}", **more) from error
+        return info.exports
 
 
 def _check_fit(info: ModuleInfo, request: DeployRequest) -> None:

@@ -3,11 +3,13 @@ catalog only."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Final
 
 from protocol.catalog import Catalog
+from protocol.function import FunctionSpec
 from protocol.ids import Digest, FunctionName, VersionId
+from protocol.snapshots import SnapshotStatement
 
 from .errors import FunctionNotFound
 from .interfaces import FunctionView
@@ -17,22 +19,49 @@ NAMES_MAX: Final = 32
 
 
 def functions_of(modules: Container[Digest], catalog: Catalog) -> tuple[str, ...]:
-    """Names of the functions with a live version of any of `modules`, in order; of very many, the
-    first ones. Looks at all versions."""
-    keys = (key for key, module in catalog.modules.named() if module in modules)
+    """Names of the functions with a live version of any of `modules`, or of a snapshot among them,
+    in order; of very many, the first ones. Looks at all versions."""
+    named = (*catalog.modules.named(), *catalog.snapshots.named())
+    keys = (key for key, digest in named if digest in modules)
     return tuple(sorted({key.split("/")[1] for key in keys})[:NAMES_MAX])
 
 
+def code_of(catalog: Catalog, name: FunctionName) -> Iterator[Digest]:
+    """Modules and snapshots of all versions of a function."""
+    for row in catalog.versions(name):
+        yield row.spec.module
+        if row.snapshot is not None:
+            yield row.snapshot.snapshot
+
+
 class Lookup:
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        usable: Callable[[SnapshotStatement], bool] = lambda _stated: True,
+    ) -> None:
+        """`usable`: whether this node may run a snapshot, by what is stated of it."""
         self._catalog = catalog
+        self._usable = usable
+
+    def _view(
+        self,
+        name: FunctionName,
+        version: VersionId,
+        spec: FunctionSpec,
+        stated: SnapshotStatement | None,
+    ) -> FunctionView:
+        if stated is not None and not self._usable(stated):
+            stated = None
+        return FunctionView(name, version, spec, stated)
 
     def current(self, name: str) -> FunctionView:
         """Raises FunctionNotFound."""
         found = self._catalog.lookup(name)
         if found is None:
             raise FunctionNotFound(f"there is no function {name[:80]!r}")
-        return FunctionView(FunctionName(name), found.version, found.spec, found.snapshot)
+        return self._view(FunctionName(name), found.version, found.spec, found.snapshot)
 
     def version(self, name: str, version: VersionId) -> FunctionView:
         """Any live version of a function that is deployed. Raises FunctionNotFound."""
@@ -43,7 +72,7 @@ class Lookup:
         if spec is None:
             raise FunctionNotFound(f"{name!r} has no version {version[:12]} here")
         stated = self._catalog.snapshots.at(f"v/{name}/{version}")
-        return FunctionView(found.name, version, spec, stated)
+        return self._view(found.name, version, spec, stated)
 
     def codes(self, function: FunctionView) -> tuple[Digest, ...]:
         """What a version can run in: its snapshot, if there is one, and its module."""
@@ -53,20 +82,25 @@ class Lookup:
     def functions(self) -> Iterator[FunctionView]:
         """All, as they are now, by name."""
         for name, current in self._catalog.functions():
-            yield FunctionView(name, current.version, current.spec, current.snapshot)
+            yield self._view(name, current.version, current.spec, current.snapshot)
 
-    def kin(self, module: Digest) -> list[Digest]:
-        """Modules of other versions of the functions that `module` is the code of now."""
+    def kin(self, digest: Digest) -> list[Digest]:
+        """Blobs that it is probably like. Of a module: those of other versions of the functions
+        that it is the code of now. Of a snapshot: its module, then other versions' snapshots."""
         catalog = self._catalog
-        found = dict.fromkeys(
-            row.spec.module
-            for name in catalog.modules.functions(module)
-            if (current := catalog.lookup(name)) is not None and current.spec.module == module
-            for row in catalog.versions(name)
-        )
-        return [one for one in found if one != module]
+        stated = catalog.snapshots.get(digest)
+        found = dict.fromkeys(one.module for one in stated)
+        for name in catalog.snapshots.functions(digest):
+            rows = catalog.versions(name)
+            found |= dict.fromkeys(row.snapshot.snapshot for row in rows if row.snapshot)
+        for name in catalog.modules.functions(digest):
+            current = catalog.lookup(name)
+            if current is not None and current.spec.module == digest:
+                found |= dict.fromkeys(row.spec.module for row in catalog.versions(name))
+        return [one for one in found if one != digest]
 
-    def manifests(self, module: Digest) -> tuple[Digest, ...]:
-        """Those that live versions name, of its wire form."""
-        wanted = self._catalog.modules.get(module)
-        return () if wanted is None else wanted.manifests
+    def manifests(self, digest: Digest) -> tuple[Digest, ...]:
+        """Those that live versions name, of the wire form of a module or a snapshot."""
+        wanted = self._catalog.modules.get(digest)
+        stated = (one.manifest for one in self._catalog.snapshots.get(digest))
+        return tuple(dict.fromkeys((*(wanted.manifests if wanted else ()), *stated)))

@@ -1,12 +1,15 @@
-"""Wires what concerns native code: whose word counts, where it comes from, auditing it. Starts
-nothing; only `assembly` uses it."""
+"""Wires what concerns code that is derived, native code and snapshots: whose word counts, where it
+comes from, making it, auditing it. Starts nothing; only `assembly` uses it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from protocol.catalog import Catalog
 from protocol.ids import ArtifactKey, Digest, NodeId
+from protocol.snapshots import SnapshotFacts
 
 from .acceptance import Acceptance
 from .acquisition import Acquisition
@@ -16,11 +19,15 @@ from .audit import Auditor
 from .builders import Builders
 from .clock import Clock
 from .config import Config
-from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Store
+from .distrust import Distrust
+from .inits import Inits, worth_keeping
+from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Snapshots, Store
+from .making import Making
 from .mapped import MappedTable
 from .network import Shaper, ask_attestations
 from .obtaining import Obtainer
 from .rates import Rates
+from .snapshots import SnapshotService
 from .supply import Rivals, Supply
 from .telemetry import Log, Metrics
 from .trust import Trust
@@ -29,17 +36,24 @@ from .trust import Trust
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What the node has already. `peers`, `bases` and `rivals` as Acquisition and Supply want them;
-    `is_idle` is about guests only."""
+    `is_idle` is about guests only; `keeping`, `remove` and `delta_bytes` as Inits wants them;
+    `nodes`: how many can be reached, this one among them."""
 
     trust: Trust
     store: Store
     runtime: Runtime
+    snapshotter: Snapshots
+    catalog: Catalog
     fetcher: Fetcher
     announce: Callable[[Digest], None]
     on_held: Callable[[Digest], None]
     peers: Callable[[Digest], Sequence[Peer]]
     rivals: Callable[[Digest], Rivals]
     bases: Callable[[Digest], Sequence[Digest]]
+    delta_bytes: Callable[[Digest, Digest], Awaitable[int]]
+    keeping: Callable[[Digest], AbstractAsyncContextManager[None]]
+    remove: Callable[[Digest], Awaitable[bool]]
+    nodes: Callable[[], int]
     is_idle: Callable[[], bool]
     name_of: Callable[[NodeId], str]
     note: Callable[[EventKind, str, str], None]
@@ -74,6 +88,16 @@ class NativeParts:
         )
         self.artifacts = self._make_artifacts()
         self.activation = self._make_activation(config)
+        self._distrust = Distrust(self.artifacts, unmap=self.activation.unmap, log=around.log)
+        self.making = Making(
+            around.snapshotter,
+            store=around.store,
+            keeping=around.keeping,
+            metrics=around.metrics,
+            log=around.log,
+        )
+        self.inits = self._make_inits()
+        self.snapshots = self._obtainer.snapshots = self._make_snapshots()
         self.auditor = self._make_auditor() if config.artifacts.audit else None
         self.builders = Builders(
             self._acceptance,
@@ -90,6 +114,7 @@ class NativeParts:
 
     def _trusted_again(self) -> None:
         self.artifacts.judge_anew()
+        self.snapshots.begin_anew()
         if self.auditor is not None:
             self.auditor.begin_anew()
 
@@ -125,7 +150,7 @@ class NativeParts:
             rates=self.rates,
             log=around.log,
         )
-        obtainer = Obtainer(
+        self._obtainer = Obtainer(
             self.artifacts,
             supply,
             store=around.store,
@@ -139,7 +164,7 @@ class NativeParts:
         return Activation(
             self.artifacts,
             supply,
-            obtainer,
+            self._obtainer,
             store=around.store,
             table=MappedTable(
                 bytes_max=config.runtime.loaded_bytes_max, number_max=config.runtime.loaded_max
@@ -150,13 +175,62 @@ class NativeParts:
             log=around.log,
         )
 
+    def _make_inits(self) -> Inits:
+        around = self._around
+
+        def worth(
+            facts: SnapshotFacts, size_bytes: int, module_wire_bytes: int
+        ) -> tuple[bool, str]:
+            link_bytes_s = 1 / self.rates.fetch_s(1)
+            return worth_keeping(
+                facts,
+                size_bytes,
+                module_wire_bytes,
+                nodes=around.nodes(),
+                link_bytes_s=link_bytes_s,
+            )
+
+        return Inits(
+            self.making,
+            store=around.store,
+            catalog=around.catalog,
+            private_key=around.trust.private_key,
+            credential=around.trust.credential,
+            worth=worth,
+            delta_bytes=around.delta_bytes,
+            keeping=around.keeping,
+            remove=around.remove,
+            on_held=around.on_held,
+            note=around.note,
+            clock=around.clock,
+            log=around.log,
+        )
+
+    def _make_snapshots(self) -> SnapshotService:
+        around = self._around
+        return SnapshotService(
+            self.making,
+            node_id=around.trust.node_id,
+            store=around.store,
+            catalog=around.catalog,
+            acceptance=self._acceptance,
+            have=self._obtainer.have,
+            keeping=around.keeping,
+            on_held=around.on_held,
+            distrust=self._distrust,
+            note=around.note,
+            metrics=around.metrics,
+            log=around.log,
+        )
+
     def _make_auditor(self) -> Auditor:
         around, activation = self._around, self.activation
         return Auditor(
             self.artifacts,
             store=around.store,
             is_idle=lambda: around.is_idle() and not activation.busy,
-            unmap=activation.unmap,
+            distrust=self._distrust,
+            audit_snapshot=self.snapshots.audit,
             name_of=around.name_of,
             note=around.note,
             metrics=around.metrics,

@@ -23,17 +23,18 @@ from starlette.types import ASGIApp
 
 from .assembly import Parts
 from .clock import Clock
-from .config import Config, GatewaySection
+from .config import Config, GatewaySection, RuntimeSection
 from .control import make_control_app
 from .errors import ConfigError, IdentityTaken
 from .files import read_file, write_file
 from .gateway import REFUSED
 from .http import HttpHooks, HttpLimits, HttpServer, serve
-from .interfaces import NodeState
+from .interfaces import NodeState, SnapshotLimits
 from .listening import Addresses, Sockets, bind_all
 from .logfile import own_log_file
 from .resident import drop_code
 from .runtime.runtime import WasmtimeRuntime, open_runtime
+from .snapshot.api import Snapshotter
 from .store import BlobStore, no_step, open_store
 from .switches import Switches
 from .telemetry import Log, Metrics, make_log
@@ -57,8 +58,20 @@ PEER_CONNECTIONS_MAX: Final = 256
 PEER_IDLE_S: Final = 120.0
 """Twice what a peer keeps a connection without a request (GatewayPoolLimits.idle_s), also one that
 has never carried any."""
+SNAPSHOT_NICENESS: Final = 5
+"""A third of a normal process's share, while there is one: an operator waits for the deploy."""
 TOKEN_BYTES: Final = 32
 TOKEN_CHARACTERS_MIN: Final = 16
+
+
+def make_snapshotter(section: RuntimeSection) -> Snapshotter:
+    """Bounded as compiling is, and behind whatever answers requests. Raises ConfigError."""
+    limits = SnapshotLimits(
+        compile_timeout_s=section.compile_timeout_s,
+        memory_bytes=section.compile_memory_bytes,
+        niceness=SNAPSHOT_NICENESS,
+    )
+    return Snapshotter(target=section.target, limits=limits)
 
 
 class Node:
@@ -123,6 +136,7 @@ class Node:
                 trust=trust,
                 store=store,
                 runtime=runtime,
+                snapshotter=make_snapshotter(config.runtime),
                 sockets=sockets,
                 generation=await next_generation(store, log, self._clock),
                 state=self.state,
@@ -161,6 +175,7 @@ class Node:
             await nursery.start(parts.activation.run)
             await nursery.start(parts.choices.run)
             await nursery.start(parts.planning.run)
+            await nursery.start(parts.making.run)
             await nursery.start(parts.load.run)
             if parts.auditor is not None:
                 await nursery.start(parts.auditor.run)
@@ -228,6 +243,7 @@ class Node:
         parts.events.close()
         parts.journal.end_followers()
         parts.activation.drain()
+        parts.making.drain()
         cut = 0
         deadline = trio.current_time() + self._config.gateway.drain_timeout_s
 

@@ -7,9 +7,9 @@ compile that failed is not tried again for a while (backoff.py).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -36,14 +36,24 @@ from .supply import POLL_S, Supply
 from .telemetry import Log, Metrics
 
 Made = tuple[Tier, ArtifactRow]
-Rebuild = Callable[[FunctionSpec, SnapshotStatement], Awaitable[None]]
-"""Makes a snapshot of its module, and compares it with what was stated."""
 ARTIFACT_WAYS: Final = ("artifact", "snapshot-artifact")
 ARTIFACT_S_MAX: Final = 300.0
 """What an artifact may be expected to take that was chosen: it may then take a half more."""
 HOLDERLESS_S: Final = 2.0
 """A module without a holder is looked for so long: one that was restarted is back before others
 know what it holds, and whoever asks in between would be refused what nobody has lost."""
+
+
+class Rebuilder(Protocol):
+    """Snapshots of their modules: snapshots.SnapshotService."""
+
+    def unproven(self, stated: SnapshotStatement) -> bool:
+        """It may run here only once it has been made here."""
+        ...
+
+    async def rebuild(self, spec: FunctionSpec, stated: SnapshotStatement, /) -> None:
+        """Makes it of the module, which is fetched if need be, and compares it with `stated`."""
+        ...
 
 
 class Obtained(NamedTuple):
@@ -82,16 +92,23 @@ class Obtainer:
         self._metrics = metrics
         self._log = log
         self._backoff = Backoff()
-        self.rebuild: Rebuild | None = None
+        self.snapshots: Rebuilder | None = None
         """Set by who wires it, before anything runs."""
 
     async def find(self, code: Code, way: Way | None = None) -> Obtained:
         """What is here, or else is got by `way`; None: by the shortest. Raises NoHolder,
         CompileFailed, StoreError, Overloaded, Draining; and what making a snapshot raises."""
+        await self._prove(code)
         found = await self._artifacts.trusted(code.digest)
         if found is not None:
             return Obtained(*found, "loaded", Phases())
         return await self._obtain(code, way)
+
+    async def _prove(self, code: Code) -> None:
+        """A snapshot for which nobody's word is enough here is made here first (SPEC §14.4)."""
+        spec, stated, snapshots = code.spec, code.stated, self.snapshots
+        if spec is not None and stated is not None and snapshots and snapshots.unproven(stated):
+            await snapshots.rebuild(spec, stated)
 
     def failing(self, digest: Digest) -> EdgedError | None:
         """Why it could not be made ready, while that is not tried again."""
@@ -159,9 +176,9 @@ class Obtainer:
         """On return its bytes are here; seconds of fetching and of making, if any."""
         if code.spec is None or code.stated is None:
             return await self.have(code), None
-        if way == "snapshot-here" and self.rebuild is not None:
+        if way == "snapshot-here" and self.snapshots is not None:
             module_s, began_s = await self.have(module_code(code.spec)), trio.current_time()
-            await self.rebuild(code.spec, code.stated)
+            await self.snapshots.rebuild(code.spec, code.stated)
             return module_s, trio.current_time() - began_s
         if way != "snapshot-delta":
             return await self.have(code, bases=()), None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final
 
 import trio
@@ -15,12 +16,10 @@ import trio
 from protocol.catalog import Catalog, Current, VersionRow
 from protocol.entries import Entry
 from protocol.errors import RemoteProtocolError
-from protocol.function import (
-    encode_spec,
-    version_of,
-)
+from protocol.function import FunctionSpec, encode_spec, version_of
 from protocol.ids import Digest, FunctionName, VersionId, digest_of, parse_function_name
 from protocol.records import Record, encoded_records
+from protocol.snapshots import SnapshotStatement
 
 from .acknowledging import Change, Nodes
 from .activation import Activation
@@ -35,6 +34,7 @@ from .errors import (
     FunctionNotFound,
 )
 from .forms import forms_of
+from .inits import Inits, Prepared
 from .intake import Intake
 from .interfaces import (
     ArtifactRow,
@@ -54,12 +54,14 @@ from .interfaces import (
     NodeState,
     ReplicasView,
     Runtime,
+    SnapshotView,
     StatusView,
     Store,
     VersionView,
 )
 from .journal import Journal
 from .lookup import functions_of
+from .snapshots import SnapshotService
 
 VERSION_PREFIX_MIN: Final = 4
 
@@ -117,6 +119,8 @@ class Operations:
         journal: Journal,
         cluster: ClusterAccess,
         intake: Intake,
+        inits: Inits,
+        snapshots: SnapshotService,
         replicas: int,
         state: Callable[[], NodeState],
     ) -> None:
@@ -129,6 +133,8 @@ class Operations:
         self._journal = journal
         self._cluster = cluster
         self._intake = intake
+        self._inits = inits
+        self._snapshots = snapshots
         self._replicas = replicas
         self._state = state
         # Two deploys of one name must not read the same "current" and both move it, and what peers
@@ -147,15 +153,26 @@ class Operations:
 
     async def _deploy(self, function: FunctionName, request: DeployRequest) -> Deployed:
         spec, wire_bytes = await self._intake.spec(request)
-        encoded = encode_spec(spec)
+        fits = partial(self._intake.fits, request=request)
+        async with self._inits.at_deploy(
+            spec, request.snapshot, name=function, fits=fits
+        ) as prepared:
+            return await self._deploy_spec(function, spec, wire_bytes, prepared)
+
+    async def _deploy_spec(
+        self, function: FunctionName, spec: FunctionSpec, wire_bytes: int, prepared: Prepared
+    ) -> Deployed:
+        encoded, stated = encode_spec(spec), prepared.statement
         version = version_of(encoded)
-        self._prepare(function, encoded)  # what is refused here shall go nowhere else before
+        self._prepare(
+            function, encoded, stated
+        )  # what is refused here shall go nowhere else before
         change = self._cluster.nodes.change(spec.module, spec.replicas, wire_bytes=wire_bytes)
         async with change:
             await change.spread(spec.manifest)
             async with self._writing:
                 before = self._cluster.catalog.lookup(function)
-                records = self._prepare(function, encoded)
+                records = self._prepare(function, encoded, stated)
                 await self._commit(records)
             self._choices.deployed(FunctionView(function, version, spec))
             replicas = await self._store_elsewhere(change, function, version, records)
@@ -166,13 +183,16 @@ class Operations:
             created=bool(records),
             replicas=replicas,
             wanted=spec.replicas,
+            init=prepared.view,
         )
 
-    def _prepare(self, function: FunctionName, encoded: bytes) -> list[Record]:
+    def _prepare(
+        self, function: FunctionName, encoded: bytes, stated: SnapshotStatement | None
+    ) -> list[Record]:
         """Moves nothing but the catalog's clock. Raises Conflict, BadRequest."""
         try:
             return self._cluster.catalog.prepare_deploy(
-                function, encoded, wall_ms=self._cluster.wall_ms()
+                function, encoded, wall_ms=self._cluster.wall_ms(), snapshot=stated
             )
         except RemoteProtocolError as error:
             raise _refused(error) from error
@@ -339,7 +359,14 @@ class Operations:
             spec=current.spec,
             holders=self._cluster.holders(current.spec.module),
             replicas=self._cluster.replicas(current.spec.module),
+            snapshot=self._snapshot(current.snapshot),
+            snapshot_holders=(
+                self._cluster.holders(current.snapshot.snapshot) if current.snapshot else ()
+            ),
         )
+
+    def _snapshot(self, stated: SnapshotStatement | None) -> SnapshotView | None:
+        return None if stated is None else self._snapshots.view(stated)
 
     def versions(self, name: str) -> tuple[VersionView, ...]:
         function, _ = self._current(name)
@@ -352,6 +379,8 @@ class Operations:
                 module_bytes=row.spec.module_bytes,
                 deployed_at_s=row.deployed_ms / 1000,
                 deployed_by=row.signer_name,
+                init=row.spec.init,
+                snapshot=self._snapshot(row.snapshot),
             )
             for row in self._cluster.catalog.versions(function)
         )

@@ -155,6 +155,12 @@ class Metrics:
         self.audits = self._counter(
             "edged_audits", "Fetched artifacts compiled again, by result", "result"
         )
+        self.snapshots = self._counter(
+            "edged_snapshots", "Snapshots made, or made again to compare, by result", "result"
+        )
+        self.snapshot_seconds = self._counter(
+            "edged_snapshot_cpu_seconds", "CPU spent making snapshots, their init included"
+        ).labels()
 
     def _count_plans(self) -> None:
         self.plans = self._counter(

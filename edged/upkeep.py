@@ -36,7 +36,7 @@ from .interfaces import (
     TransferView,
     VerifyView,
 )
-from .lookup import functions_of
+from .lookup import code_of, functions_of
 from .network import ExchangeService, StreamServer
 from .pins import Kind, Pins
 from .scrubber import Scrubber
@@ -119,17 +119,19 @@ class UpkeepService:
     ) -> BlobView:
         module = rows[0].module if rows else described
         subjects = [row.module for row in rows] or [blob.digest if module is None else module]
+        stated = self._catalog.snapshots.get(blob.digest)
         named = {name for subject in subjects for name in functions.get(subject, [])}
         names = sorted(named)
         return BlobView(
             digest=blob.digest,
-            kind=blob.kind,
+            kind="snapshot" if stated else blob.kind,
             size_bytes=blob.size_bytes,
             wire_bytes=blob.wire_bytes,
             created_at_s=blob.created_at_s,
             functions=tuple(names[:NAMES_SHOWN_MAX]),
             functions_more=max(0, len(names) - NAMES_SHOWN_MAX),
-            module=module,
+            module=stated[0].module if stated else module,
+            made_by=tuple(sorted({one.maker.name for one in stated})),
             artifact_key=rows[0].key if rows else None,
             holders=self._known_holders(blob, rows),
             pinned=not covered.isdisjoint((blob.digest, *subjects)),
@@ -143,9 +145,10 @@ class UpkeepService:
         return max((count for count in counts if count is not None), default=None)
 
     def _functions(self, only: Container[Digest] | None) -> dict[Digest, list[str]]:
-        """Names with versions, by module; of all modules, or of some."""
+        """Names with versions, by module and snapshot; of all of them, or of some."""
         found: dict[Digest, list[str]] = {}
-        for key, module in self._catalog.modules.named():
+        named = (*self._catalog.modules.named(), *self._catalog.snapshots.named())
+        for key, module in named:
             if only is None or module in only:
                 _, name, version = key.split("/")
                 found.setdefault(module, []).append(f"{name}@{version[:12]}")
@@ -225,7 +228,7 @@ class UpkeepService:
         if done.kind == "digest":
             modules = {Digest(done.target)}
         else:
-            modules = {row.spec.module for row in self._catalog.versions(FunctionName(done.target))}
+            modules = set(code_of(self._catalog, FunctionName(done.target)))
         return msgspec.structs.replace(done, needed_by=functions_of(modules, self._catalog))
 
     def _pinned(self, target: str) -> tuple[Kind, str]:

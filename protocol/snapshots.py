@@ -128,6 +128,11 @@ class StatedSnapshots:
         """All statements that name it, whose modules may differ where a maker lies."""
         return tuple(dict.fromkeys(self._named.get(snapshot, {}).values()))
 
+    def named(self) -> Iterator[tuple[str, Digest]]:
+        """Key of each live version record with a statement, with the snapshot it names."""
+        for key, statement in self._stated.items():
+            yield key, statement.snapshot
+
     def at(self, key: str) -> SnapshotStatement | None:
         """What the version record of this key says."""
         return self._stated.get(key)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .client import Client
 
+KINDS: Final = ("module", "snapshot", "artifact", "manifest")
 PAGE: Final = 1000
 POLL_S: Final = 0.2
 GRACE_S_MAX: Final = 366 * 86_400
@@ -30,7 +31,7 @@ REASONS: Final = {
 @click.command(cls=EdgedCommand)
 @click.option(
     "--kind",
-    type=click.Choice(["module", "artifact", "manifest"]),
+    type=click.Choice(KINDS),
     help="Only these; default: all but manifests, which are small and follow their blobs.",
 )
 @target_options
@@ -50,7 +51,7 @@ def blobs(kind: str | None, as_json: bool, **where: Any) -> None:
     if as_json:
         print_json({"blobs": rows})
         return
-    _show_blobs(sorted(rows, key=lambda b: (b.kind != "module", b.functions, -b.size_bytes)))
+    _show_blobs(sorted(rows, key=lambda b: (KINDS.index(b.kind), b.functions, -b.size_bytes)))
 
 
 def _pages(client: Client) -> Iterator[BlobsView]:
@@ -72,13 +73,25 @@ def _show_blobs(rows: list[BlobView]) -> None:
     from .render import NONE, ago, short, size, table
 
     table(
-        ("digest", "kind", "size", "wire", "needed by", "holders", "pinned", "mapped", "stored"),
+        (
+            "digest",
+            "kind",
+            "size",
+            "wire",
+            "of",
+            "needed by",
+            "holders",
+            "pinned",
+            "mapped",
+            "stored",
+        ),
         (
             (
                 short(b.digest),
                 b.kind,
                 size(b.size_bytes),
                 size(b.wire_bytes),
+                _origin(b),
                 _needed_by(b),
                 NONE if b.holders is None else b.holders,
                 "yes" if b.pinned else "",
@@ -95,6 +108,15 @@ def _show_blobs(rows: list[BlobView]) -> None:
         click.echo(f"{len(rows)} blobs, {size(total)} with wire forms")
         if unneeded:
             click.echo(f"hint: edged gc removes what no function needs ({len(unneeded)})", err=True)
+
+
+def _origin(blob: BlobView) -> str:
+    from .render import NONE, short
+
+    if blob.module is None:
+        return NONE
+    by = f" by {', '.join(blob.made_by)}" if blob.made_by else ""
+    return short(blob.module) + by
 
 
 def _needed_by(blob: BlobView) -> str:

@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .common import EdgedCommand, clean, print_json, progress_console, target_options
+from .common import (
+    EdgedCommand,
+    NodeProblem,
+    clean,
+    print_json,
+    progress_console,
+    target_options,
+)
 
 if TYPE_CHECKING:
-    from edged.interfaces import Deployed, ModuleStored
+    from edged.interfaces import Deployed, InitView, ModuleStored
 
     from .client import Client
     from .function_file import Plan
 
 CHUNK_BYTES: Final = 64 * 1024
+MAKING_S: Final = 180.0
+"""For a snapshot, but for its init: most of it is compiling."""
 URLS_SHOWN: Final = 8
 
 
@@ -66,6 +75,27 @@ class Size(click.ParamType[int]):
 @click.option("--stderr-bytes", type=Size(), help="Largest log of one invocation.")
 @click.option("--concurrency", type=int, help="Invocations at once on one node.")
 @click.option("--replicas", type=int, help="Nodes that are to have it on disk.")
+@click.option(
+    "--init",
+    "init_export",
+    metavar="EXPORT",
+    help="Call it once, before all else: invocations begin in the state it leaves."
+    " auto: wizer.initialize or _initialize, whichever there is.",
+)
+@click.option(
+    "--init-call",
+    "init_calls",
+    multiple=True,
+    metavar="CALL",
+    help="""Then call this: NAME, or 'NAME(1, 2.5, "text")'; repeatable.""",
+)
+@click.option("--init-env", multiple=True, metavar="K=V", help="What init sees; repeatable.")
+@click.option("--init-timeout-ms", type=int, help="Wall time of all of init.")
+@click.option(
+    "--snapshot",
+    type=click.Choice(["auto", "always", "never"]),
+    help="Keep the state after init as a module of its own; auto, if it is worth it: the default.",
+)
 @target_options
 def deploy(
     file: str | None,
@@ -78,6 +108,11 @@ def deploy(
     env: tuple[str, ...],
     mounts: tuple[str, ...],
     replicas: int | None,
+    init_export: str | None,
+    init_calls: tuple[str, ...],
+    init_env: tuple[str, ...],
+    init_timeout_ms: int | None,
+    snapshot: str | None,
     as_json: bool,
     node: str | None,
     cluster: str | None,
@@ -89,52 +124,31 @@ def deploy(
 
     What a function may use is its policy: nothing that no flag grants. Deploying the same module
     under the same policy again changes nothing."""
-    import msgspec
-
-    from edged.interfaces import DeployRequest
-
-    from .function_file import FunctionFile, load_function_file, make_plan
+    from .client import UPLOAD_TIMEOUT_S
+    from .function_file import FunctionFile, InitFlags, load_function_file, make_plan
     from .target import find_target
 
     source, base = FunctionFile(), Path()
     if config_file:
         source, base = load_function_file(Path(config_file))
     changes = {
-        "name": name,
-        "abi": abi,
-        "args": args,
-        "entrypoint": entrypoint,
-        "methods": methods,
-        "replicas": replicas,
-    }
+        "name": name, "abi": abi, "args": args, "entrypoint": entrypoint, "methods": methods,
+        "replicas": replicas, "snapshot": snapshot,
+    }  # fmt: skip
+    init = InitFlags(init_export, init_calls, init_env, init_timeout_ms)
     plan = make_plan(
-        source, base, file=file, changes=changes, policy=policy, env=env, mounts=mounts
+        source, base, file=file, changes=changes, policy=policy, init=init, env=env, mounts=mounts
     )
     data = _read(plan)
     target = find_target(node=node, cluster=cluster, control=control, token_file=token_file)
-    client = target.control()
+    init_s = plan.init.timeout_ms / 1000 + MAKING_S if plan.init is not None else 0.0
+    client = target.control(patience_s=UPLOAD_TIMEOUT_S + init_s)
     stored = _upload(client, plan.file.name, data)
-    request = DeployRequest(
-        stored.module,
-        plan.abi,
-        plan.args,
-        plan.entrypoint,
-        plan.methods,
-        plan.policy,
-        plan.replicas,
-    )
-    deployed = _deploy(client, plan.name, msgspec.json.encode(request))
+    deployed = _deploy(client, plan, stored)
     urls = [f"{target.gateway().url}/{path}" for path in _paths(plan, stored.exports)]
     if as_json:
-        print_json(
-            {
-                "module": stored,
-                "function": deployed,
-                "url": urls[0],
-                "urls": urls,
-                "node": target.name,
-            }
-        )
+        document = {"module": stored, "function": deployed, "url": urls[0], "urls": urls}
+        print_json(document | {"node": target.name})
     else:
         _tell(stored, deployed, urls, target.name)
 
@@ -198,12 +212,25 @@ def _upload(client: Client, label: str, data: bytes) -> ModuleStored:
     return msgspec.json.decode(answer, type=ModuleStored)
 
 
-def _deploy(client: Client, name: str, body: bytes) -> Deployed:
+def _deploy(client: Client, plan: Plan, stored: ModuleStored) -> Deployed:
     import msgspec
 
     from edged.errors import Unreachable
-    from edged.interfaces import Deployed
+    from edged.interfaces import Deployed, DeployRequest
 
+    name = plan.name
+    request = DeployRequest(
+        stored.module,
+        plan.abi,
+        plan.args,
+        plan.entrypoint,
+        plan.methods,
+        plan.policy,
+        plan.replicas,
+        plan.init,
+        plan.snapshot,
+    )
+    body = msgspec.json.encode(request)
     headers = [("Content-Type", "application/json")]
     unknown = f"the deploy may have taken effect: edged describe {name} tells; again is safe"
     try:
@@ -211,6 +238,11 @@ def _deploy(client: Client, name: str, body: bytes) -> Deployed:
             answer = client.call("PUT", f"/v1/functions/{name}", body=body, headers=headers)
     except KeyboardInterrupt:
         click.echo(f"stopped waiting; {unknown}", err=True)
+        raise
+    except NodeProblem as error:
+        said = str(error.problem.get("stderr") or error.problem.get("trace") or "").rstrip()
+        if said:
+            click.echo(clean(said), err=True)
         raise
     except Unreachable as error:
         raise Unreachable(f"{error}; {unknown}", url=client.url) from error
@@ -224,6 +256,8 @@ def _tell(stored: ModuleStored, deployed: Deployed, urls: list[str], node: str) 
     click.echo(f"{what} {deployed.name} version {(deployed.version or '')[:12]} on {node}")
     click.echo(f"  module   {stored.module}")
     click.echo(f"           {size(stored.size_bytes)}, {size(stored.wire_bytes)} on the wire")
+    if deployed.init is not None:
+        _tell_init(deployed.init)
     if deployed.replicas:
         click.echo(f"  on disk  {', '.join(deployed.replicas)}")
     if deployed.created and deployed.previous:
@@ -233,6 +267,27 @@ def _tell(stored: ModuleStored, deployed: Deployed, urls: list[str], node: str) 
     if len(urls) > URLS_SHOWN:
         click.echo(f"           and {len(urls) - URLS_SHOWN} more exports (--json lists them)")
     warn_of_few(deployed)
+
+
+def _tell_init(init: InitView) -> None:
+    from .render import size
+
+    if init.init_s is None:
+        click.echo(f"  init     runs at each invocation: {init.why}")
+        return
+    kept = "kept" if init.snapshot else "not kept"
+    sizes = f"{size(init.size_bytes)}, {size(init.wire_bytes)} on the wire"
+    if init.delta_wire_bytes:
+        sizes += f", {size(init.delta_wire_bytes)} as a delta"
+    click.echo(
+        f"  init     {init.init_s:.3g} s of CPU" + ("" if init.made else ", an earlier time")
+    )
+    click.echo(f"  snapshot {init.snapshot or sizes}")
+    if init.snapshot:
+        click.echo(f"           {sizes}")
+    click.echo(f"           {kept}: {init.why}")
+    for warning in init.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def warn_of_few(deployed: Deployed) -> None:

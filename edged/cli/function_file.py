@@ -1,18 +1,7 @@
-"""function.toml, and how flags are laid over it.
+"""function.toml, and how flags are laid over it. edged/docs/API.md has an example with every key.
 
-name = "hello"
-module = "hello.wasm"        # relative to this file; .wasm or .wat
-abi = "cgi"                  # raw (default), cgi, export
-entrypoint = ""              # exported function to call; "" is _start
-methods = ["GET", "POST"]    # [] is the ABI's default; args = ["--fast"]
-replicas = 3                 # else the node's configuration says
-
-[policy]                     # every key of protocol.function.Policy
-timeout_ms = 500
-memory_bytes = "64MiB"       # sizes are bytes, or text with a binary suffix
-tmp_bytes = 0
-env = { GREETING = "hello" }
-mounts = [{ source = "assets", guest_path = "/assets" }]
+Checked here as far as this side can, by the rules of function specs, so that nothing is uploaded in
+vain. Sizes are bytes, or text with a binary suffix.
 """
 
 from __future__ import annotations
@@ -21,17 +10,22 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from edged.errors import ConfigError
+from edged.interfaces import SnapshotWish
 from edged.validation import explain
 from protocol.errors import RemoteProtocolError
-from protocol.function import Abi, FunctionSpec, Mount, Policy, check_spec
+from protocol.function import Abi, FunctionSpec, InitCall, InitSpec, Mount, Policy, check_spec
 from protocol.ids import FunctionName, digest_of, parse_function_name
 
+from .calls import parse_call
+
 _SIZE: Final = re.compile(r"(\d{1,15})\s*([KMG]?)(?:iB|B)?\Z", re.IGNORECASE)
+INIT_AUTO: Final = "auto"
+"""For --init: whichever conventional export there is."""
 _UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 FLAGS: Final = {
@@ -49,6 +43,9 @@ FLAGS: Final = {
     "policy.concurrency": "--concurrency",
     "policy.env": "--env",
     "policy.mounts": "--mount",
+    "init.calls": "--init-call",
+    "init.env": "--init-env",
+    "init.timeout_ms": "--init-timeout-ms",
 }
 """By the key that each sets."""
 
@@ -63,6 +60,20 @@ class FunctionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     methods: tuple[str, ...] = ()
     replicas: int | None = None
     policy: Policy = Policy()
+    init: InitSpec | None = None
+    snapshot: SnapshotWish = "auto"
+
+
+class InitFlags(NamedTuple):
+    """As they were given."""
+
+    export: str | None = None
+    calls: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout_ms: int | None = None
+
+
+NO_INIT: Final = InitFlags()
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -77,6 +88,8 @@ class Plan(msgspec.Struct, frozen=True):
     policy: Policy
     replicas: int | None
     """None: as the node has it."""
+    init: InitSpec | None
+    snapshot: SnapshotWish
 
 
 def load_function_file(path: Path) -> tuple[FunctionFile, Path]:
@@ -95,7 +108,7 @@ def load_function_file(path: Path) -> tuple[FunctionFile, Path]:
             source = msgspec.convert(data, FunctionFile)
         except msgspec.ValidationError as error:
             raise ConfigError(explain(error, data, FunctionFile)) from error
-        _check(source, msgspec.to_builtins(source.policy), name=str)
+        _check(source, _builtins(source.policy), _builtins(source.init), name=str)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return source, path.parent
@@ -113,9 +126,20 @@ def _read_sizes(policy: object) -> None:
                 raise ConfigError(f"policy.{key} = {error}") from error
 
 
-def _check(file: FunctionFile, policy: dict[str, Any], *, name: Callable[[str], str]) -> Plan:
-    """`file` under `policy` by the rules of function specs, so that nothing is uploaded in vain;
-    the plan's name and file are not looked at. Raises ConfigError with `name`'s name of the key."""
+def _builtins(value: object) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def _check(
+    file: FunctionFile,
+    policy: dict[str, Any],
+    init: dict[str, Any] | None,
+    *,
+    name: Callable[[str], str],
+) -> Plan:
+    """`file` under `policy`, after `init`, by the rules of function specs, so that nothing is
+    uploaded in vain; the plan's name and file are not looked at. Raises ConfigError with `name`'s
+    name of the key."""
     nothing = digest_of(b"")
     data = {
         "abi": file.abi,
@@ -126,6 +150,7 @@ def _check(file: FunctionFile, policy: dict[str, Any], *, name: Callable[[str], 
         "entrypoint": file.entrypoint,
         "methods": [method.upper() for method in file.methods],
         "policy": policy,
+        "init": init,
         **({} if file.replicas is None else {"replicas": file.replicas}),
     }
     try:
@@ -135,6 +160,8 @@ def _check(file: FunctionFile, policy: dict[str, Any], *, name: Callable[[str], 
         raise ConfigError(explain(error, data, FunctionSpec, name=name)) from error
     except RemoteProtocolError as error:
         raise ConfigError(error.detail) from error
+    if file.snapshot == "always" and spec.init is None:
+        raise ConfigError(f'{name("snapshot")} = "always": there is no init to take it after')
     return Plan(
         FunctionName(""),
         Path(),
@@ -144,6 +171,8 @@ def _check(file: FunctionFile, policy: dict[str, Any], *, name: Callable[[str], 
         spec.methods,
         spec.policy,
         file.replicas,
+        spec.init,
+        file.snapshot,
     )
 
 
@@ -158,6 +187,7 @@ def make_plan(
     file: str | None,
     changes: dict[str, Any],
     policy: dict[str, Any],
+    init: InitFlags = NO_INIT,
     env: Iterable[str],
     mounts: Iterable[str],
 ) -> Plan:
@@ -166,13 +196,13 @@ def make_plan(
     Raises ConfigError naming the key."""
     given = {key: value for key, value in changes.items() if value not in ((), "", None)}
     merged = msgspec.structs.replace(source, **given)
-    policy_data = msgspec.to_builtins(merged.policy)
+    policy_data = _builtins(merged.policy)
     policy_data |= {key: value for key, value in policy.items() if value is not None}
     policy_data["env"] |= dict(parse_pair(item, what="--env") for item in env)
-    more = [msgspec.to_builtins(parse_mount(item)) for item in mounts]
+    more = [_builtins(parse_mount(item)) for item in mounts]
     policy_data["mounts"] = [*policy_data["mounts"], *more]
     # What a file says has been checked under the file's own names: what is wrong now is a flag.
-    checked = _check(merged, policy_data, name=_flag)
+    checked = _check(merged, policy_data, _merge_init(merged.init, init), name=_flag)
     if not file and not merged.module:
         raise ConfigError("give FILE (.wasm or .wat), or module = … in the --config file")
     path = Path(file) if file else base / merged.module
@@ -181,6 +211,30 @@ def make_plan(
     except RemoteProtocolError as error:
         raise ConfigError(f"--name {error.detail}") from error
     return msgspec.structs.replace(checked, name=name, file=path)
+
+
+def _merge_init(init: InitSpec | None, flags: InitFlags) -> dict[str, Any] | None:
+    """Calls that are given stand in the place of the file's. Raises ConfigError."""
+    if init is None and flags == NO_INIT:
+        return None
+    merged: dict[str, Any] = _builtins(init or InitSpec())
+    if flags.export is not None or flags.calls:
+        first = [] if flags.export in (None, INIT_AUTO) else [{"export": flags.export}]
+        merged["calls"] = [*first, *map(_call, flags.calls)]
+    merged["env"] |= dict(parse_pair(item, what="--init-env") for item in flags.env)
+    if flags.timeout_ms is not None:
+        merged["timeout_ms"] = flags.timeout_ms
+    return merged
+
+
+def _call(text: str) -> dict[str, Any]:
+    export, args = parse_call(text, option="--init-call")
+    data = {"export": export, "args": args}
+    try:
+        msgspec.convert(data, InitCall)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--init-call {text!r}: {error}") from error
+    return data
 
 
 def parse_pair(text: str, *, what: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
@@ -11,7 +12,8 @@ import click
 from .common import EdgedCommand, print_json, target_options
 
 if TYPE_CHECKING:
-    from edged.interfaces import GossipView, HolderView, ReplicationView
+    from edged.interfaces import GossipView, HolderView, ReplicationView, SnapshotView
+    from protocol.function import InitSpec
 
 STATES: Final = {
     "mapped": "native code in memory",
@@ -119,6 +121,8 @@ def _show_function(data: bytes) -> None:
             (GUEST_TMP, size(policy.tmp_bytes) if policy.tmp_bytes else NONE),
             ("env", " ".join(f"{k}={v}" for k, v in policy.env.items()) or NONE),
             ("mounts", " ".join(f"{m.source}:{m.guest_path}" for m in policy.mounts) or NONE),
+            *((("init", _init(spec.init)),) if spec.init else ()),
+            *((("snapshot", _snapshot(detail.snapshot)),) if spec.init else ()),
         )
     )
     placed, lacking = detail.replicas, detail.replicas.under_replicated
@@ -133,6 +137,31 @@ def _show_function(data: bytes) -> None:
         + (f"; UNDER-REPLICATED: {placed.holders} of {placed.wanted}" if lacking else "")
     )
     _show_holders(detail.holders)
+    if detail.snapshot is not None:
+        click.echo("of its snapshot:")
+        _show_holders(detail.snapshot_holders)
+
+
+def _init(init: InitSpec) -> str:
+    from protocol.function import INIT_NAMES
+
+    calls = ", ".join(
+        f"{call.export}({', '.join(json.dumps(one) for one in call.args)})" for call in init.calls
+    )
+    return calls or "whichever there is of " + ", ".join(INIT_NAMES)
+
+
+def _snapshot(found: SnapshotView | None) -> str:
+    from .render import NONE, size
+
+    if found is None:
+        return f"{NONE}, init runs at each invocation"
+    delta = f", {size(found.delta_wire_bytes)} as a delta" if found.delta_wire_bytes else ""
+    return (
+        f"{found.digest} ({size(found.size_bytes)}, {size(found.wire_bytes)} on the wire{delta};"
+        f" init {found.init_s:.3g} s; made by {found.made_by})"
+        + (f"; REFUSED here: {found.refused}" if found.refused else "")
+    )
 
 
 def _show_holders(holders: tuple[HolderView, ...]) -> None:
@@ -165,11 +194,11 @@ def versions(name: str, as_json: bool, **where: Any) -> None:
 def _show_versions(data: bytes) -> None:
     from edged.interfaces import VersionView
 
-    from .render import ago, short, size, table
+    from .render import NONE, ago, short, size, table
 
     rows = _decode(data, dict[str, list[VersionView]])["versions"]
     table(
-        ("", "version", "abi", "module", "size", "deployed", "by"),
+        ("", "version", "abi", "module", "size", "snapshot", "deployed", "by"),
         (
             (
                 "*" if v.current else "",
@@ -177,6 +206,9 @@ def _show_versions(data: bytes) -> None:
                 v.abi,
                 short(v.module),
                 size(v.module_bytes),
+                f"{short(v.snapshot.digest)}, {size(v.snapshot.size_bytes)}"
+                if v.snapshot
+                else NONE,
                 ago(v.deployed_at_s),
                 v.deployed_by,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -163,26 +162,20 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 def _call(data: bytes, text: str) -> InitCall:
-    """An export's name, or a name with arguments. Names may hold parentheses: the first reading
-    whose arguments are JSON counts. Raises ConfigError."""
+    """Raises ConfigError."""
     import msgspec
 
     from edged.errors import ConfigError
     from edged.interfaces import InitCall
     from edged.snapshot.api import exported_functions
 
-    if text in exported_functions(data):
-        return InitCall(text)
-    at = text.find("(")
-    while at > 0 and text.endswith(")"):
-        try:
-            arguments = json.loads(f"[{text[at + 1 : -1]}]")
-            return msgspec.convert({"export": text[:at], "args": arguments}, InitCall)
-        except ValueError:
-            at = text.find("(", at + 1)
-    raise ConfigError(
-        f"--call {text!r}: neither an export nor NAME(ARG,…) with numbers, texts or lists of texts"
-    )
+    from .calls import parse_call
+
+    export, args = parse_call(text, option="--call", exports=exported_functions(data))
+    try:
+        return msgspec.convert({"export": export, "args": args}, InitCall)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--call {text!r}: {error}") from error
 
 
 def _show_examination(found: Examination, *, as_json: bool) -> None:

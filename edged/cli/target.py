@@ -29,13 +29,14 @@ class Target(NamedTuple):
     gateway_url: str
     """"" where only the node itself knows it."""
 
-    def control(self) -> Client:
+    def control(self, *, patience_s: float = UPLOAD_TIMEOUT_S) -> Client:
+        """`patience_s`: between two bytes of an answer."""
         return Client(
             self.control_url,
             name=self.name,
             token=self.token,
             what="--control",
-            timeout_s=UPLOAD_TIMEOUT_S,
+            timeout_s=patience_s,
         )
 
     def gateway(self) -> Client:

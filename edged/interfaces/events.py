@@ -20,6 +20,8 @@ EventKind = Literal[
     "artifact-refused",
     "artifact-mismatch",
     "builder-trusted",
+    "snapshot-made",
+    "snapshot-mismatch",
     "key-added",
     "key-used",
     "key-removed",

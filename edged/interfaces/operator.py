@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from protocol.function import Abi, FunctionSpec, Policy
+from protocol.function import Abi, FunctionSpec, InitSpec, Policy
 from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, VersionId
 from protocol.messages import Form
 from protocol.replicas import REPLICAS_MAX
@@ -15,6 +15,9 @@ from protocol.replicas import REPLICAS_MAX
 from .gateway import NodeState
 from .runtime import Tier
 from .store import RepairReport
+
+SnapshotWish = Literal["auto", "always", "never"]
+"""Whether a deploy with an init shall keep its snapshot; auto: if it is worth it."""
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -38,6 +41,44 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy = Policy()
     replicas: Annotated[int, msgspec.Meta(ge=1, le=REPLICAS_MAX)] | None = None
     """None: as many as the node's configuration says."""
+    init: InitSpec | None = None
+    snapshot: SnapshotWish = "auto"
+    """No part of the version."""
+
+
+class SnapshotView(msgspec.Struct, frozen=True):
+    """What a version's record states of its snapshot. SPEC §14.2."""
+
+    digest: Digest
+    size_bytes: int
+    wire_bytes: int
+    delta_wire_bytes: int
+    """Against the module; 0: there is no delta worth sending."""
+    code_bytes: int
+    init_s: float
+    """CPU seconds of init, where it was made."""
+    made_by: str
+    """Name of the node that states it."""
+    refused: str
+    """Why this node does not use it; "" if it does."""
+
+
+class InitView(msgspec.Struct, frozen=True):
+    """What came of a deploy's init."""
+
+    init_s: float | None
+    """CPU seconds that it took; None: no init was to be tried that could be captured."""
+    size_bytes: int | None
+    """Of the snapshot, with the next two, kept or not."""
+    wire_bytes: int | None
+    delta_wire_bytes: int | None
+    snapshot: Digest | None
+    """None: none is kept."""
+    made: bool
+    """False: it was there from an earlier deploy of the same module and init."""
+    why: str
+    """It is kept, or not."""
+    warnings: tuple[str, ...] = ()
 
 
 class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +97,8 @@ class VersionView(msgspec.Struct, frozen=True):
     deployed_at_s: float
     deployed_by: str
     """Node name of the signer."""
+    init: InitSpec | None = None
+    snapshot: SnapshotView | None = None
 
 
 class FunctionSummary(msgspec.Struct, frozen=True):
@@ -107,6 +150,8 @@ class FunctionDetail(msgspec.Struct, frozen=True):
     spec: FunctionSpec
     holders: tuple[HolderView, ...]
     replicas: ReplicasView
+    snapshot: SnapshotView | None = None
+    snapshot_holders: tuple[HolderView, ...] = ()
 
 
 class Deployed(msgspec.Struct, frozen=True):
@@ -126,6 +171,8 @@ class Deployed(msgspec.Struct, frozen=True):
     sharing: tuple[str, ...] = ()
     """After remove: functions with versions of the same modules, which stay therefore; of very
     many, the first ones."""
+    init: InitView | None = None
+    """After a deploy with one."""
 
 
 class FutureRecord(msgspec.Struct, frozen=True):
@@ -302,7 +349,8 @@ class Operator(Protocol):
         """Returns when durable on `replicas` nodes, or on all that can be reached.
 
         Raises BadRequest, BlobNotFound (upload the module first), ModuleRejected, Conflict,
-        Outdone, UnderReplicated."""
+        Outdone, UnderReplicated; CannotSnapshot, InitTrapped, InitExited, InitTimeout,
+        CompileFailed, Overloaded (of an init), Draining."""
         ...
 
     def functions(self) -> tuple[FunctionSummary, ...]: ...

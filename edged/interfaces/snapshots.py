@@ -18,6 +18,10 @@ RESEED: Final = "edged.reseed"
 """An export () -> () that is called in every instance before anything else of it (but after
 `_initialize`, where that runs): where a guest takes fresh entropy."""
 
+SNAPSHOT_FORMAT: Final = 1
+"""Of the rules by which a snapshot follows from module and init, in statements (SPEC §14.2): to be
+raised whenever another byte comes of the same two."""
+
 _Name = Annotated[str, Meta(max_length=1024)]
 _Text = Annotated[str, Meta(max_length=1024 * 1024)]
 InitArgument = int | float | _Text | Annotated[tuple[_Text, ...], Meta(max_length=1024)]
@@ -76,6 +80,8 @@ class SnapshotLimits(msgspec.Struct, frozen=True):
     """Of each step that is neither compiling nor initialising."""
     memory_bytes: int = 2048 * 1024 * 1024
     """Resident, besides what the policy grants the guest."""
+    niceness: int = 0
+    """That it runs at: more gives way to whatever else the machine does."""
     snapshot_bytes: int = MODULE_BYTES_MAX
     padding_bytes: int = 64 * 1024 * 1024
     """Zeros that may be written out for a memory to be mapped instead of copied."""

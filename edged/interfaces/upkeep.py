@@ -16,7 +16,8 @@ class BlobView(msgspec.Struct, frozen=True):
     """A blob on this node's disk."""
 
     digest: Digest
-    kind: BlobKind
+    kind: BlobKind | Literal["snapshot"]
+    """snapshot: a module that a live version's record names as such."""
     size_bytes: int
     wire_bytes: int | None
     created_at_s: float
@@ -27,7 +28,8 @@ class BlobView(msgspec.Struct, frozen=True):
     """How many there are beside those."""
     module: Digest | None
     """Of an artifact, whose code it is (of modules that compile to the same code, one; functions,
-    pinned and mapped are of all); of a manifest, which blob it describes, if that is here."""
+    pinned and mapped are of all); of a snapshot, what it was made of; of a manifest, which blob it
+    describes, if that is here."""
     artifact_key: ArtifactKey | None
     holders: int | None
     """The members, this node among them, that show this module in any form, or this artifact for
@@ -36,6 +38,8 @@ class BlobView(msgspec.Struct, frozen=True):
     pinned: bool
     mapped: bool
     """In memory now."""
+    made_by: tuple[str, ...] = ()
+    """Of a snapshot, names of the nodes whose signed words it has in records."""
 
 
 class BlobsView(msgspec.Struct, frozen=True):

@@ -7,10 +7,12 @@ goes on.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -95,6 +97,8 @@ class _Attempt:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stderr is not None
+            with suppress(OSError):  # it has ended already
+                os.setpriority(os.PRIO_PROCESS, process.pid, job.limits.niceness)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(feed, process.stdin, frame(job))
                 nursery.start_soon(drain, process.stderr, stderr)

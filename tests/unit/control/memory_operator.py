@@ -28,12 +28,14 @@ from edged.interfaces import (
     FutureRecord,
     GossipView,
     HolderView,
+    InitView,
     LogLine,
     MemberView,
     ModuleStored,
     NodeState,
     RepairReport,
     ReplicasView,
+    SnapshotView,
     StatusView,
     VersionView,
 )
@@ -72,6 +74,9 @@ class MemoryOperator:
         self.joined: list[tuple[str, ...]] = []
         self.future: tuple[FutureRecord, ...] = ()
         self.bug: Exception | None = None
+        self.init_error: Exception | None = None
+        self.init: InitView | None = None
+        self.snapshot: SnapshotView | None = None
 
     # ------------------------------------------------------------ modules and functions
     async def put_module(self, data: bytes, *, expected: Digest | None) -> ModuleStored:
@@ -106,7 +111,10 @@ class MemoryOperator:
             methods=request.methods,
             policy=request.policy,
             replicas=request.replicas or 1,
+            init=request.init,
         )
+        if self.init_error is not None:
+            raise self.init_error
         function = self.table.setdefault(name, _Function())
         previous = self._current(function)
         if previous is not None and previous == version_of(encode_spec(spec)):
@@ -119,7 +127,13 @@ class MemoryOperator:
     def _deployed(self, name, function: _Function, previous) -> Deployed:
         wanted = function.specs[function.current].replicas
         return Deployed(
-            name, self._current(function), previous, created=True, replicas=("n1",), wanted=wanted
+            name,
+            self._current(function),
+            previous,
+            created=True,
+            replicas=("n1",),
+            wanted=wanted,
+            init=self.init,
         )
 
     def _current(self, function: _Function):
@@ -159,7 +173,8 @@ class MemoryOperator:
         summary = self._summary(name)
         function = self.table[name]
         replicas = ReplicasView(3, "other", ("n1", "n2"), ("n2",), 1, under_replicated=True)
-        return FunctionDetail(summary, function.specs[function.current], self._holders(), replicas)
+        spec = function.specs[function.current]
+        return FunctionDetail(summary, spec, self._holders(), replicas, self.snapshot)
 
     def versions(self, name: str) -> tuple[VersionView, ...]:
         function = self._get(name)
@@ -172,6 +187,8 @@ class MemoryOperator:
                 spec.module_bytes,
                 function.times[index],
                 self.node,
+                spec.init,
+                self.snapshot,
             )
             for index, spec in enumerate(function.specs)
         ]
