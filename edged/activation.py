@@ -34,6 +34,7 @@ class _Flight:
         self.done = trio.Event()
         self.error: EdgedError | None = None
         self.waiting = 0
+        self.scope = trio.CancelScope()
 
 
 class Activation:
@@ -170,6 +171,13 @@ class Activation:
                     return mapped
         raise NotReady(f"module {code.digest[:12]} is still being made ready; try again")
 
+    def abandon(self, digest: Digest) -> None:
+        """Ends making it ready, if that is under way: NotReady to all who wait. What was fetched
+        stays, to go on from."""
+        flight = self._flights.get(digest)
+        if flight is not None:
+            flight.scope.cancel()
+
     def waiting(self, digest: Digest) -> int:
         """Requests that wait for it."""
         flight = self._flights.get(digest)
@@ -187,7 +195,10 @@ class Activation:
     async def _fly(self, code: Code, way: Way | None, flight: _Flight) -> None:
         digest = code.digest
         try:
-            await self._activate(code, way)
+            with flight.scope:
+                await self._activate(code, way)
+            if flight.scope.cancelled_caught:
+                flight.error = NotReady("it is to be had in another way")
         except EdgedError as error:
             flight.error = error
             self._log.warning(

@@ -322,6 +322,7 @@ class Parts:
                 ready=self._peers_ready,
                 form=holdings.form,
                 served=lambda: self.gateway.served(),  # noqa: PLW0108 - made later
+                measure_fetches=self.exchange.measure,
                 note=self.events.add,
                 wall_s=self._clock.now_s,
                 metrics=self._metrics,

@@ -50,6 +50,11 @@ class _Pursuit:
         self.done = trio.Event()
         self.error: EdgedError | None = None
         self.waiting = 0
+        self.code: Digest | None = None
+        self.form: PlanForm | None = None
+        """Being got now, of that code."""
+        self.instead: tuple[PlanForm, ...] | None = None
+        """What is to be got from now on."""
 
 
 class Choices:
@@ -170,9 +175,16 @@ class Choices:
 
     # ------------------------------------------------------------ getting a form
     def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
-        """In the background; the best first. What serves goes on until another is ready."""
+        """In the background; the best first. What serves goes on until another is ready, and what
+        was being got meanwhile is left where it is."""
         if function.spec.init is None:
             self._activation.start(module_code(function.spec), way=_way(forms[0]))
+            return
+        pursuit = self._pursuits.get(function.version)
+        if pursuit is not None and pursuit.form not in (None, forms[0]):
+            pursuit.instead = forms
+            if pursuit.code is not None:
+                self._activation.abandon(pursuit.code)
         elif self._nursery is not None:
             self._pursue(function, forms)
 
@@ -189,18 +201,8 @@ class Choices:
         self, function: FunctionView, forms: Sequence[PlanForm], pursuit: _Pursuit
     ) -> None:
         try:
-            for form in forms:
-                if form == "forward":
-                    continue
-                try:
-                    await self._get(function, form)
-                except EdgedError as error:
-                    pursuit.error = error
-                    self.plans.failed(function, form, str(error))
-                else:
-                    pursuit.error = None
-                    self.plans.got(function, form)
-                    return
+            while not await self._try(function, forms, pursuit) and pursuit.instead is not None:
+                forms, pursuit.instead = pursuit.instead, None
         except trio.Cancelled:
             pursuit.error = NotReady("the node is stopping")
             raise
@@ -208,11 +210,33 @@ class Choices:
             del self._pursuits[function.version]
             pursuit.done.set()
 
-    async def _get(self, function: FunctionView, form: PlanForm) -> None:
+    async def _try(
+        self, function: FunctionView, forms: Sequence[PlanForm], pursuit: _Pursuit
+    ) -> bool:
+        """One after the other; whether one is here."""
+        for form in forms:
+            if form == "forward":
+                continue
+            pursuit.form = form
+            try:
+                await self._get(function, form, pursuit)
+            except EdgedError as error:
+                if pursuit.instead is not None:
+                    return False
+                pursuit.error = error
+                self.plans.failed(function, form, str(error))
+            else:
+                pursuit.error = None
+                self.plans.got(function, form)
+                return True
+        return False
+
+    async def _get(self, function: FunctionView, form: PlanForm, pursuit: _Pursuit) -> None:
         """Raises as Activation.ready."""
         code = module_code(function.spec) if form in MODULE_FORMS else snapshot_code(function)
         if code is None:
             raise NotReady("nobody has stated a snapshot of it")
+        pursuit.code = code.digest
         mapped = await self._activation.ready(code, way=_way(form), timeout_s=math.inf)
         self._serve(function, code)
         self._log.info(

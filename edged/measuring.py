@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -79,11 +80,22 @@ class Ran:
         """The newest invocation's that was counted."""
 
 
+class _Source:
+    """Of blobs: a peer."""
+
+    __slots__ = ("bytes_s", "told")
+
+    def __init__(self, prior: float) -> None:
+        self.bytes_s = Estimate(prior)
+        self.told = (0, 0.0)
+        """What was noted last: the same again is no news."""
+
+
 class Measures:
     def __init__(self, *, link: Callable[[NodeId], float]) -> None:
         """`link`: bytes per second that may be expected of a peer nothing was fetched from."""
         self._link = link
-        self._sources: Table[NodeId, Estimate] = Table(PEERS_MAX)
+        self._sources: Table[NodeId, _Source] = Table(PEERS_MAX)
         self._answers: Table[tuple[NodeId, VersionId], Estimate] = Table(CODES_MAX)
         self._codes: Table[Digest, Ran] = Table(CODES_MAX)
         self._inits: Table[Digest, Estimate] = Table(CODES_MAX)
@@ -100,25 +112,26 @@ class Measures:
 
     # ------------------------------------------------------------ peers
     def fetched(self, sources: dict[NodeId, tuple[int, float]]) -> None:
-        """Wire bytes, and bytes per second while it owed some, of each source of one blob."""
-        now, total = trio.current_time(), 0.0
-        for peer, (wire_bytes, bytes_s) in sources.items():
-            if wire_bytes >= SOURCE_SAMPLE_BYTES and bytes_s > 0:
-                self._source(peer).observe(bytes_s, now)
-                total += bytes_s
-        if len(sources) > 1:
+        """Wire bytes, and bytes per second while it owed some, of each source of one blob; so far,
+        or at its end."""
+        now, total, news = trio.current_time(), 0.0, False
+        for peer, told in sources.items():
+            wire_bytes, bytes_s = told
+            total += bytes_s
+            source = self._sources.of(peer, partial(_Source, self._link(peer)))
+            if wire_bytes >= SOURCE_SAMPLE_BYTES and bytes_s > 0 and source.told != told:
+                source.told, news = told, True
+                source.bytes_s.observe(bytes_s, now)
+        if news and len(sources) > 1:
             self.together.observe(total, now)
 
     def source(self, peer: NodeId) -> Reading:
         """Bytes per second."""
         known = self._sources.get(peer)
-        if known is None or not known.samples:
+        if known is None or not known.bytes_s.samples:
             prior = self._link(peer)
             return Reading(value=prior, samples=0, age_s=None, confidence=0.0, prior=prior)
-        return known.read(trio.current_time())
-
-    def _source(self, peer: NodeId) -> Estimate:
-        return self._sources.of(peer, lambda: Estimate(self._link(peer)))
+        return known.bytes_s.read(trio.current_time())
 
     def answered(self, peer: NodeId, version: VersionId, took_s: float) -> None:
         """A forwarded request, from its last byte to the answer's first."""

@@ -30,7 +30,7 @@ from .telemetry import Log, Metrics
 from .whatif import INPUTS, flips, values_of, with_values
 
 PLANS_MAX: Final = 2048
-CHECK_S: Final = 2.0
+CHECK_S: Final = 1.0
 """Between looks at what functions in use depend on."""
 CHECKED_MAX: Final = 64
 """Functions per look, 0.2 ms each; the others come with the next."""
@@ -55,6 +55,10 @@ class Uses(Protocol):
 
     def sample(self, function: FunctionView) -> None:
         """Notes what its last invocation took."""
+        ...
+
+    def sample_links(self) -> None:
+        """Notes how fast fetches under way are."""
         ...
 
     def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
@@ -188,6 +192,7 @@ class Planning:
     # ------------------------------------------------------------ looking
     def check(self) -> None:
         """Counts what has come since the last look, and decides anew where something moved."""
+        self._uses.sample_links()
         served, now = self._uses.served(), trio.current_time()
         in_use = []
         for plan in self._plans.values():

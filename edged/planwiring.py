@@ -47,6 +47,7 @@ class PlanSurroundings:
     ready: Callable[[FunctionView], Sequence[Peer]]
     form: Callable[[NodeId, Digest], Form | None]
     served: Callable[[], Mapping[FunctionName, int]]
+    measure_fetches: Callable[[], None]
     note: Callable[[EventKind, str, str], None]
     wall_s: Callable[[], float]
     metrics: Metrics
@@ -134,6 +135,9 @@ class PlanParts:
             if init_s:
                 stated_s = None if stated is None else stated.facts.init_s
                 measures.initialised(init_key(function), init_s, stated_s=stated_s)
+
+    def sample_links(self) -> None:
+        self._around.measure_fetches()
 
     def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
         self.choices.change(function, forms)

@@ -324,6 +324,13 @@ class ExchangeService:
             for flight in self._flights.values()
         ]
 
+    def measure(self) -> None:
+        """Tells the meter of the fetches under way."""
+        if self._meter is not None:
+            for flight in self._flights.values():
+                if flight.transfer is not None:
+                    self._meter.fetched(flight.transfer.rates())
+
     # ------------------------------------------------------------ for the stream server
     def sharing(self, blob: Digest) -> Sharing | None:
         """What there is so far of a blob that is being fetched."""

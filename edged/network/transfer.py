@@ -163,6 +163,10 @@ class Transfer:
         self._fetch.have(peer, indices, trio.current_time())
         self._wake.set()
 
+    def rates(self) -> dict[NodeId, tuple[int, float]]:
+        """As FetchMeter.fetched gets them."""
+        return self._fetch.rates()
+
     def give_way(self, *, on: bool) -> None:
         self._fetch.give_way(on=on)
 

@@ -95,9 +95,9 @@ class World:
 
     def measure(self, bytes_s: float, *peers: Peer) -> None:
         """Twice what moves an estimate."""
-        for _ in range(6):
+        for turn in range(6):
             for one in peers:
-                self.measures.fetched({one.node_id: (MIBIBYTE, bytes_s)})
+                self.measures.fetched({one.node_id: (MIBIBYTE + turn, bytes_s)})
 
     # ------------------------------------------------------------ as the planner sees it
     def code(self, digest: Digest) -> Seen:
@@ -113,6 +113,9 @@ class World:
         return {self.view.name: self.calls}
 
     def sample(self, function: FunctionView) -> None:
+        pass
+
+    def sample_links(self) -> None:
         pass
 
     def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
