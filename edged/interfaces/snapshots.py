@@ -178,6 +178,7 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     fast_refused: str
     """Why the fast compiler refused the module, if it did."""
     stdout: bytes
+    """The last 64 KiB, as of stderr."""
     stderr: bytes
 
 

@@ -19,9 +19,10 @@ from edged.interfaces import Examination, InitPlan, SnapshotLimits, SnapshotRepo
 from edged.runtime import tmpdir
 from edged.runtime.compile import SCARCITY
 from edged.runtime.ffi import library_path
-from protocol.function import Policy
+from protocol.function import MODULE_BYTES_MAX, Policy
 
 from . import process
+from .errors import refuse
 from .examine import examine, exported_functions
 from .messages import Job
 
@@ -54,6 +55,9 @@ class Snapshotter:
     async def make(
         self, module: bytes, plan: InitPlan, policy: Policy
     ) -> tuple[bytes, SnapshotReport]:
+        if len(module) > MODULE_BYTES_MAX:
+            most = MODULE_BYTES_MAX
+            raise refuse("too-large", "module", f"has {len(module)} bytes; at most {most}")
         async with self._limiter:
             with _memory_file("module") as source, _memory_file("snapshot") as output:
                 await trio.to_thread.run_sync(_write_all, source, module)

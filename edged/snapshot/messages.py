@@ -21,8 +21,10 @@ from edged.interfaces import InitPlan, SnapshotLimits, SnapshotReport
 from protocol.function import Policy
 
 HEAD_BYTES: Final = 4
-FRAME_BYTES_MAX: Final = 512 * 1024 * 1024
-"""A report holds the guest's output (256 MiB at most by its policy), a job the plan's stdin."""
+FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of what is told."""
+OUTPUT_BYTES_MAX: Final = 64 * 1024
+"""Of the guest's stdout and stderr, their ends."""
 
 Phase = Literal["parse", "instrument", "compile", "init", "capture", "rewrite"]
 
@@ -68,7 +70,7 @@ Told = Entered | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 decode_job: Final = msgspec.msgpack.Decoder(Job).decode
-decode_told: Final = msgspec.msgpack.Decoder(Told).decode
+_decode_told: Final = msgspec.msgpack.Decoder(Told).decode
 _PLAIN: Final[dict[str, type[EdgedError]]] = {
     kind.__name__: kind for kind in (PolicyDenied, Overloaded, DiskFull)
 }
@@ -82,6 +84,36 @@ def frame(message: Job | Told) -> bytes:
     return len(data).to_bytes(HEAD_BYTES, "little") + data
 
 
+class Messages:
+    """Takes frames from a stream of bytes. What is not one ends the listening: the worker is then
+    heard as one that died without a word."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._broken = False
+
+    def receive(self, data: bytes | bytearray) -> list[Told]:
+        """The messages that are complete now."""
+        told: list[Told] = []
+        if self._broken:
+            return told
+        self._buffer += data
+        while len(self._buffer) >= HEAD_BYTES:
+            end = HEAD_BYTES + int.from_bytes(self._buffer[:HEAD_BYTES], "little")
+            if end > FRAME_BYTES_MAX:
+                self._broken = True
+                break
+            if len(self._buffer) < end:
+                break
+            try:
+                told.append(_decode_told(bytes(self._buffer[HEAD_BYTES:end])))
+            except msgspec.MsgspecError:
+                self._broken = True
+                break
+            del self._buffer[:end]
+        return told
+
+
 def failed(error: EdgedError) -> Failed:
     """Of an error that `error_of` knows; any other is the worker's crash."""
     name, private = type(error).__name__, error.private
@@ -89,7 +121,7 @@ def failed(error: EdgedError) -> Failed:
         return Failed(name, str(error), private, reason=error.reason, thing=error.thing)
     if isinstance(error, InvocationError) and name in _OF_GUEST:
         status = error.extra.get("exit_status")
-        return Failed(name, str(error), private, stderr=error.stderr, exit_status=status)
+        return Failed(name, str(error), private, stderr=error.stderr[-OUTPUT_BYTES_MAX:], exit_status=status)
     if name in _PLAIN:
         return Failed(name, str(error), private)
     raise error

@@ -23,7 +23,7 @@ from .examine import Resolved, check, resolve
 from .guest import Guest
 from .initialize import Compiled, compile_binary, instantiated, observe, run
 from .instrument import Names, Parts, instrument
-from .messages import Job, Phase
+from .messages import OUTPUT_BYTES_MAX, Job, Phase
 from .parse import Module, parse
 from .rewrite import rewrite
 from .snapshot import Snapshot, snapshot
@@ -113,6 +113,6 @@ def _report(
         peak_rss_bytes=peak_rss_bytes(),
         tier=compiled.tier,
         fast_refused=compiled.fast_refused,
-        stdout=bytes(guest.call_state.stdout),
-        stderr=bytes(guest.call_state.stderr),
+        stdout=bytes(guest.call_state.stdout[-OUTPUT_BYTES_MAX:]),
+        stderr=bytes(guest.call_state.stderr[-OUTPUT_BYTES_MAX:]),
     )

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -26,15 +25,12 @@ from edged.runtime.compile_worker import EXIT_MEMORY
 
 from .errors import refuse
 from .messages import (
-    FRAME_BYTES_MAX,
-    HEAD_BYTES,
     Done,
     Entered,
     Failed,
     Job,
+    Messages,
     Phase,
-    Told,
-    decode_told,
     error_of,
     frame,
 )
@@ -102,11 +98,13 @@ class _Attempt:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(feed, process.stdin, frame(job))
                 nursery.start_soon(drain, process.stderr, stderr)
-                async for message in _messages(process.stdout):
-                    if isinstance(message, Entered):
-                        self._enter(message.phase)
-                    else:
-                        last = message
+                messages = Messages()
+                async for chunk in process.stdout:
+                    for message in messages.receive(chunk):
+                        if isinstance(message, Entered):
+                            self._enter(message.phase)
+                        else:
+                            last = message
             return last, await process.wait()
         finally:
             await end(process)
@@ -141,19 +139,3 @@ class _Attempt:
         return CompileFailed(
             "crash", f"the snapshot worker crashed {where}: {how}", private=message
         )
-
-
-async def _messages(stream: trio.abc.ReceiveStream) -> AsyncIterator[Told]:
-    """To the end of the stream; what is cut or too long is not told."""
-    buffer = bytearray()
-    async with stream:
-        async for chunk in stream:
-            buffer += chunk
-            while len(buffer) >= HEAD_BYTES:
-                size = int.from_bytes(buffer[:HEAD_BYTES], "little")
-                if size > FRAME_BYTES_MAX:
-                    return
-                if len(buffer) < HEAD_BYTES + size:
-                    break
-                yield decode_told(bytes(buffer[HEAD_BYTES : HEAD_BYTES + size]))
-                del buffer[: HEAD_BYTES + size]

@@ -172,7 +172,7 @@ def test_snapshot_then_run_is_init_then_run(on: wasmtime.Engine, text: str, fast
 
 
 @pytest.mark.long
-@settings(max_examples=5000)
+@settings(max_examples=3000)
 @given(text=modules(), fast=st.booleans())
 def test_snapshot_then_run_is_init_then_run_for_thousands(
     on: wasmtime.Engine, text: str, fast: bool

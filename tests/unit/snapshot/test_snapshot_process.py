@@ -61,10 +61,11 @@ async def test_from_file_to_file(tmp_path: Path) -> None:
 
 
 async def test_cancelling_kills_the_process() -> None:
+    before = children()
     with trio.move_on_after(0.5) as scope:
         await Snapshotter().make(MODULE, InitPlan(init="loop"), Policy(timeout_ms=300_000))
     assert scope.cancelled_caught
-    assert children() == []
+    assert children() == before
 
 
 @pytest.mark.parametrize(
@@ -85,14 +86,23 @@ async def test_each_phase_has_its_time(
 async def test_a_worker_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_BOOT", "import time; time.sleep(100)")
     monkeypatch.setattr(process, "STARTING_S", 0.05)
+    before = children()
     with pytest.raises(CannotSnapshot, match="starting took over"):
         await Snapshotter().make(MODULE, InitPlan(), Policy())
-    assert children() == []
+    assert children() == before
 
 
 async def test_a_worker_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_BOOT", f"import os; os.kill(os.getpid(), {signal.SIGSEGV})")
     with pytest.raises(CompileFailed, match="crashed at its start: SIGSEGV"):
+        await Snapshotter().make(MODULE, InitPlan(), Policy())
+
+
+@pytest.mark.parametrize("said", [b"\xff" * 9, b"\x02\0\0\0??", b"\x09\0\0\0cut"])
+async def test_a_worker_that_talks_nonsense(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    boot = f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({said!r})"
+    monkeypatch.setattr(process, "_BOOT", boot)
+    with pytest.raises(CompileFailed, match="crashed at its start: exit status 0"):
         await Snapshotter().make(MODULE, InitPlan(), Policy())
 
 
