@@ -17,8 +17,10 @@ from typing import Final, NamedTuple
 
 from .binary import Span
 
-GAP_BYTES_MIN: Final = 32
-"""Fewer zeros between two runs are written out: a segment costs 6 to 14 bytes, and a copy."""
+GAP_BYTES_MIN: Final = 128
+"""Fewer zeros between two runs are written out. A segment costs 6 to 14 bytes that do not compress,
+and time: a table of 50,000 allocated strings has 50,000 segments with 32 (0.6 s to write, 715 KB
+compressed) and 8 with 128 (20 ms, 666 KB; uncompressed 3.4 instead of 2.1 MB)."""
 SEGMENTS_MAX: Final = 50_000
 """Of one snapshot; engines take 100,000."""
 IMAGE_BYTES_ALWAYS: Final = 16 * 1024 * 1024
