@@ -70,7 +70,7 @@ Told = Entered | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 decode_job: Final = msgspec.msgpack.Decoder(Job).decode
-_decode_told: Final = msgspec.msgpack.Decoder(Told).decode
+decode_told: Final = msgspec.msgpack.Decoder(Told).decode
 _PLAIN: Final[dict[str, type[EdgedError]]] = {
     kind.__name__: kind for kind in (PolicyDenied, Overloaded, DiskFull)
 }
@@ -106,7 +106,7 @@ class Messages:
             if len(self._buffer) < end:
                 break
             try:
-                told.append(_decode_told(bytes(self._buffer[HEAD_BYTES:end])))
+                told.append(decode_told(bytes(self._buffer[HEAD_BYTES:end])))
             except msgspec.MsgspecError:
                 self._broken = True
                 break
