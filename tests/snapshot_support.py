@@ -28,10 +28,11 @@ def take(
     fast: bool = False,
     mounts: dict[str, str] | None = None,
     scratch: str = "",
+    target: str = "native",
 ) -> tuple[bytes, SnapshotReport]:
     """As the worker does it."""
     job = Job(
-        library=str(library_path()), target="native", module_fd=-1, output_fd=-1,
+        library=str(library_path()), target=target, module_fd=-1, output_fd=-1,
         plan=plan or InitPlan(), policy=policy or Policy(), mounts=mounts or {}, scratch=scratch,
         limits=limits or SnapshotLimits(), fast=fast,
     )  # fmt: skip

@@ -50,15 +50,23 @@ class Engine:
     """One wasm_engine_t with its linkers, its relay and its ticker."""
 
     def __init__(
-        self, api: Api, target: Target, host: Host, pool: PoolSize | None, tier: Tier = "optimised"
+        self,
+        api: Api,
+        target: Target,
+        host: Host,
+        pool: PoolSize | None,
+        tier: Tier = "optimised",
+        *,
+        deterministic: bool = False,
     ) -> None:
-        """Raises OSError if the pool's address space cannot be had, or the target is unknown."""
+        """`deterministic` as settings.new_config. Raises OSError if the pool's address space cannot
+        be had, or the target is unknown."""
         self.api = api
         self.pool = pool
         if pool is not None:
             check_address_space(pool)
         self.pointer: int = api.wasm_engine_new_with_config(
-            new_config(api, target, pool, tier=tier)
+            new_config(api, target, pool, tier=tier, deterministic=deterministic)
         )
         if not self.pointer:
             raise OSError("wasmtime could not make the engine (address space?)")

@@ -115,6 +115,8 @@ QUICK: Final[dict[str, Prototype]] = {
     "wasmtime_config_wasm_threads_set": (None, (_P, c_bool)),
     "wasmtime_config_shared_memory_set": (None, (_P, c_bool)),
     "wasmtime_config_wasm_gc_set": (None, (_P, c_bool)),
+    "wasmtime_config_wasm_relaxed_simd_deterministic_set": (None, (_P, c_bool)),
+    "wasmtime_config_cranelift_nan_canonicalization_set": (None, (_P, c_bool)),
     "wasmtime_pooling_allocation_config_new": (_P, ()),
     "wasmtime_pooling_allocation_config_delete": (None, (_P,)),
     "wasmtime_pooling_allocation_config_total_memories_set": (None, (_P, c_uint32)),

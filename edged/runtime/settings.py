@@ -84,9 +84,11 @@ def new_config(
     *,
     tier: Tier = "optimised",
     parallel: bool = True,
+    deterministic: bool = False,
 ) -> int:
     """A wasm_config_t, consumed by `wasm_engine_new_with_config`. `parallel` lets a compile use
-    every core; what it makes is the same.
+    every core; what it makes is the same. `deterministic` code computes the same on every
+    architecture, also where WebAssembly leaves it open: bits of NaN, relaxed SIMD.
 
     Threads and GC are off: a shared memory escapes the store's limits, and nothing here needs
     them. Raises OSError if the target is refused."""
@@ -99,6 +101,9 @@ def new_config(
     api.wasmtime_config_shared_memory_set(config, False)
     api.wasmtime_config_wasm_gc_set(config, False)
     api.wasmtime_config_parallel_compilation_set(config, parallel)
+    if deterministic:
+        api.wasmtime_config_cranelift_nan_canonicalization_set(config, True)
+        api.wasmtime_config_wasm_relaxed_simd_deterministic_set(config, True)
     if tier == "fast":
         api.wasmtime_config_strategy_set(config, _WINCH)
         # Winch leaves the trampolines, one per function in a table, to Cranelift. Without these

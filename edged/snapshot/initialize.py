@@ -51,9 +51,17 @@ class State(NamedTuple):
 
 
 def compile_binary(
-    api: Api, host: Host, target: Target, module: Module, binary: bytes, *, fast: bool
+    api: Api,
+    host: Host,
+    target: Target,
+    module: Module,
+    binary: bytes,
+    *,
+    fast: bool,
+    deterministic: bool,
 ) -> Compiled:
     """With the fast compiler if it is wanted, known for the target, worth it, and knows the module.
+    `deterministic`: what it computes is the same on every architecture.
 
     Raises CannotSnapshot("invalid")."""
     refused = ""
@@ -61,7 +69,7 @@ def compile_binary(
     worth = code is not None and code.end - code.body >= FAST_CODE_BYTES_MIN
     tiers: list[Tier] = ["fast"] if fast and worth and has_fast_tier(target) else []
     for tier in (*tiers, "optimised"):
-        engine = Engine(api, target, host, None, tier)
+        engine = Engine(api, target, host, None, tier, deterministic=deterministic)
         compiled = c_void_p()
         error = api.wasmtime_module_new(engine.pointer, binary, len(binary), byref(compiled))
         if not error:

@@ -69,7 +69,10 @@ def make(
     host = Host(api, world.functions())
     mounts = {name: Path(source) for name, source in job.mounts.items()}
     sandbox = Sandbox(api, mounts, Path(job.scratch), make_log("snapshot"))
-    compiled = compile_binary(api, host, parse_target(job.target), module, binary, fast=job.fast)
+    compiled = compile_binary(
+        api, host, parse_target(job.target), module, binary,
+        fast=job.fast, deterministic=job.plan.deterministic,
+    )  # fmt: skip
     del binary
     progress.enter("init")
     with instantiated(host, sandbox, compiled, module, plan, job.policy) as guest:

@@ -134,3 +134,30 @@ async def test_what_is_not_worth_it_is_told_and_not_kept(tmp_path: Path, wish: s
             assert set(await kinds(a)) == {deployed["module"]}
             assert init["why"]
         assert init["size_bytes"] > 0
+
+
+async def forms(node: Running) -> dict[str, str]:
+    """Of what is in its holdings of f."""
+    detail = await node.ask("GET", "/v1/functions/f")
+    return {
+        digest: one["form"]
+        for digest, holders in (
+            (detail["spec"]["module"], detail["holders"]),
+            (detail["snapshot"]["digest"], detail["snapshot_holders"]),
+        )
+        for one in holders
+        if one["is_self"]
+    }
+
+
+@pytest.mark.parametrize("wish", ["always", "never"])
+async def test_every_invocation_begins_in_the_state_after_init(tmp_path: Path, wish: str) -> None:
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b", gateway={"forward": False})
+        await cluster.agree()
+        await a.deploy("f", COUNTER, init={}, snapshot=wish, replicas=1)
+        await cluster.agree()
+        for node in (a, b):
+            for _ in range(2):
+                assert (await node.get("/f")).text == "7\n"

@@ -227,3 +227,24 @@ def test_a_snapshot_of_a_snapshot_is_no_other() -> None:
     assert len(look(twice).state()["memory"]) == 3 * 65536
     with pytest.raises(CannotSnapshot, match="exports none of"):
         take(take(COUNTER)[0])
+
+
+OPEN_TO_CHOICE = """(module (memory (export "memory") 1) (global $zero (mut f64) (f64.const 0))
+  (global $single (export "single") (mut f32) (f32.const 0))
+  (func (export "wizer.initialize")
+    (global.set $single (f32.div (f32.demote_f64 (global.get $zero)) (f32.const 0)))
+    (f64.store (i32.const 0) (f64.div (global.get $zero) (global.get $zero)))
+    (f64.store (i32.const 8) (f64.sqrt (f64.sub (global.get $zero) (f64.const 1))))
+    (v128.store (i32.const 16) (f64x2.div (v128.load (i32.const 64)) (v128.load (i32.const 64))))
+    (v128.store (i32.const 32) (f32x4.relaxed_madd (v128.const f32x4 1.1 1.3 1.7 0.1)
+      (v128.const f32x4 1.1 1.3 1.7 0.3) (v128.const f32x4 -1.21 -1.69 -2.89 -0.03)))
+    (v128.store (i32.const 48)
+      (i32x4.relaxed_trunc_f32x4_s (v128.const f32x4 1e20 -1e20 nan 1)))))"""
+
+
+def test_what_webassembly_leaves_open_is_the_same_on_every_architecture() -> None:
+    native, _ = take(OPEN_TO_CHOICE)
+    portable, _ = take(OPEN_TO_CHOICE, target="pulley64")
+    assert native == portable
+    memory = look(native).state()["memory"]
+    assert memory[:32] == bytes.fromhex("000000000000f87f") * 4, "canonical and positive"
