@@ -28,6 +28,7 @@ from .deltas import DeltaSource
 from .errors import IdentityTaken
 from .eventlog import EventLog, function_of
 from .expiry import Expiry
+from .explaining import Explaining
 from .forms import held_form
 from .forwarding import Forwarding
 from .functions import FunctionService
@@ -323,7 +324,7 @@ class Parts:
                 form=holdings.form,
                 served=lambda: self.gateway.served(),  # noqa: PLW0108 - made later
                 measure_fetches=self.exchange.measure,
-                note=self.events.add,
+                note=self.events.planned,
                 wall_s=self._clock.now_s,
                 metrics=self._metrics,
                 log=self._log,
@@ -395,6 +396,16 @@ class Parts:
             note=self.events.add,
         )
         self.operations = self._make_operations(config, state)
+        self.explaining = Explaining(
+            self.planning,
+            node=config.node.name,
+            store=self._store,
+            runtime=self._runtime,
+            artifacts=self.artifacts,
+            activation=self.activation,
+            lookup=self._lookup.current,
+            holders=self.views.holders,
+        )
 
     def _wire_replication(self, config: Config) -> None:
         self._nodes = Nodes(
@@ -455,6 +466,7 @@ class Parts:
             ),
             inits=self.inits,
             snapshots=self.snapshots,
+            planned=self.planning.chosen,
             replicas=config.replication.replicas,
             state=state,
         )

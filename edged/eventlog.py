@@ -28,11 +28,12 @@ from protocol.events import (
     RecordsAccepted,
     RecordsPurged,
 )
-from protocol.ids import NodeId
+from protocol.ids import FunctionName, NodeId
 from protocol.member import Member
 
 from .errors import Overloaded
-from .interfaces import EventKind, EventRow, EventsView
+from .interfaces import EventKind, EventRow, EventsView, PlanChange
+from .planwords import change_words
 
 ROWS_MAX: Final = 4096
 """About 1 MiB; a first sync with 2,000 functions is as many rows as their records."""
@@ -59,11 +60,22 @@ class EventLog:
         self._closed = False
         self._reasons: OrderedDict[NodeId, str] = OrderedDict()
 
-    def add(self, kind: EventKind, name: str, detail: str = "") -> None:
+    def add(
+        self, kind: EventKind, name: str, detail: str = "", plan: PlanChange | None = None
+    ) -> None:
         self._seq += 1
         at_ms = self._wall_s() * 1000
-        self._rows.append(EventRow(self._seq, at_ms, kind, self._node, name, detail))
+        self._rows.append(EventRow(self._seq, at_ms, kind, self._node, name, detail, plan))
         self._wake()
+
+    def planned(self, function: FunctionName, change: PlanChange) -> None:
+        """Another form of its code is in force here."""
+        self.add(
+            "plan-changed",
+            function,
+            change_words(change),
+            change,
+        )
 
     def _wake(self) -> None:
         if self._grown is not None:

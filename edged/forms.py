@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from protocol.function import FunctionSpec
+from collections.abc import Iterator
+from functools import partial
+from typing import Final, Literal
+
 from protocol.ids import Digest
 from protocol.messages import Form
 
 from .activation import Activation
 from .artifacts import Artifacts
-from .interfaces import BlobInfo, FormView, Store, Tier
+from .choices import codes_of
+from .interfaces import Code, FormView, FunctionView, Store, Tier
+
+TIERS: Final[tuple[Tier, ...]] = ("optimised", "fast")
 
 
 def held_form(module: Digest, *, store: Store, artifacts: Artifacts) -> Form | None:
@@ -25,59 +31,60 @@ def held_form(module: Digest, *, store: Store, artifacts: Artifacts) -> Form | N
 
 
 def forms_of(
-    spec: FunctionSpec,
+    function: FunctionView,
     *,
     store: Store,
     artifacts: Artifacts,
     activation: Activation,
 ) -> tuple[FormView, ...]:
-    """From the portable to the nearest. An artifact of fast code does not last: it is listed only
-    if there is one."""
-    module = spec.module
-    info = store.info(module)
-    return (
-        FormView("module", info is not None, spec.module_bytes, module, {}),
-        _wire(info, artifacts.cost(module, "fetch_s")),
-        _artifact(artifacts, spec, "optimised"),
-        *([_artifact(artifacts, spec, "fast")] if artifacts.row(module, "fast") else []),
-        _mapped(artifacts, activation, spec),
+    """From the portable to the nearest, of the module and then of the snapshot. An artifact of fast
+    code does not last: it is listed only if there is one."""
+    return tuple(
+        form
+        for code in reversed(codes_of(function))
+        for form in _of_code(code, function.spec.module, store, artifacts, activation)
     )
 
 
-def _wire(info: BlobInfo | None, measured: dict[str, float]) -> FormView:
-    held = info is not None and info.wire_bytes is not None
-    return FormView(
+def _of_code(
+    code: Code, module: Digest, store: Store, artifacts: Artifacts, activation: Activation
+) -> Iterator[FormView]:
+    digest = code.digest
+    whose: Literal["module", "snapshot"] = "module" if digest == module else "snapshot"
+    info = store.info(digest)
+    form = partial(FormView, code=whose)
+    yield form(
+        "module", held=info is not None, size_bytes=code.size_bytes, digest=digest, measured={}
+    )
+    yield form(
         "wire",
-        held,
-        info.wire_bytes if info is not None else None,
-        info.manifest if info is not None else None,
-        measured,
+        held=info is not None and info.wire_bytes is not None,
+        size_bytes=info.wire_bytes if info is not None else None,
+        digest=info.manifest if info is not None else None,
+        measured=artifacts.cost(digest, "fetch_s"),
     )
-
-
-def _artifact(artifacts: Artifacts, spec: FunctionSpec, tier: Tier) -> FormView:
-    row = artifacts.row(spec.module, tier)
-    measured = artifacts.cost(
-        spec.module, "compile_cpu_s", "compile_s", "compile_peak_bytes", tier=tier
-    )
-    if row is not None:
-        measured.setdefault("compile_cpu_s", row.compile_s)
-    return FormView(
-        "artifact",
-        row is not None,
-        row.size_bytes if row is not None else None,
-        row.digest if row is not None else None,
-        measured,
-        tier,
-    )
-
-
-def _mapped(artifacts: Artifacts, activation: Activation, spec: FunctionSpec) -> FormView:
-    return FormView(
+    for tier in TIERS:
+        row = artifacts.row(digest, tier)
+        if row is None and tier == "fast":
+            continue
+        measured = artifacts.cost(
+            digest, "compile_cpu_s", "compile_s", "compile_peak_bytes", tier=tier
+        )
+        if row is not None:
+            measured.setdefault("compile_cpu_s", row.compile_s)
+        yield form(
+            "artifact",
+            held=row is not None,
+            size_bytes=row.size_bytes if row is not None else None,
+            digest=row.digest if row is not None else None,
+            measured=measured,
+            tier=tier,
+        )
+    yield form(
         "mapped",
-        activation.is_mapped(spec.module),
-        activation.mapped_bytes(spec.module),
-        None,
-        artifacts.cost(spec.module, "load_s"),
-        activation.tier(spec.module),
+        held=activation.is_mapped(digest),
+        size_bytes=activation.mapped_bytes(digest),
+        digest=None,
+        measured=artifacts.cost(digest, "load_s"),
+        tier=activation.tier(digest),
     )

@@ -21,8 +21,9 @@ from protocol.snapshots import SnapshotStatement
 
 from .interfaces import BlobInfo, FunctionView, InputSource, Peer, PlanInput, Tier
 from .measuring import INSTANTIATE_S, Measures
+from .planwords import UNITS
 from .rates import COMPILE_FIXED_S, Rates
-from .whatif import INPUTS, values_of
+from .whatif import values_of
 
 PEERS_MAX: Final = 16
 """Nearest ones looked at for one blob: a fetch connects to fewer."""
@@ -252,7 +253,7 @@ class Readings:
         rows = []
         for name, value in values_of(inputs).items():
             reading = self._readings.get(name)
-            unit = INPUTS[name][0]
+            unit = UNITS[name]
             if reading is None:
                 source: InputSource = "config" if name in ("horizon", "price") else "known"
                 rows.append(PlanInput(name, value, unit, source, 1.0))

@@ -223,6 +223,7 @@ class Node:
         config = self._config
         return make_control_app(
             parts.operations,
+            explainer=parts.explaining,
             events=parts.events,
             keys=parts.keys,
             upkeep=parts.housekeeping.upkeep,

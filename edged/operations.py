@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from protocol.catalog import Catalog, Current, VersionRow
+from protocol.costs import PlanForm
 from protocol.entries import Entry
 from protocol.errors import RemoteProtocolError
 from protocol.function import FunctionSpec, encode_spec, version_of
@@ -24,7 +25,7 @@ from protocol.snapshots import SnapshotStatement
 from .acknowledging import Change, Nodes
 from .activation import Activation
 from .artifacts import Artifacts
-from .choices import Choices
+from .choices import Choices, codes_of
 from .errors import (
     BadRequest,
     ConfigError,
@@ -33,7 +34,6 @@ from .errors import (
     EdgedError,
     FunctionNotFound,
 )
-from .forms import forms_of
 from .inits import Inits, Prepared
 from .intake import Intake
 from .interfaces import (
@@ -42,7 +42,6 @@ from .interfaces import (
     ArtifactView,
     Deployed,
     DeployRequest,
-    ExplainView,
     FunctionDetail,
     FunctionSummary,
     FunctionView,
@@ -121,10 +120,11 @@ class Operations:
         intake: Intake,
         inits: Inits,
         snapshots: SnapshotService,
+        planned: Callable[[VersionId], PlanForm | None],
         replicas: int,
         state: Callable[[], NodeState],
     ) -> None:
-        """`replicas`: of a removal."""
+        """`planned`: the form that this node has chosen; `replicas`: of a removal."""
         self._store = store
         self._runtime = runtime
         self._artifacts = artifacts
@@ -135,6 +135,7 @@ class Operations:
         self._intake = intake
         self._inits = inits
         self._snapshots = snapshots
+        self._planned = planned
         self._replicas = replicas
         self._state = state
         # Two deploys of one name must not read the same "current" and both move it, and what peers
@@ -330,7 +331,9 @@ class Operations:
         )
 
     def _summary(self, name: FunctionName, current: Current) -> FunctionSummary:
-        module = current.spec.module
+        function = FunctionView(name, current.version, current.spec, current.snapshot)
+        module, codes = current.spec.module, [code.digest for code in codes_of(function)]
+        mapped = next(filter(self._activation.is_mapped, codes), None)
         return FunctionSummary(
             name=name,
             version=current.version,
@@ -342,14 +345,15 @@ class Operations:
             versions=self._cluster.catalog.version_count(name),
             state=(
                 "mapped"
-                if self._activation.is_mapped(module)
+                if mapped is not None
                 else "artifact"
-                if self._artifacts.best(module) is not None
+                if any(self._artifacts.best(code) is not None for code in codes)
                 else "module"
-                if self._store.info(module) is not None
+                if any(self._store.info(code) is not None for code in codes)
                 else "remote"
             ),
-            tier=self._activation.tier(module),
+            tier=None if mapped is None else self._activation.tier(mapped),
+            form=self._planned(current.version),
         )
 
     def describe(self, name: str) -> FunctionDetail:
@@ -390,44 +394,6 @@ class Operations:
 
     def follow(self, name: str, *, tail: int) -> AsyncIterator[LogLine]:
         return self._journal.follow(self._current(name)[0], tail)
-
-    def explain(self, name: str) -> ExplainView:
-        function, current = self._current(name)
-        module = current.spec.module
-        status = self._cluster.status()
-        return ExplainView(
-            name=function,
-            version=current.version,
-            node=status.node,
-            target=self._runtime.target,
-            artifact_key=self._runtime.artifact_key,
-            next_start=self._next_start(module),
-            forms=forms_of(
-                current.spec,
-                store=self._store,
-                artifacts=self._artifacts,
-                activation=self._activation,
-            ),
-            holders=self._cluster.holders(module),
-            optimising=self._activation.optimising(module),
-        )
-
-    def _next_start(self, module: Digest) -> str:
-        if self._activation.is_mapped(module):
-            return "warm"
-        if self._artifacts.best(module) is not None:
-            return "loaded"
-        if self._activation.offered(module):
-            return "artifact"
-        if self._activation.failing(module) is not None:
-            return "compile-failed"
-        if self._store.info(module) is not None:
-            return "compiled"
-        reachable = ("alive", "suspect")
-        holders = [one for one in self._cluster.holders(module) if one.form != "artifact"]
-        if any(holder.state in reachable and not holder.is_self for holder in holders):
-            return "fetch+compiled"
-        return "no-holder"
 
     def artifacts(self) -> ArtifactsView:
         rows = sorted((each.row for each in self._activation.in_memory()), key=lambda r: r.module)

@@ -24,10 +24,11 @@ from protocol.planner import Decision, decide
 
 from .errors import FunctionNotFound
 from .inputs import Gathered, Gatherer
-from .interfaces import EventKind, FunctionView, PlanChange, PlanInput, PlanView
+from .interfaces import FunctionView, PlanChange, PlanInput, PlanView
 from .measuring import Measures, Table
+from .planwords import UNITS, change_words
 from .telemetry import Log, Metrics
-from .whatif import INPUTS, flips, values_of, with_values
+from .whatif import flips, values_of, with_values
 
 PLANS_MAX: Final = 2048
 CHECK_S: Final = 1.0
@@ -115,7 +116,7 @@ class Planning:
         lookup: Callable[[str], FunctionView],
         uses: Uses,
         serving: Callable[[FunctionView], Digest | None],
-        note: Callable[[EventKind, str, str], None],
+        note: Callable[[FunctionName, PlanChange], None],
         wall_s: Callable[[], float],
         metrics: Metrics,
         log: Log,
@@ -159,6 +160,10 @@ class Planning:
         if not may_forward:
             forms = tuple(form for form in forms if form != "forward")
         return forms or LAST_RESORT
+
+    def chosen(self, version: VersionId) -> PlanForm | None:
+        plan = self._plans.get(version)
+        return None if plan is None else plan.form
 
     def forwards(self, function: FunctionView) -> bool:
         """Whether its requests are for peers, though code is here."""
@@ -295,11 +300,9 @@ class Planning:
         plan.form, plan.basis, plan.available = form, values, available
         plan.decided_s, plan.trigger = change.at_s, trigger
         self._metrics.plan_changes.labels(before or NO_FORM, form).inc()
-        why = trigger
-        if moved:
-            why = f"{moved} from {change.input_before:.4g} to {change.input_after:.4g}"
-        self._note("plan-changed", name, f"{before} to {form}: {why}")
-        self._log.info("form changed", function=name, before=before, after=form, why=why)
+        self._note(name, change)
+        words = change_words(change)
+        self._log.info("form changed", function=name, change=words)
 
     # ------------------------------------------------------------ explaining
     def explain(self, name: str, what_if: Mapping[str, float]) -> PlanView:
@@ -310,7 +313,7 @@ class Planning:
         decision = decide(inputs, plan.form)
         forms = self._order(plan, decision)
         supposed = tuple(
-            PlanInput(name, value, INPUTS[name][0], "what-if", 1.0)
+            PlanInput(name, value, UNITS[name], "what-if", 1.0)
             for name, value in values_of(inputs).items()
             if name in what_if
         )

@@ -19,7 +19,7 @@ from .artifacts import Artifacts
 from .choices import Choices, codes_of
 from .config import PlannerSection
 from .inputs import Gatherer, Seen, init_key
-from .interfaces import EventKind, FunctionView, Peer, Store, Tier
+from .interfaces import FunctionView, Peer, PlanChange, Store, Tier
 from .measuring import Measures
 from .planning import Planning
 from .rates import Rates
@@ -48,7 +48,7 @@ class PlanSurroundings:
     form: Callable[[NodeId, Digest], Form | None]
     served: Callable[[], Mapping[FunctionName, int]]
     measure_fetches: Callable[[], None]
-    note: Callable[[EventKind, str, str], None]
+    note: Callable[[FunctionName, PlanChange], None]
     wall_s: Callable[[], float]
     metrics: Metrics
     log: Log

@@ -110,32 +110,32 @@ def _with_waiting(inputs: Inputs, value: float) -> Inputs:
     return msgspec.structs.replace(inputs, waiting=round(value))
 
 
-INPUTS: Final[Mapping[str, tuple[str, Reader, Writer]]] = {
-    # Name: unit, and how it is read and replaced.
-    "bandwidth": ("bytes/s", _bandwidth, _with_bandwidth),
-    "rtt": ("s", _rtt, _with_rtt),
-    "rate": ("1/s", *_field("rate_per_s")),
-    "waiting": ("", _waiting, _with_waiting),
-    "forward": ("s", _forward, _with_forward),
-    "init": ("s", *_field("init_s")),
-    "run": ("s", *_field("run_s")),
-    "instantiate": ("s", *_field("instantiate_s")),
-    "instantiate-snapshot": ("s", *_field("instantiate_snapshot_s")),
-    "compile": ("bytes/s", *_field("compile_bytes_s")),
-    "decompress": ("bytes/s", *_field("decompress_bytes_s")),
-    "load": ("s", *_field("load_s")),
-    "make-snapshot": ("s", *_field("make_snapshot_s")),
-    "horizon": ("s", *_field("horizon_s")),
-    "price": ("s/GiB", _price, _with_price),
-    "pressure": ("s/GiB", _pressure, _with_pressure),
+INPUTS: Final[Mapping[str, tuple[Reader, Writer]]] = {
+    "bandwidth": (_bandwidth, _with_bandwidth),
+    "rtt": (_rtt, _with_rtt),
+    "rate": _field("rate_per_s"),
+    "waiting": (_waiting, _with_waiting),
+    "forward": (_forward, _with_forward),
+    "init": _field("init_s"),
+    "run": _field("run_s"),
+    "instantiate": _field("instantiate_s"),
+    "instantiate-snapshot": _field("instantiate_snapshot_s"),
+    "compile": _field("compile_bytes_s"),
+    "decompress": _field("decompress_bytes_s"),
+    "load": _field("load_s"),
+    "make-snapshot": _field("make_snapshot_s"),
+    "horizon": _field("horizon_s"),
+    "price": (_price, _with_price),
+    "pressure": (_pressure, _with_pressure),
 }
+"""How each is read and replaced; planwords.UNITS has their units."""
 FLIPPING: Final = ("bandwidth", "rate", "rtt", "init", "compile", "forward", "run", "price")
 """That change by themselves, or that an operator sets: what a flip is told of."""
 
 
 def values_of(inputs: Inputs) -> dict[str, float]:
     """Those that are known."""
-    read = ((name, reader(inputs)) for name, (_, reader, _) in INPUTS.items())
+    read = ((name, reader(inputs)) for name, (reader, _) in INPUTS.items())
     return {name: value for name, value in read if value is not None}
 
 
@@ -148,7 +148,7 @@ def with_values(inputs: Inputs, values: Mapping[str, float]) -> Inputs:
         if not 0 <= value < math.inf:
             raise BadRequest(f"{name} = {value!r}: not a finite number from 0 up")
         try:
-            inputs = known[2](inputs, value)
+            inputs = known[1](inputs, value)
         except LocalProtocolError as error:
             raise BadRequest(f"{name} = {value!r}: {error}") from error
     return inputs
@@ -159,7 +159,7 @@ def flips(inputs: Inputs) -> tuple[PlanFlip, ...]:
     best = decide(inputs).best
     found = []
     for name in FLIPPING:
-        _, read, write = INPUTS[name]
+        read, write = INPUTS[name]
         now = read(inputs)
         begin = now
         if not begin:  # no demand yet, or a price of nothing: from the least that matters

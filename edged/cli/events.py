@@ -23,6 +23,7 @@ _COLOURS: Final = {
     "member-refuted": "green",
     "member-suspect": "yellow",
     "accused": "yellow",
+    "plan-changed": "cyan",
     "member-down": "red",
     "identity-clash": "red",
 }
@@ -39,7 +40,8 @@ _COLOURS: Final = {
 @click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
 @target_options
 def events(tail: int, follow: bool, as_json: bool, **where: Any) -> None:
-    """Print what one node saw happen: members, why they were suspected, records.
+    """Print what one node saw happen: members, why they were suspected, records, changes of
+    functions' forms.
 
     With --json, one JSON document per line. A node keeps its last 4,096 events until it stops."""
     import msgspec

@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "members": "edged.cli.members:members",
     "events": "edged.cli.events:events",
     "join": "edged.cli.change:join",
-    "explain": "edged.cli.show:explain",
+    "explain": "edged.cli.explain:explain",
     "snapshot": "edged.cli.snapshot:snapshot",
     "catalog": "edged.cli.catalog:catalog",
     "artifacts": "edged.cli.artifacts:artifacts",

@@ -1,4 +1,4 @@
-"""Commands that only look: functions, describe, versions, explain, status."""
+"""Commands that only look: functions, describe, versions, status."""
 
 from __future__ import annotations
 
@@ -136,10 +136,10 @@ def _show_function(data: bytes) -> None:
         + (f"; missing on {', '.join(placed.missing)}" if placed.missing else "")
         + (f"; UNDER-REPLICATED: {placed.holders} of {placed.wanted}" if lacking else "")
     )
-    _show_holders(detail.holders)
+    show_holders(detail.holders)
     if detail.snapshot is not None:
         click.echo("of its snapshot:")
-        _show_holders(detail.snapshot_holders)
+        show_holders(detail.snapshot_holders)
 
 
 def _init(init: InitSpec) -> str:
@@ -164,7 +164,7 @@ def _snapshot(found: SnapshotView | None) -> str:
     )
 
 
-def _show_holders(holders: tuple[HolderView, ...]) -> None:
+def show_holders(holders: tuple[HolderView, ...]) -> None:
     from .render import milliseconds, table
 
     table(
@@ -216,45 +216,6 @@ def _show_versions(data: bytes) -> None:
         ),
         empty="no versions",
     )
-
-
-@click.command(cls=EdgedCommand)
-@click.argument("name")
-@target_options
-def explain(name: str, as_json: bool, **where: Any) -> None:
-    """Show what a node holds of a function, in which forms, and what a request would cost now."""
-    _get(function_path(name, "/explain"), _show_explain, as_json=as_json, **where)
-
-
-def _show_explain(data: bytes) -> None:
-    from edged.interfaces import ExplainView
-
-    from .render import NONE, fields, measured, short, size, table
-
-    view = _decode(data, ExplainView)
-    fields(
-        (
-            ("function", f"{view.name} {short(view.version)}"),
-            ("node", f"{view.node} ({view.target}, artifact key {short(view.artifact_key)})"),
-            ("a request now", view.next_start),
-            *((("optimising", view.optimising),) if view.optimising else ()),
-        )
-    )
-    table(
-        ("form", "held", "size", "digest", "measured"),
-        (
-            (
-                f"{form.form} ({form.tier})" if form.tier else form.form,
-                "yes" if form.held else "no",
-                size(form.size_bytes),
-                short(form.digest),
-                ", ".join(map(measured, form.measured.items())) or NONE,
-            )
-            for form in view.forms
-        ),
-        empty="no forms",
-    )
-    _show_holders(view.holders)
 
 
 @click.command(cls=EdgedCommand)

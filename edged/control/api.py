@@ -21,6 +21,7 @@ from edged.interfaces import (
     BuilderOperator,
     DeployRequest,
     EventSource,
+    Explainer,
     JoinRequest,
     KeyOperator,
     Lab,
@@ -40,6 +41,7 @@ from .queries import check_query, flag, number
 from .responses import COMMON, json_response
 from .stream import NDJSON, LogStream, ndjson, unless_disconnected
 from .upkeep import UpkeepApi
+from .what_if import what_if
 
 HEALTH_PATH: Final = "/v1/health"
 TAIL_DEFAULT: Final = 100
@@ -77,6 +79,7 @@ class Api:
     def __init__(
         self,
         operator: Operator,
+        explainer: Explainer,
         events: EventSource,
         keys: KeyOperator,
         upkeep: Upkeep,
@@ -85,6 +88,7 @@ class Api:
         links: LinkOperator | None,
     ) -> None:
         self._operator = operator
+        self._explainer = explainer
         self._events = events
         self._keys = keys
         self._builders = builders
@@ -132,7 +136,7 @@ class Api:
             ("GET", "/v1/functions/{name}/versions", self.versions),
             ("POST", "/v1/functions/{name}/rollback", self.rollback),
             ("GET", "/v1/functions/{name}/logs", self.logs, "tail", "follow"),
-            ("GET", "/v1/functions/{name}/explain", self.explain),
+            ("GET", "/v1/functions/{name}/explain", self.explain, "what_if"),
         ]
         # One Route per path: Starlette answers 405 with the methods of the first one that fits.
         paths: dict[str, dict[str, _Known]] = {}
@@ -255,7 +259,8 @@ class Api:
         return Response(ndjson(lines), media_type=NDJSON.decode(), headers=COMMON)
 
     async def explain(self, request: Request) -> Response:
-        return json_response(self._operator.explain(_known_name(request)))
+        name, assumed = _known_name(request), what_if(request)
+        return json_response(self._explainer.explain(name, assumed))
 
 
 class _Known(NamedTuple):

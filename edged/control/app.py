@@ -20,6 +20,7 @@ from edged.errors import ConfigError, EdgedError, MethodNotAllowed, Unauthorized
 from edged.interfaces import (
     BuilderOperator,
     EventSource,
+    Explainer,
     KeyOperator,
     Lab,
     LinkOperator,
@@ -36,6 +37,7 @@ from .responses import error_response, plain_problem
 def make_control_app(
     operator: Operator,
     *,
+    explainer: Explainer,
     events: EventSource,
     keys: KeyOperator,
     upkeep: Upkeep,
@@ -51,7 +53,7 @@ def make_control_app(
         raise ConfigError("the control token is empty; remove its file and start again")
     errors = _Errors(log, metrics)
     app = Starlette(
-        routes=Api(operator, events, keys, upkeep, builders, lab, links).routes(),
+        routes=Api(operator, explainer, events, keys, upkeep, builders, lab, links).routes(),
         exception_handlers={
             HTTPException: errors.of_http,
             EdgedError: errors.expected,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from protocol.function import FunctionSpec
 from protocol.ids import Digest
-from protocol.snapshots import SnapshotStatement
 
 from .gateway import FunctionView
+
+if TYPE_CHECKING:
+    # It brings cryptography along, which commands have no use for.
+    from protocol.snapshots import SnapshotStatement
 
 Way = Literal[
     "artifact", "module", "snapshot-artifact", "snapshot-delta", "snapshot", "snapshot-here"

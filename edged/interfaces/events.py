@@ -6,6 +6,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from .planning import PlanChange
+
 EventKind = Literal[
     "member-up",
     "member-updated",
@@ -42,7 +44,7 @@ EventKind = Literal[
 ]
 
 
-class EventRow(msgspec.Struct, frozen=True):
+class EventRow(msgspec.Struct, frozen=True, omit_defaults=True):
     seq: int
     """From 1 in each run of the node, without gaps: the order in which it learned of things."""
     at_ms: float
@@ -55,6 +57,8 @@ class EventRow(msgspec.Struct, frozen=True):
     """What it is about: a member, or a function."""
     detail: str
     """Of a member, why; of a record, its key."""
+    plan: PlanChange | None = None
+    """Of "plan-changed": what `detail` says."""
 
 
 class EventsView(msgspec.Struct, frozen=True):

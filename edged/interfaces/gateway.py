@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from protocol.function import FunctionSpec
 from protocol.ids import FunctionName, VersionId
-from protocol.snapshots import SnapshotStatement
 
 from .runtime import CancelFlag, Invocation, InvocationResult, Tier
+
+if TYPE_CHECKING:
+    # It brings cryptography along, which commands have no use for.
+    from protocol.snapshots import SnapshotStatement
 
 StartType = Literal["warm", "loaded", "artifact", "compiled", "snapshot", "forwarded"]
 """What a response had to wait for. warm: code was in memory; loaded: mapped from this node's disk;

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from protocol.costs import PlanForm
 from protocol.function import Abi, FunctionSpec, InitSpec, Policy
 from protocol.ids import ArtifactKey, Digest, FunctionName, NodeId, VersionId
 from protocol.messages import Form
 from protocol.replicas import REPLICAS_MAX
 
 from .gateway import NodeState
+from .planning import PlanView
 from .runtime import Tier
 from .store import RepairReport
 
@@ -114,6 +116,8 @@ class FunctionSummary(msgspec.Struct, frozen=True):
     """The nearest form this node has: in memory, artifact on disk, module on disk, none."""
     tier: Tier | None = None
     """Of the code in memory: fast is being replaced by optimised."""
+    form: PlanForm | None = None
+    """That this node has chosen; None: nobody has asked it yet."""
 
 
 class HolderView(msgspec.Struct, frozen=True):
@@ -192,6 +196,8 @@ class FormView(msgspec.Struct, frozen=True):
     """One form of a function's code on this node."""
 
     form: Literal["module", "wire", "artifact", "mapped"]
+    code: Literal["module", "snapshot"]
+    """Whose."""
     held: bool
     size_bytes: int | None
     digest: Digest | None
@@ -212,8 +218,12 @@ class ExplainView(msgspec.Struct, frozen=True):
     "fetch+compiled"; or why it would fail: "no-holder", "compile-failed"."""
     forms: tuple[FormView, ...]
     holders: tuple[HolderView, ...]
+    """Of the module."""
+    snapshot_holders: tuple[HolderView, ...] = ()
     optimising: str | None = None
     """Of a function that runs on fast code: "in the background", or why that failed last."""
+    plan: PlanView | None = None
+    """Which form this node has chosen, or would; None: it has none to choose."""
 
 
 class ArtifactView(msgspec.Struct, frozen=True):
@@ -337,6 +347,15 @@ class ModuleStored(msgspec.Struct, frozen=True):
     created: bool
 
 
+class Explainer(Protocol):
+    """What the control API needs to tell why."""
+
+    def explain(self, name: str, what_if: Mapping[str, float]) -> ExplainView:
+        """`what_if`: values to decide with, by input. Raises FunctionNotFound; BadRequest: an input
+        that there is not, or a value it cannot have."""
+        ...
+
+
 class Operator(Protocol):
     """What the control API needs of the node."""
 
@@ -381,8 +400,6 @@ class Operator(Protocol):
     def follow(self, name: str, *, tail: int) -> AsyncIterator[LogLine]:
         """The last `tail` lines, then each as it comes; a slow reader loses the oldest."""
         ...
-
-    def explain(self, name: str) -> ExplainView: ...
 
     def state(self) -> NodeState:
         """Cheap: what anyone may ask, as often as they like, without the token."""

@@ -19,10 +19,10 @@ class PlanInput(msgspec.Struct, frozen=True):
     """One value that a decision depends on."""
 
     name: str
-    """As in what-if: see INPUTS of edged/whatif.py."""
+    """As in what-if: see UNITS of edged/planwords.py."""
     value: float
     unit: str
-    """"s", "bytes", "bytes/s", "1/s", "s/byte", or "" of a count."""
+    """"s", "bytes/s", "1/s", "s/GiB", or "" of a count."""
     source: InputSource
     confidence: float
     """0 to 1; 1 of what is no estimate."""

@@ -173,6 +173,59 @@ class Catalog(Row, frozen=True, kw_only=True, tag="catalog"):
     """All live versions, newest first."""
 
 
+class Decided(Row, frozen=True, kw_only=True, tag="decided"):
+    """A node took another form of a function's code. `t_s` is when it was heard of, up to a second
+    later: nodes' clocks may be wrong."""
+
+    node: _Name
+    function: _Name
+    before: _Name | None
+    after: _Name | None
+    trigger: _Name
+    input: _Name = ""
+    """That moved most since the decision before; "": none did."""
+    input_before: float = 0.0
+    input_after: float = 0.0
+
+
+class FormCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row of the table that a node decides by."""
+
+    form: _Name
+    lacks: _Text | None = None
+    """Why it cannot be had."""
+    ready_s: _Seconds | None = None
+    per_call_s: _Seconds | None = None
+    wire_bytes: _Count = 0
+    stored_bytes: _Count = 0
+    price_s: _Seconds = 0.0
+    total_s: _Seconds | None = None
+
+
+class InputValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: _Name
+    value: float
+    source: _Name
+    """measured, prior …"""
+    confidence: Annotated[float, Meta(ge=0, le=1)]
+    age_s: _Seconds | None = None
+    flips_at: float | None = None
+    """Nearest value at which another form would be the cheapest; None: none is near."""
+    flips_to: _Name = ""
+
+
+class Explained(Row, frozen=True, kw_only=True, tag="explained"):
+    """What a node says at the end of its choice of a function's code."""
+
+    node: _Name
+    function: _Name
+    form: _Name | None
+    best: _Name | None
+    why: _Text
+    forms: tuple[FormCost, ...]
+    inputs: tuple[InputValue, ...]
+
+
 class Left(Row, frozen=True, kw_only=True, tag="left"):
     """After all was torn down: what should not be there."""
 
@@ -190,7 +243,9 @@ class Finding(Row, frozen=True, kw_only=True, tag="finding"):
     detail: _Text
 
 
-HistoryRow = Run | Phase | Fault | Deploy | Converged | Catalog | Left | Finding
+HistoryRow = (
+    Run | Phase | Fault | Deploy | Converged | Catalog | Decided | Explained | Left | Finding
+)
 
 
 # ---------------------------------------------------------------- requests.jsonl
@@ -292,6 +347,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     judged: tuple[Judged, ...] = ()
     requests: _Count = 0
     errors: _Count = 0
+    plans: dict[_Name, dict[_Name, _Name | None]] = {}
+    """Function -> node -> the form it has chosen at the end; history has the tables."""
     replay: _Text
 
 

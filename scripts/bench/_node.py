@@ -71,7 +71,7 @@ class BenchNode:
         return self.edged("deploy", "--cluster", CLUSTER, *arguments)
 
     def explain(self, function: str) -> Any:
-        return self.edged("explain", function, "--cluster", CLUSTER)
+        return self.edged("explain", function, "--cluster", CLUSTER, "--node", NODE)
 
     def optimised(self, function: str, *where: str) -> None:
         """Waits until the node runs optimised code of it; something must have asked for it."""

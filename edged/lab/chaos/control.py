@@ -195,3 +195,64 @@ class LinkPeer(msgspec.Struct, frozen=True):
 
 class Links(msgspec.Struct, frozen=True):
     peers: tuple[LinkPeer, ...]
+
+
+class Change(msgspec.Struct, frozen=True):
+    trigger: str
+    before: str | None
+    after: str | None
+    input: str = ""
+    input_before: float = 0.0
+    input_after: float = 0.0
+
+
+class Event(msgspec.Struct, frozen=True):
+    kind: str
+    name: str
+    plan: Change | None = None
+
+
+class Events(msgspec.Struct, frozen=True):
+    generation: int
+    next_after: int
+    events: tuple[Event, ...]
+
+
+class Cost(msgspec.Struct, frozen=True):
+    form: str
+    lacks: str | None = None
+    ready_s: float | None = None
+    per_call_s: float | None = None
+    wire_bytes: int = 0
+    stored_bytes: int = 0
+    wire_price_s: float = 0.0
+    cpu_price_s: float = 0.0
+    hold_price_s: float = 0.0
+    total_s: float | None = None
+
+
+class Input(msgspec.Struct, frozen=True):
+    name: str
+    value: float
+    source: str
+    confidence: float
+    age_s: float | None = None
+
+
+class Flip(msgspec.Struct, frozen=True):
+    input: str
+    to_value: float
+    form: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    form: str | None
+    best: str | None
+    why: str
+    rows: tuple[Cost, ...]
+    inputs: tuple[Input, ...]
+    flips: tuple[Flip, ...]
+
+
+class Explain(msgspec.Struct, frozen=True):
+    plan: Plan | None = None

@@ -7,6 +7,7 @@ order, whatever other faults do; a bug ends the run. Owns the run's clock and it
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -29,6 +30,7 @@ from . import faults
 from .clock import RunClock
 from .control import Detail, Functions, Status, Versions
 from .converging import Converging
+from .deciding import Deciding
 from .deploying import Modules
 from .faults import Unproven
 from .faults.base import PROOF_TIMEOUT_S
@@ -72,6 +74,7 @@ class Engine:
         self._fault_of = fault_of
         self._clock = RunClock()
         self._sampler = Sampler(field, self._clock, sample, flush)
+        self._deciding = Deciding(field, self._clock, event)
         self._converging = Converging(
             field,
             self._clock,
@@ -93,6 +96,7 @@ class Engine:
         self._clock.start()
         async with trio.open_nursery() as watching:
             watching.start_soon(self._sampler.run)
+            watching.start_soon(self._deciding.run)
             watching.start_soon(self._converging.run)
             self._converging.over("", trio.current_time())
             async with trio.open_nursery() as works:
@@ -264,7 +268,10 @@ class Engine:
         with trio.move_on_after(longest_s + SETTLE_EXTRA_S):
             await self._converging.wait_settled()
         await self._sampler.once()
-        await on_each(await self._field.thread(self._field.running), self._list)
+        running = await self._field.thread(self._field.running)
+        await on_each(running, self._list)
+        functions = [function.name for function in self._scenario.functions]
+        await on_each(running, partial(self._deciding.explain, functions=functions))
 
     async def _list(self, name: str) -> None:
         status = await self._field.ask(name, "/v1/status", Status)

@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edged.lab.history import Conclusion, Fault, Finding, History, Judged, Left, Phase, Verdict
+from edged.lab.history import (
+    Conclusion,
+    Explained,
+    Fault,
+    Finding,
+    History,
+    Judged,
+    Left,
+    Phase,
+    Verdict,
+)
 
 from .invariants import INVARIANTS, Invariant
 
@@ -48,8 +58,17 @@ def judge(history: History, invariants: Sequence[Invariant] = INVARIANTS) -> Ver
         judged=tuple(judged),
         requests=len(history.requests),
         errors=sum(request.error is not None for request in history.requests),
+        plans=plans_of(history),
         replay=run.replay,
     )
+
+
+def plans_of(history: History) -> dict[str, dict[str, str | None]]:
+    """Function -> node -> the form it has chosen at the end."""
+    found: dict[str, dict[str, str | None]] = {}
+    for row in history.of(Explained):
+        found.setdefault(row.function, {})[row.node] = row.form
+    return found
 
 
 def doubts_of(history: History) -> list[str]:

@@ -28,6 +28,7 @@ from edged.cluster.state import ClusterState, Home
 from edged.cluster.supervisor import Supervisor
 from edged.files import write_file
 from edged.lab.history import (
+    Decided,
     Deploy,
     Fault,
     Finding,
@@ -64,7 +65,7 @@ UP_EACH_S: Final = 2.0
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 GIT_TIMEOUT_S: Final = 5.0
 
-TOLD: Final = (Deploy, Fault, Finding, Phase)
+TOLD: Final = (Decided, Deploy, Fault, Finding, Phase)
 """Events that are told as they happen; the rest is in the folder."""
 
 Tell = Callable[[str], None]

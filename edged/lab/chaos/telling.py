@@ -7,7 +7,9 @@ from typing import Final, assert_never
 from edged.lab.history import (
     Catalog,
     Converged,
+    Decided,
     Deploy,
+    Explained,
     Fault,
     Finding,
     HistoryRow,
@@ -17,6 +19,7 @@ from edged.lab.history import (
     Run,
     Verdict,
 )
+from edged.planwords import NOTHING, change_words
 
 FINDINGS_SHOWN: Final = 20
 """The rest is in verdict.json."""
@@ -45,6 +48,10 @@ def told(row: HistoryRow) -> str:
             return f"{head}: the same on {len(row.nodes)} nodes in {row.seconds:.2f} s"
         case Catalog():
             return f"catalog of {row.node}: {len(row.functions)} functions, {row.digest[:12]}"
+        case Decided():
+            return f"plan of {row.function} on {row.node}: {change_words(row)}"
+        case Explained():
+            return f"{row.function} on {row.node}: {row.form or NOTHING}; {row.why}"
         case Left():
             things = [*row.processes, *row.files]
             return f"torn down; left behind: {', '.join(things) or 'nothing'}"

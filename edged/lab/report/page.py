@@ -1,28 +1,22 @@
 """The page: one file that asks for nothing else, readable without its pictures and without scripts.
 
-`Html` is markup; every other string is a stranger's and gets escaped where it enters the page. The
-page forbids itself to load or run anything (Content-Security-Policy), should that ever fail.
+Strangers' strings are escaped where they enter it (`markup`). The page forbids itself to load or
+run anything (Content-Security-Policy), should that ever fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from html import escape
-from itertools import zip_longest
 from typing import Final
 
 from edged.lab.history import Deploy, Finding, History, Verdict
 
 from . import figures
-from .figures import counted, plain
+from .figures import counted
+from .markup import ROWS_MAX, Html, element, table, text, titled
+from .plans import decisions, plans
 from .style import Picture
-
-ROWS_MAX: Final = 500
-"""Of one table; the folder has all."""
-TEXT_MAX: Final = 600
-SHORT: Final = 16
-"""Characters that stay on one line, so that long neighbours do not squeeze them."""
 
 _CSS: Final = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --dim: #5c6570; --lines: #d9dde2;
@@ -61,19 +55,6 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-class Html(str):
-    """Markup; what is of any other kind is escaped."""
-
-    __slots__ = ()
-
-
-def _titled(title: str, content: Html) -> Html:
-    return Html(f"<h2>{text(title)}</h2>{content}")
-
-
-Cell = str | int | float | None
-
-
 def page(history: History, verdict: Verdict | None, pictures: Sequence[Picture]) -> str:
     run = history.run
     title = f"{run.scenario}, seed {run.seed}"
@@ -85,8 +66,10 @@ def page(history: History, verdict: Verdict | None, pictures: Sequence[Picture])
         _phases(history),
         _faults(history),
         _deploys(history),
+        plans(history),
+        decisions(history),
         _nodes(history),
-        _titled("Run it again", _element("code", run.replay, limit=4096)),
+        titled("Run it again", element("code", run.replay, limit=4096)),
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -96,21 +79,6 @@ def page(history: History, verdict: Verdict | None, pictures: Sequence[Picture])
         f"<title>{text(title)} – edged</title><style>{_CSS}</style></head>\n"
         f"<body>\n{body}\n</body></html>\n"
     )
-
-
-def text(value: Cell, limit: int = TEXT_MAX) -> Html:
-    if isinstance(value, Html):
-        return value
-    if value is None:
-        return Html("–")
-    if isinstance(value, float):
-        return Html(f"{value:.2f}")
-    return Html(escape(plain(str(value), limit), quote=True))
-
-
-def _element(name: str, value: Cell, kind: str = "", *, limit: int = TEXT_MAX) -> Html:
-    attribute = f' class="{kind}"' if kind else ""
-    return Html(f"<{name}{attribute}>{text(value, limit)}</{name}>")
 
 
 # ---------------------------------------------------------------- the parts
@@ -128,7 +96,7 @@ def _head(history: History, verdict: Verdict | None) -> Html:
         f"commit {run.commit[:12]}" if run.commit else "",
     ]
     line = text(" · ".join(fact for fact in facts if fact))
-    why = _element("p", verdict.why) if verdict is not None else Html("")
+    why = element("p", verdict.why) if verdict is not None else Html("")
     return Html(
         f"<header><h1>{text(run.scenario)}</h1>"
         f'<span class="verdict {conclusion}">{words}</span></header>'
@@ -169,26 +137,26 @@ def _findings(history: History, verdict: Verdict | None) -> Html:
     parts = ["<h2>Findings</h2>"]
     if rows:
         cells = ((row.invariant, row.subject, row.detail) for row in rows)
-        parts.append(_table(("invariant", "subject", "detail"), cells))
+        parts.append(table(("invariant", "subject", "detail"), cells))
     else:
         parts.append("<p>None.</p>" if verdict is not None else "<p>The run was not judged.</p>")
     if verdict is not None and verdict.unproven:
         items = "".join(f"<li>{text(what)}</li>" for what in verdict.unproven[:ROWS_MAX])
         parts.append(f"<h2>What the run did not get to see</h2><ul>{items}</ul>")
     if verdict is not None and verdict.judged:
-        table = _table(
+        judged = table(
             ("invariant", "what it states", "findings"),
             ((row.invariant, row.teaches, row.findings) for row in verdict.judged),
         )
         number = counted(len(verdict.judged), "invariant")
-        parts.append(f"<details><summary>{number} judged</summary>{table}</details>")
+        parts.append(f"<details><summary>{number} judged</summary>{judged}</details>")
     return Html("".join(parts))
 
 
 def _figure(shown: Picture) -> Html:
     narrow = "" if shown.wide else ' class="narrow"'
-    caption = _element("figcaption", f"{shown.about}.", "dim")
-    return _titled(shown.title, Html(f"<figure{narrow}>{shown.svg}{caption}</figure>"))
+    caption = element("figcaption", f"{shown.about}.", "dim")
+    return titled(shown.title, Html(f"<figure{narrow}>{shown.svg}{caption}</figure>"))
 
 
 def _phases(history: History) -> Html:
@@ -209,7 +177,7 @@ def _phases(history: History) -> Html:
     if not rows:
         return Html("")
     head = ("phase", "when", "requests", "failed", "share", "allowed")
-    return _titled("Phases", _table(head, rows))
+    return titled("Phases", table(head, rows))
 
 
 def _faults(history: History) -> Html:
@@ -229,7 +197,7 @@ def _faults(history: History) -> Html:
         )
         for span in spans
     )
-    return _titled("Faults", _table(head, rows))
+    return titled("Faults", table(head, rows))
 
 
 def _deploys(history: History) -> Html:
@@ -249,7 +217,7 @@ def _deploys(history: History) -> Html:
         )
         for row in rows
     )
-    return _titled("Deploys", _table(head, cells))
+    return titled("Deploys", table(head, cells))
 
 
 def _nodes(history: History) -> Html:
@@ -258,31 +226,4 @@ def _nodes(history: History) -> Html:
         (node.name, node.region, node.target, " ".join(node.roles), node.accept)
         for node in history.run.nodes
     )
-    return Html(f"<details><summary>Nodes</summary>{_table(head, rows)}</details>")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Html:
-    lines: list[str] = []
-    kinds: Sequence[str] = ()
-    left_out = 0
-    for number, row in enumerate(rows):
-        if number >= ROWS_MAX:
-            left_out += 1
-            continue
-        kinds = kinds or [_kind(value) for value in row]
-        cells = (_element("td", value, _kind(value)) for value in row)
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    aligned = zip_longest(head, (kind if kind == "n" else "" for kind in kinds), fillvalue="")
-    names = "".join(_element("th", name, kind) for name, kind in aligned)
-    more = f'<p class="dim">and {left_out} more in the folder</p>' if left_out else ""
-    return Html(
-        f'<div class="scroll"><table><thead><tr>{names}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>{more}"
-    )
-
-
-def _kind(value: Cell) -> str:
-    """The cell's class: a number, or text that stays on one line."""
-    if isinstance(value, int | float):
-        return "n"
-    return "s" if value is None or len(value) <= SHORT else ""
+    return Html(f"<details><summary>Nodes</summary>{table(head, rows)}</details>")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from edged.lab.history import Bounds, History
+from edged.lab.history import Bounds, Decided, History
 
 from . import figures, style
 from .figures import Course, Matrix, Settled, Span, Window, counted, plain
@@ -33,7 +33,7 @@ def draw(history: History) -> list[Picture]:
         spans, windows = figures.spans(history), figures.windows(history)
         course = figures.course(history)
         if history.requests:
-            found.append(timeline(course, spans, windows, history.end_s))
+            found.append(timeline(course, spans, windows, history))
         if matrix := figures.by_answerer(history):
             found.append(
                 heat(
@@ -56,7 +56,7 @@ def draw(history: History) -> list[Picture]:
             found.append(
                 heat(
                     matrix, "links", "Bytes sent between regions",
-                    ("from", "to"), _bytes,
+                    ("from", "to"), bytes_words,
                 )
             )  # fmt: skip
         if tracks := figures.tracks(history):
@@ -66,8 +66,9 @@ def draw(history: History) -> list[Picture]:
 
 # ---------------------------------------------------------------- over time
 def timeline(
-    course: Course, spans: Sequence[Span], windows: Sequence[Window], end_s: float
+    course: Course, spans: Sequence[Span], windows: Sequence[Window], history: History
 ) -> Picture:
+    end_s, decided = history.end_s, [row.t_s for row in history.of(Decided)]
     lanes = packed(spans, end_s)
     rows = max((lane.number for lane in lanes), default=0) + 1
     heights = [1.5, 1.0, 2.0]
@@ -91,6 +92,11 @@ def timeline(
     rate.stairs(per_s, edges, fill=True, color=BLUE, alpha=0.15)
     rate.set_ylabel("requests/s")
     rate.set_ylim(0, max(per_s, default=1.0) * 1.12 or 1.0)
+    if decided:
+        rate.plot(
+            decided, [0.0] * len(decided), linestyle="", marker="v", markersize=5, color=PURPLE,
+            clip_on=False, zorder=5,
+        )  # fmt: skip
     errors_per_s = [bucket.errors / course.width_s for bucket in course.buckets]
     errors.stairs(errors_per_s, edges, fill=True, color=RED)
     errors.set_ylabel("errors/s")
@@ -105,6 +111,8 @@ def timeline(
         f"Request rate, errors and latency quantiles of {counted(total, 'request')}, {failed} of"
         " which failed, each at the instant it was intended; dashed lines are phases' beginnings"
     )
+    if decided:
+        about += f"; ▼: {counted(len(decided), 'change')} of a function's form on a node"
     if not spans:
         return style.picture("timeline", "What clients saw", about, made)
     faults = "hatched ones are not proven to have taken effect"
@@ -356,7 +364,7 @@ def _ms(value: float) -> str:
     return f"{value:.3g} ms" if value < 99.5 else f"{value:.0f} ms"
 
 
-def _bytes(value: float) -> str:
+def bytes_words(value: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if value < 1000:
             return f"{value:.3g} {unit}"

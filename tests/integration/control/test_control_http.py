@@ -68,6 +68,7 @@ async def served() -> AsyncIterator[Served]:
     logger = make_log("n1", level="debug", stream=log)
     app = make_control_app(
         operator,
+        explainer=operator,
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
         upkeep=upkeep,

@@ -186,7 +186,7 @@ async def test_with_one_tier_and_asked_at_once_one_compiles_and_the_other_waits(
     steps = iter(["build", "build"])
     monkeypatch.setattr(supply, "next_step", lambda *a, **k: next(steps, None) or step(*a, **k))
     monkeypatch.setattr(WasmtimeRuntime, "compile", compile_late)
-    monkeypatch.setattr(Activation, "start", lambda *_: None)
+    monkeypatch.setattr(Activation, "start", lambda *_, **__: None)
     monkeypatch.setattr(supply, "YIELD_S", 0.0)
     monkeypatch.setattr(supply, "CLAIM_S", 1.0)  # news may be late on a busy machine
     worth_waiting(monkeypatch)

@@ -118,6 +118,7 @@ class NodeThread:
         log = make_log("n1", stream=self.log)
         app = make_control_app(
             self.operator,
+            explainer=self.operator,
             events=self.events,
             keys=self.keys.service,
             upkeep=self.upkeep,

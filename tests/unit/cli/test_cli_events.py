@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edged.cli import events
+from edged.interfaces import PlanChange
 from tests.unit.cli.node_thread import NodeThread
 
 
@@ -52,3 +53,14 @@ def test_following(cli: Any, node: NodeThread, monkeypatch: pytest.MonkeyPatch) 
         "node-ready",
         "member-up",
     ]
+
+
+def test_a_change_of_form_is_told_in_words_and_as_data(cli: Any, node: NodeThread) -> None:
+    change = PlanChange(1.0, "drift", "module", "snapshot", "bandwidth", 125e3, 2.5e6)
+    node.do(node.events.planned, "ua", change)
+    shown = cli("events").stdout
+    assert shown.endswith(
+        "n1 plan-changed     ua  module → snapshot (drift): bandwidth 1 mbit/s → 20 mbit/s\n"
+    )
+    (row,) = [json.loads(line) for line in cli("events", "--json").stdout.splitlines()]
+    assert (row["plan"]["after"], row["plan"]["input_after"]) == ("snapshot", 2.5e6)

@@ -36,6 +36,7 @@ class Node:
     def make_app(self, *, lab: Lab | None = None, links: LinkOperator | None = None) -> ASGIApp:
         return make_control_app(
             self.operator,
+            explainer=self.operator,
             events=self.events,
             keys=self.keys.service,
             upkeep=self.upkeep,

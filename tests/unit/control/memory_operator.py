@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import msgspec
 import trio
@@ -44,6 +44,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.function import FunctionSpec, encode_spec, version_of
 from protocol.ids import ArtifactKey, Digest, NodeId, digest_of, parse_function_name
 from protocol.statistics import ProbeCounts
+from tests.unit.control.sample_plans import sample_plan
 
 MAGIC = b"\x00asm\x01\x00\x00\x00"
 NODE_ID = NodeId("ab" * 16)
@@ -260,10 +261,12 @@ class MemoryOperator:
             send.close()
 
     # ------------------------------------------------------------ views
-    def explain(self, name: str) -> ExplainView:
+    def explain(self, name: str, what_if: Mapping[str, float]) -> ExplainView:
         summary = self._summary(name)
-        form = FormView("module", True, summary.module_bytes, summary.module, {"parse_s": 0.001})
-        none = FormView("artifact", False, None, None, {})
+        form = FormView(
+            "module", "module", True, summary.module_bytes, summary.module, {"parse_s": 0.001}
+        )
+        none = FormView("artifact", "module", False, None, None, {})
         return ExplainView(
             summary.name,
             summary.version,
@@ -273,6 +276,7 @@ class MemoryOperator:
             "compiled",
             (form, none),
             self._holders(),
+            plan=sample_plan(name, what_if),
         )
 
     def state(self) -> NodeState:

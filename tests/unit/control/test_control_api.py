@@ -106,6 +106,7 @@ def test_an_empty_token_is_refused() -> None:
     with pytest.raises(ConfigError, match="token"):
         make_control_app(
             MemoryOperator(),
+            explainer=MemoryOperator(),
             events=EventLog(node="n1", generation=1),
             keys=MemoryKeys().service,
             upkeep=MemoryUpkeep(),
@@ -298,6 +299,7 @@ async def test_uploads_together_are_bounded(node: Node, monkeypatch: pytest.Monk
     monkeypatch.setattr("edged.control.bodies.UploadBudget.__init__.__defaults__", (20,))
     app = make_control_app(
         MemoryOperator(),
+        explainer=MemoryOperator(),
         events=EventLog(node="n1", generation=1),
         keys=MemoryKeys().service,
         upkeep=MemoryUpkeep(),

@@ -117,6 +117,32 @@ def converged(what: h.Convergence, **changes: Any) -> h.Converged:
     return msgspec.structs.replace(made, **changes)
 
 
+def decided(t_s: float, before: str, after: str, **changes: Any) -> h.Decided:
+    made = h.Decided(t_s=t_s, node="n2", function="f", before=before, after=after, trigger="drift")
+    return msgspec.structs.replace(made, **changes)
+
+
+def explained(node: str) -> h.Explained:
+    return h.Explained(
+        t_s=41.0,
+        node=node,
+        function="f",
+        form="artifact",
+        best="artifact",
+        why="artifact costs less",
+        forms=(
+            h.FormCost(form="forward", lacks="no peer answers it now"),
+            h.FormCost(form="artifact", ready_s=0.003, per_call_s=0.001, total_s=0.1),
+        ),
+        inputs=(
+            h.InputValue(
+                name="bandwidth", value=125e3, source="measured", confidence=0.5, age_s=3.0,
+                flips_at=1e6, flips_to="module",
+            ),
+        ),
+    )  # fmt: skip
+
+
 EVENTS: tuple[h.HistoryRow, ...] = (
     RUN,
     deploy("1", 0.0),
@@ -131,6 +157,7 @@ EVENTS: tuple[h.HistoryRow, ...] = (
     converged("replicas"),
     h.Phase(t_s=40.0, name="end"),
     *map(catalog, NAMES),
+    *map(explained, NAMES),
     h.Left(t_s=42.0, fds_before=9, fds_after=9),
 )
 

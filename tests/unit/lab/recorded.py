@@ -61,6 +61,23 @@ def events(faults: tuple[tuple[str, str, tuple[str, ...], float, float, str, str
         t_s=31.0, function="hello", label="2", module="01", node="n8", begun_s=25.0,
         error=f"NoHolder: {WORSE}",
     )  # fmt: skip
+    yield h.Decided(
+        t_s=22.0, node="n2", function=HOSTILE, before="module", after=HOSTILE, trigger="drift",
+        input="bandwidth", input_before=125e3, input_after=2.5e6,
+    )  # fmt: skip
+    yield h.Explained(
+        t_s=END_S, node="n2", function=HOSTILE, form="snapshot", best="module", why=WORSE,
+        forms=(
+            h.FormCost(form="snapshot", ready_s=1.5, per_call_s=0.01, wire_bytes=1 << 20),
+            h.FormCost(form="module", lacks=HOSTILE),
+        ),
+        inputs=(
+            h.InputValue(
+                name="bandwidth", value=2.5e6, source="measured", confidence=0.5, age_s=3.0,
+                flips_at=1.25e5, flips_to=HOSTILE,
+            ),
+        ),
+    )  # fmt: skip
     for what, seconds in (("membership", 0.8), ("catalog", 1.1), ("replicas", 2.5)):
         yield h.Converged(t_s=4.0, what=what, after="", seconds=seconds, waited_s=4.0)
     for number, (name, action, targets, begin_s, end_s, proof, detail) in enumerate(faults):

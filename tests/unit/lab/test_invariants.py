@@ -45,6 +45,56 @@ def test_a_good_run_is_valid() -> None:
     assert len({each.name for each in INVARIANTS}) == len(INVARIANTS)
 
 
+# ---------------------------------------------------------------- forms
+def flipping(count: int, *, every_s: float = 5.0, **changes: Any) -> list[h.Decided]:
+    forms = ("module", "snapshot")
+    return [
+        made.decided(at * every_s, forms[at % 2], forms[(at + 1) % 2], **changes)
+        for at in range(count)
+    ]
+
+
+def test_a_form_that_flaps() -> None:
+    ((subject, detail),) = found(made.with_rows(GOOD, *flipping(5)), "no-form-flaps")
+    assert subject == "f"
+    assert detail == (
+        "n2 went back to a form it had left 2 times in 10 s without a reason, the last time from"
+        " module to snapshot"
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        flipping(2),
+        flipping(6, every_s=61.0),
+        flipping(6, input="bandwidth", input_before=100.0, input_after=108.0),
+        flipping(6, input="rate", input_before=0.0, input_after=1.0),
+        flipping(6, trigger="failed"),
+        [made.decided(float(at), "forward", "module") for at in range(6)],
+        [made.decided(1.0, "forward", "module"), made.decided(2.0, "module", "artifact")],
+        [row for name in made.NAMES for row in flipping(2, node=name)],
+    ],
+    ids=["once", "slowly", "input", "demand", "failed", "versions", "onward", "nodes"],
+)
+def test_changes_that_have_a_reason(rows: list[h.Decided]) -> None:
+    assert found(made.with_rows(GOOD, *rows), "no-form-flaps") == []
+
+
+def test_what_an_input_did_not_move_enough_for_is_no_reason() -> None:
+    rows = flipping(5, input="bandwidth", input_before=100.0, input_after=106.0)
+    assert found(made.with_rows(GOOD, *rows), "no-form-flaps")
+
+
+def test_a_run_in_which_nobody_said_what_it_chose() -> None:
+    verdict = judge(made.without(GOOD, h.Explained))
+    assert verdict.unproven == ("no node told which forms it has chosen",)
+
+
+def test_a_verdict_says_what_was_chosen() -> None:
+    assert judge(GOOD).plans == {"f": dict.fromkeys(made.NAMES, "artifact")}
+
+
 # ---------------------------------------------------------------- acknowledged deploys
 @pytest.mark.parametrize(
     "look",

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from edged.lab import history as h
-from edged.lab.report.page import page, text
+from edged.lab.report.markup import text
+from edged.lab.report.page import page
 from edged.lab.report.style import Picture
 from edged.lab.runfolder import read_history, read_verdict
 from tests.unit.lab.recorded import HOSTILE, WORSE, write_run
@@ -91,3 +92,10 @@ def test_cells_are_escaped_and_cut() -> None:
     assert text("<&>\"'\n") == "&lt;&amp;&gt;&quot;&#x27;·"
     assert text(None) == "–"
     assert len(text("x" * 10_000)) == 600
+
+
+def test_the_page_shows_what_forms_were_chosen_and_what_would_change_that(folder: Path) -> None:
+    found = read(page(read_history(folder), read_verdict(folder), []))
+    for words in ("Forms of code at the end", "chosen", "1.5 s", "1 MiB", "at 1 mbit/s: "):
+        assert words in found.text
+    assert "(drift): bandwidth 1 mbit/s → 20 mbit/s" in found.text

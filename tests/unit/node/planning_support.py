@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from edged.inputs import Gatherer, Seen
-from edged.interfaces import BlobInfo, FunctionView, Peer
+from edged.interfaces import BlobInfo, FunctionView, Peer, PlanChange
 from edged.measuring import Measures
 from edged.planning import Planning
 from edged.rates import Rates
@@ -68,7 +68,7 @@ class World:
         self.waits = 0
         self.calls = 0
         self.changed: list[tuple[PlanForm, ...]] = []
-        self.events: list[str] = []
+        self.events: list[tuple[FunctionName, PlanChange]] = []
         self.link_bytes_s = 12.5e6
         self.measures = Measures(link=lambda _: self.link_bytes_s)
         gatherer = Gatherer(
@@ -82,7 +82,7 @@ class World:
             lookup=lambda _: self.view,
             uses=self,
             serving=lambda _: None,
-            note=lambda kind, name, detail: self.events.append(f"{kind} {name} {detail}"),
+            note=lambda name, change: self.events.append((name, change)),
             wall_s=trio.current_time,
             metrics=Metrics(),
             log=make_log("n", stream=io.StringIO()),

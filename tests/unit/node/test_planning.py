@@ -145,8 +145,8 @@ async def test_a_decision_that_took_anothers_place_says_which_input_moved() -> N
     world.measure(125e6, PEER)
     world.planning.check()
     assert world.changed[0][0] == "snapshot"
-    (event,) = world.events
-    assert event.startswith("plan-changed f snapshot-here to snapshot: bandwidth from")
-    (change,) = world.planning.explain("f", {}).changes
+    ((name, change),) = world.events
+    assert (name, world.planning.explain("f", {}).changes) == ("f", (change,))
+    assert (change.before, change.after) == ("snapshot-here", "snapshot")
     assert change.input == "bandwidth"
     assert change.input_after > DRIFT * change.input_before

@@ -16,6 +16,7 @@ from .budget import BUDGET
 from .code import CODE_ALLOWED, CODE_SAME
 from .convergence import CATALOG, MEMBERSHIP, REPLICAS
 from .crashes import CRASHES
+from .flapping import FLAPPING
 from .growth import GROWTH
 from .left import LEFT
 from .older import OLDER
@@ -32,6 +33,7 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
     CODE_ALLOWED,
     CODE_SAME,
     BUDGET,
+    FLAPPING,
     CRASHES,
     GROWTH,
     LEFT,
