@@ -15,11 +15,11 @@ from .ffi import VAL_RAW_BYTES
 _FORMATS: Final = {"i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
 _BITS: Final = {"i32": 32, "i64": 64}
 
-Put = Callable[[str | tuple[str, ...]], tuple[int, int]]
-"""Puts texts into the guest's memory; (address, length)."""
+Store = Callable[[bytes, int], int]
+"""Puts bytes into the guest's memory with an alignment, and says where."""
 
 
-def flatten(call: InitCall, params: tuple[str, ...], put: Put) -> list[int | float]:
+def flatten(call: InitCall, params: tuple[str, ...], store: Store) -> list[int | float]:
     """One number per parameter. Raises CannotSnapshot("bad-arguments")."""
     width = sum(1 if isinstance(each, int | float) else 2 for each in call.args)
     if width != len(params):
@@ -32,8 +32,20 @@ def flatten(call: InitCall, params: tuple[str, ...], put: Put) -> list[int | flo
             continue
         if params[len(flat) : len(flat) + 2] != ("i32", "i32"):
             raise _bad(call.export, f"parameter {len(flat) + 1} takes no text")
-        flat.extend(put(each))
+        flat.extend(lower(each, store))
     return flat
+
+
+def lower(argument: str | tuple[str, ...], store: Store) -> tuple[int, int]:
+    """Address and length of a text, or of a list of texts, as the canonical ABI passes them."""
+    if isinstance(argument, str):
+        data = argument.encode()
+        return store(data, 1), len(data)
+    items = b"".join(
+        address.to_bytes(4, "little") + length.to_bytes(4, "little")
+        for address, length in (lower(each, store) for each in argument)
+    )
+    return store(items, 4), len(argument)
 
 
 def pack(name: str, params: tuple[str, ...], flat: Sequence[int | float], results: int) -> bytes:

@@ -69,7 +69,7 @@ class Initialiser:
         """Raises what `invoke` does, GuestTrap, CannotSnapshot("bad-arguments")."""
         for step in steps:
             name = step.call.export
-            flat = flatten(step.call, step.params, self._put)
+            flat = flatten(step.call, step.params, self._store)
             self._raw(name, pack(name, step.params, flat, step.results))
 
     def _raw(self, name: str, values: bytes) -> bytes:
@@ -77,18 +77,7 @@ class Initialiser:
         self._invoke(self._call, name.encode(), room, len(values) // VAL_RAW_BYTES)
         return bytes(room)
 
-    def _put(self, argument: str | tuple[str, ...]) -> tuple[int, int]:
-        """Address and length of a text, or of a list of texts, in the guest's memory."""
-        if isinstance(argument, str):
-            data = argument.encode()
-            return self._store(data, align=1), len(data)
-        items = b"".join(
-            address.to_bytes(4, "little") + length.to_bytes(4, "little")
-            for address, length in map(self._put, argument)
-        )
-        return self._store(items, align=4), len(argument)
-
-    def _store(self, data: bytes, *, align: int) -> int:
+    def _store(self, data: bytes, align: int) -> int:
         if self._signatures.get(REALLOC) != _REALLOC:
             raise ModuleRejected("missing-export", f"exports no {REALLOC}, which texts need")
         out = self._raw(REALLOC, pack(REALLOC, _REALLOC[0], [0, 0, align, len(data)], 1))

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 
 from .errors import Malformed, refuse
 
-ITEMS_MAX: Final = 4_000_000
-"""Of one module, of all kinds: 1 s of reading each million. Yosys (69 MB) has 240,000."""
+ITEMS_MAX: Final = 1_000_000
+"""Of one module, of all kinds: a second of reading. Yosys (69 MB) has 58,000."""
 NAME_BYTES_MAX: Final = 100_000
 """wasmparser's limit on any string."""
 

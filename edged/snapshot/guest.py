@@ -105,25 +105,14 @@ class Guest:
         """Its results, () if one is no number. Raises what `invoke` does, "bad-arguments"."""
         signature = self.module.exported_signature(wanted.export)
         assert signature is not None  # resolved
-        flat = flatten(wanted, signature.params, self._put)
+        flat = flatten(wanted, signature.params, self._store)
         values = pack(wanted.export, signature.params, flat, len(signature.results))
         out = self.invoke(wanted.export, values)
         if not _NUMBERS.issuperset(signature.results):
             return ()
         return unpack_results(signature.results, out)
 
-    def _put(self, argument: str | tuple[str, ...]) -> tuple[int, int]:
-        """Address and length of a text, or of a list of texts, in the guest's memory."""
-        if isinstance(argument, str):
-            data = argument.encode()
-            return self._store_bytes(data, align=1), len(data)
-        items = b"".join(
-            address.to_bytes(4, "little") + length.to_bytes(4, "little")
-            for address, length in map(self._put, argument)
-        )
-        return self._store_bytes(items, align=4), len(argument)
-
-    def _store_bytes(self, data: bytes, *, align: int) -> int:
+    def _store(self, data: bytes, align: int) -> int:
         signature = self.module.exported_signature(REALLOC)
         memory = self.module.exports.get("memory")
         if signature != _REALLOC or memory is None or memory.kind != "memory":

@@ -283,9 +283,11 @@ def memories(draw: st.DrawFn) -> bytes:
     return b"".join(bytes(gap) + data for gap, data in parts)
 
 
-@given(memories())
-def test_spans_hold_all_that_is_not_zero(memory: bytes) -> None:
-    spans = find_spans(memoryview(memory))
+@given(memories(), st.sampled_from([0, 1, 200_000]))
+def test_spans_hold_all_that_is_not_zero(memory: bytes, spans_max: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edged.snapshot.segments.SPANS_MAX", spans_max)
+        spans = find_spans(memoryview(memory))
     rebuilt = bytearray(len(memory))
     for start, end in spans:
         assert memory[start]
