@@ -241,6 +241,7 @@ def worth_keeping(
     *,
     nodes: int,
     link_bytes_s: float,
+    prices: Prices,
 ) -> tuple[bool, str]:
     """By protocol.planner: what init costs a call, for as many calls as are usual, against what
     having the snapshot costs the nodes. Making it costs nothing more: init has been run here."""
@@ -257,7 +258,7 @@ def worth_keeping(
         nodes=nodes,
         horizon_s=HORIZON_S,
         link_bytes_s=link_bytes_s,
-        prices=Prices(),
+        prices=prices,
     )
     if found.worth:
         return True, f"it saves {facts.init_s:.3g} s of init a call"

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from protocol.catalog import Catalog
+from protocol.costs import Prices
 from protocol.ids import ArtifactKey, Digest, NodeId
 from protocol.snapshots import SnapshotFacts
 
@@ -18,7 +19,7 @@ from .artifacts import Artifacts
 from .audit import Auditor
 from .builders import Builders
 from .clock import Clock
-from .config import Config
+from .config import Config, PlannerSection
 from .distrust import Distrust
 from .inits import Inits, worth_keeping
 from .interfaces import ArtifactRow, EventKind, Fetcher, Peer, Runtime, Snapshots, Store
@@ -31,6 +32,7 @@ from .snapshots import SnapshotService
 from .supply import Rivals, Supply
 from .telemetry import Log, Metrics
 from .trust import Trust
+from .whatif import GIBIBYTE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class NativeParts:
             metrics=around.metrics,
             log=around.log,
         )
-        self.inits = self._make_inits()
+        self.inits = self._make_inits(config.planner)
         self.snapshots = self._obtainer.snapshots = self._make_snapshots()
         self.auditor = self._make_auditor() if config.artifacts.audit else None
         self.builders = Builders(
@@ -175,8 +177,9 @@ class NativeParts:
             log=around.log,
         )
 
-    def _make_inits(self) -> Inits:
+    def _make_inits(self, section: PlannerSection) -> Inits:
         around = self._around
+        prices = Prices(wire_s_per_byte=section.price_per_gib / GIBIBYTE)
 
         def worth(
             facts: SnapshotFacts, size_bytes: int, module_wire_bytes: int
@@ -188,6 +191,7 @@ class NativeParts:
                 module_wire_bytes,
                 nodes=around.nodes(),
                 link_bytes_s=link_bytes_s,
+                prices=prices,
             )
 
         return Inits(

@@ -176,6 +176,7 @@ class Node:
             await nursery.start(parts.choices.run)
             await nursery.start(parts.planning.run)
             await nursery.start(parts.making.run)
+            await nursery.start(parts.snapshots.run)
             await nursery.start(parts.load.run)
             if parts.auditor is not None:
                 await nursery.start(parts.auditor.run)

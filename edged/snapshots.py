@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Literal
 
+import msgspec
+import trio
+
 from protocol.catalog import Catalog
 from protocol.function import FunctionSpec
 from protocol.ids import Digest, NodeId
@@ -22,9 +25,13 @@ from .distrust import Distrust
 from .errors import CannotSnapshot, EdgedError, SnapshotMismatch
 from .interfaces import SNAPSHOT_FORMAT, Code, EventKind, SnapshotView, Store, module_code
 from .making import Making
+from .saving import Saving
 from .telemetry import Log, Metrics
 
 REMEMBERED_MAX: Final = 4096
+PROVEN: Final = "proven-snapshots"
+"""Key in the store's meta table."""
+COALESCE_S: Final = 1.0
 
 Judgement = Literal["use", "make", "refuse"]
 
@@ -59,10 +66,42 @@ class SnapshotService:
         self._note = note
         self._metrics = metrics
         self._log = log
-        self._compared: OrderedDict[Digest, bool] = OrderedDict()
+        self._saving = Saving(
+            store,
+            PROVEN,
+            self._encoded,
+            coalesce_s=COALESCE_S,
+            what="snapshots that were made here",
+            log=log,
+        )
+        self._compared: OrderedDict[Digest, bool] = self._recalled()
         """Whether it came of its module here, too."""
         self._audited: OrderedDict[Digest, None] = OrderedDict()
         """Those whose audit failed, too."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        await self._saving.run(task_status=task_status)
+
+    def _encoded(self) -> bytes:
+        """That a snapshot is none is found out again where that is asked."""
+        proven = [snapshot for snapshot, same in self._compared.items() if same]
+        return msgspec.msgpack.encode(proven) if proven else b""
+
+    def _recalled(self) -> OrderedDict[Digest, bool]:
+        saved = self._saving.saved
+        try:
+            proven = msgspec.msgpack.decode(saved, type=list[Digest]) if saved else []
+        except msgspec.MsgspecError:
+            self._log.exception("what was made here is damaged on disk; it will be made again")
+            proven = []
+        return OrderedDict.fromkeys(proven[:REMEMBERED_MAX], True)
+
+    def _learn(self, snapshot: Digest, *, same: bool) -> None:
+        self._compared[snapshot] = same
+        if len(self._compared) > REMEMBERED_MAX:
+            self._compared.popitem(last=False)
+        self._saving.changed()
 
     # ------------------------------------------------------------ whose word counts
     def judge(self, statement: SnapshotStatement) -> Judgement:
@@ -174,7 +213,8 @@ class SnapshotService:
     def begin_anew(self) -> None:
         """Builders are believed again: what they state is judged, and audited, as new."""
         self._audited.clear()
-        self._compared.clear()
+        for snapshot in [one for one, same in self._compared.items() if not same]:
+            del self._compared[snapshot]
 
     def _unaudited(self) -> tuple[FunctionSpec, SnapshotStatement] | None:
         for snapshot in self._catalog.snapshots:
@@ -194,9 +234,7 @@ class SnapshotService:
         snapshot = statement.snapshot
         made = await self._making.make(spec.module, spec.init)
         same = made.snapshot == snapshot
-        self._compared[snapshot] = same
-        if len(self._compared) > REMEMBERED_MAX:
-            self._compared.popitem(last=False)
+        self._learn(snapshot, same=same)
         if same:
             return
         makers = {

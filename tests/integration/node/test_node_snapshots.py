@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ async def test_a_deploy_with_init_makes_a_snapshot_that_every_node_knows(tmp_pat
         assert [one["name"] for one in events if one["kind"] == "snapshot-made"] == ["f"]
 
 
+@pytest.mark.slow
 async def test_two_nodes_and_two_machines_make_the_same_bytes(tmp_path: Path) -> None:
     """Each makes its own; pulley64 is the other architecture that there is everywhere."""
     async with lab(tmp_path) as cluster:
@@ -122,34 +124,6 @@ async def test_what_cannot_be_initialised_is_refused_with_the_reason(tmp_path: P
         assert set((await kinds(a)).values()) == {"module"}
 
 
-@pytest.mark.parametrize("wish", ["auto", "never"])
-async def test_what_is_not_worth_it_is_told_and_not_kept(tmp_path: Path, wish: str) -> None:
-    async with lab(tmp_path) as cluster:
-        a = await cluster.start("a")
-        deployed = await a.deploy("f", COUNTER, init={}, snapshot=wish)
-        init = deployed["init"]
-        if wish == "auto" and init["snapshot"] is not None:
-            assert "saves" in init["why"]  # this machine's init took so long
-        else:
-            assert set(await kinds(a)) == {deployed["module"]}
-            assert init["why"]
-        assert init["size_bytes"] > 0
-
-
-async def forms(node: Running) -> dict[str, str]:
-    """Of what is in its holdings of f."""
-    detail = await node.ask("GET", "/v1/functions/f")
-    return {
-        digest: one["form"]
-        for digest, holders in (
-            (detail["spec"]["module"], detail["holders"]),
-            (detail["snapshot"]["digest"], detail["snapshot_holders"]),
-        )
-        for one in holders
-        if one["is_self"]
-    }
-
-
 @pytest.mark.parametrize("wish", ["always", "never"])
 async def test_every_invocation_begins_in_the_state_after_init(tmp_path: Path, wish: str) -> None:
     async with lab(tmp_path) as cluster:
@@ -161,3 +135,27 @@ async def test_every_invocation_begins_in_the_state_after_init(tmp_path: Path, w
         for node in (a, b):
             for _ in range(2):
                 assert (await node.get("/f")).text == "7\n"
+
+
+async def test_it_comes_as_a_delta_or_is_made_where_no_one_is_believed(tmp_path: Path) -> None:
+    noise = random.Random(1).randbytes(150_000)
+    text = "".join(f"\\{byte:02x}" for byte in noise)
+    large = COUNTER.rstrip()[:-1] + f'(data (i32.const 100000) "{text}"))'.encode()
+    large = large.replace(b'(memory (export "memory") 2)', b'(memory (export "memory") 4)')
+    alone = {"gateway": {"forward": False}}
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start("b", **alone, planner={"form": "snapshot-delta"})
+        none = {"artifacts": {"accept": "none"}, "planner": {"form": "snapshot"}}
+        c = await cluster.start("c", **alone, **none)
+        await cluster.agree()
+        deployed = await a.deploy("f", large, replicas=1, **ALWAYS)
+        init, snapshot = deployed["init"], deployed["init"]["snapshot"]
+        assert 0 < init["delta_wire_bytes"] < 10_000 < 140_000 < init["wire_bytes"]
+        await cluster.agree()
+        for node, made in ((b, 0), (c, 1)):
+            assert (await node.get("/f")).text == "7\n"
+            assert (await kinds(node))[snapshot] == "snapshot"
+            assert await node.metric("edged_snapshots_total") == made
+            got = await node.metric("edged_fetched_wire_bytes_total")
+            assert got < 1.3 * init["wire_bytes"], "the module, and what makes the other of it"

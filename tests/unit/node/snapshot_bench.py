@@ -162,11 +162,17 @@ class Bench:
             clock=FixedClock(),
             log=log,
         )
-        self.service = SnapshotService(
+        self.log = log
+        self.node_id = credential.node_id
+        self.service = self.started()
+
+    def started(self) -> SnapshotService:
+        """As after a restart of the node."""
+        return SnapshotService(
             self.making,
-            node_id=credential.node_id,
-            store=store,
-            catalog=catalog,
+            node_id=self.node_id,
+            store=self.store,
+            catalog=self.catalog,
             acceptance=self.acceptance,
             have=self._have,
             keeping=self.keeping,
@@ -174,7 +180,7 @@ class Bench:
             distrust=self.distrust,
             note=self._note,
             metrics=self.metrics,
-            log=log,
+            log=self.log,
         )
 
     def _worth(self, facts: SnapshotFacts, size: int, module_wire: int) -> tuple[bool, str]:

@@ -15,6 +15,7 @@ from edged.errors import CannotSnapshot, Conflict, Draining, InitTrapped, Overlo
 from edged.inits import worth_keeping
 from edged.interfaces import RESEED, SnapshotWish
 from edged.making import FLIGHTS_MAX
+from protocol.costs import Prices
 from protocol.function import InitCall, InitSpec, init_digest
 from protocol.ids import digest_of
 from protocol.snapshots import SnapshotFacts
@@ -226,5 +227,7 @@ def test_init_time_is_weighed_against_bytes(
     init_s: float, wire: int, delta: int, kept: bool
 ) -> None:
     facts = SnapshotFacts(wire, delta, 1000, init_s)
-    found, why = worth_keeping(facts, wire * 2, 40_000, nodes=3, link_bytes_s=12.5e6)
+    found, why = worth_keeping(
+        facts, wire * 2, 40_000, nodes=3, link_bytes_s=12.5e6, prices=Prices()
+    )
     assert (found, bool(why)) == (kept, True)

@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 from protocol_support import WALL_MS, init_spec_bytes, make_catalog, node_id, statement_of, tell
 from snapshot_bench import Bench, opened
 
 from edged.errors import CannotSnapshot, InitTrapped, SnapshotMismatch
+from edged.snapshots import COALESCE_S, PROVEN
 from protocol.function import decode_spec, encode_spec
 from protocol.snapshots import SnapshotStatement
 
@@ -74,6 +76,23 @@ async def test_where_one_builder_is_not_enough_it_must_be_made_here(two: Two) ->
     unknown = msgspec.structs.replace(stated, format=2, snapshot=stated.module)
     assert two.peer.service.judge(unknown) == "refuse"
     assert "format" in two.peer.service.view(unknown).refused
+
+
+@pytest.mark.parametrize("two", ["none"], indirect=True)
+async def test_what_was_made_here_is_known_after_a_restart(
+    two: Two, autojump_clock: trio.testing.MockClock
+) -> None:
+    stated = await two.deploy()
+    current = two.peer.catalog.lookup("f")
+    assert current is not None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(two.peer.service.run)
+        await two.peer.service.rebuild(current.spec, stated)
+        await trio.sleep(COALESCE_S + 1)
+        nursery.cancel_scope.cancel()
+    assert two.peer.started().judge(stated) == "use"
+    await two.peer.store.set_meta(PROVEN, b"damaged")
+    assert two.peer.started().judge(stated) == "make"
 
 
 async def test_a_maker_that_lies_is_caught_loudly(two: Two) -> None:
