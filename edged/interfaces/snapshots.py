@@ -186,7 +186,8 @@ class Snapshots(Protocol):
     """What makes snapshots; edged.snapshot.api.Snapshotter."""
 
     def examine(self, module: bytes) -> Examination:
-        """Milliseconds; never raises for what is in the module."""
+        """Milliseconds, a second or two of what is made to be slow; never raises for what is in the
+        module."""
         ...
 
     async def make(

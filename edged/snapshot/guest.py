@@ -98,7 +98,7 @@ class Guest:
             self._context, byref(self._extern.of), room, len(values) // VAL_RAW_BYTES,
             self.call_state.scratch.trap_at,
         )  # fmt: skip
-        self._check(name, error)
+        self._check("the start function" if name == self.names.start else name, error)
         return bytes(room)
 
     def call(self, wanted: InitCall) -> tuple[int | float, ...]:

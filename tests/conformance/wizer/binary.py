@@ -246,6 +246,22 @@ def vector(items: list[bytes]) -> bytes:
     return leb128(len(items)) + b"".join(items)
 
 
+def with_much_code(wasm: bytes) -> bytes:
+    """With one more function, that nobody calls, so large that the fast compiler is worth it."""
+    # It ends unreachable, so that it is of any type, the first one that comes.
+    body = b"\0" + b"\1" * MUCH_CODE_BYTES + b"\0\x0b"
+    added = {FUNCTION: leb128(0), CODE: leb128(len(body)) + body}
+    parts = []
+    for number, payload in sections(wasm):
+        if number in added:
+            cursor = Cursor(payload)
+            count = cursor.unsigned()
+            payload = leb128(count + 1) + payload[cursor.at :] + added[number]
+        parts.append(section(number, payload))
+    return HEADER + b"".join(parts)
+
+
+MUCH_CODE_BYTES = 25_000
 STATE = "state:"
 """What `expose` puts before the kind and index of what it exports."""
 

@@ -19,15 +19,7 @@ from pathlib import Path
 from edged.errors import EdgedError
 from edged.interfaces import InitPlan, SnapshotLimits, SnapshotReport
 from edged.runtime.ffi import library_path
-from edged.snapshot.messages import (
-    HEAD_BYTES,
-    Done,
-    Failed,
-    Job,
-    decode_told,
-    error_of,
-    frame,
-)
+from edged.snapshot.messages import Done, Failed, Job, Messages, error_of, frame
 from protocol.function import Policy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,22 +93,16 @@ class Forge:
 
 def last_of(descriptor: int) -> Done | Failed:
     """What the worker said at its end."""
-    data = bytearray()
+    messages = Messages()
+    told: object = "nothing said"
     while True:
         ready, _, _ = select.select([descriptor], [], [], ANSWER_TIMEOUT_S)
         assert ready, "the worker did not answer"
-        chunk = os.read(descriptor, 1 << 20)
-        if not chunk:
+        data = os.read(descriptor, 1 << 20)
+        if not data:
             break
-        data += chunk
-    found: list[object] = []
-    while data:
-        size = int.from_bytes(data[:HEAD_BYTES], "little")
-        found.append(decode_told(bytes(data[HEAD_BYTES : HEAD_BYTES + size])))
-        del data[: HEAD_BYTES + size]
-    assert found, "the worker crashed at its start"
-    told = found[-1]
-    assert isinstance(told, Done | Failed), f"the worker crashed in {told}"
+        told = [told, *messages.receive(data)][-1]
+    assert isinstance(told, Done | Failed), f"the worker crashed: {told}"
     return told
 
 

@@ -34,6 +34,8 @@ PRELUDE = """
     (select (local.get 0) (f64.const nan) (f64.eq (local.get 0) (local.get 0))))"""
 LOCALS = "(local $i i32) (local $l i64) (local $f f32) (local $d f64) (local $v v128)"
 LOCAL_OF = {"i32": "$i", "i64": "$l", "f32": "$f", "f64": "$d", "v128": "$v"}
+MUCH_CODE = "(func $much_code)"
+"""Stands for a function that is large enough for the fast compiler to be used."""
 INITIALISERS = ("wizer-initialize", "wizer.initialize", "_initialize", "set up")
 
 
@@ -63,7 +65,7 @@ class Program:
 
     @property
     def wasm(self) -> bytes:
-        return bytes(wasmtime.wat2wasm(self.wat))
+        return bytes(wasmtime.wat2wasm(self.wat.replace(MUCH_CODE, f"(func {'nop ' * 25_000})")))
 
     @property
     def before(self) -> list[Call]:
@@ -377,6 +379,8 @@ class Maker:
             result = f"\n    {self.value('i32')}"
             self.function(f'(export "step{number}") (param $p i32) (result i32)', result=result)
         self.probe()
+        if self.chance(4):
+            self.text.append(MUCH_CODE)
         if self.chance(4):
             self.text.append('(@custom "of somebody" (after code) "kept")')
         made = [(f"step{self.upto(steps - 1)}", (self.one(I32),)) for _ in self.count(3)]

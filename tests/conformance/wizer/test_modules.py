@@ -14,6 +14,7 @@ from edged.errors import EdgedError
 from edged.interfaces import InitPlan
 
 from . import real
+from .binary import with_much_code
 from .cases import Case, cases
 from .ours import Forge
 from .running import observe
@@ -33,8 +34,12 @@ def marked(directory: str) -> list[object]:
 @pytest.mark.parametrize("case", marked("same"))
 def test_both_make_the_same_snapshot(case: Case, wizer: Path, forge: Forge) -> None:
     theirs = real.snapshot(wizer, case.wasm, initialiser=case.initialiser)
-    ours, _report = forge.make(case.wasm, InitPlan(init=case.initialiser))
+    plan = InitPlan(init=case.initialiser)
+    ours, _report = forge.make(case.wasm, plan)
     assert differences(theirs, ours) == []
+    fast, report = forge.make(with_much_code(case.wasm), plan)
+    assert (report.tier == "fast") == (not report.fast_refused)
+    assert differences(ours, fast, code=False) == []
     truth = observe(case.wasm, list(case.calls), before=case.before, whole=case.whole)
     assert observe(theirs, list(case.calls), whole=case.whole) == truth
     assert observe(ours, list(case.calls), whole=case.whole) == truth
