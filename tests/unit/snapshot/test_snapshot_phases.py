@@ -166,6 +166,27 @@ def test_renaming() -> None:
     assert set(parse(memoryview(other)).exports) == {"n", "go", "wizer.resume"}
 
 
+def test_what_the_fast_compiler_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.snapshot.initialize.FAST_CODE_BYTES_MIN", 0)
+    throws = "(block $h (result i32) (try_table (catch $e $h) (throw $e (i32.const {})))"
+    made, report = take(
+        f"""(module (tag $e (param i32)) (table i64 3 funcref) (elem (i64.const 1) $again)
+        (global $g (export "g") (mut i32) (i32.const 0))
+        (func $again (param i32) (if (local.get 0)
+          (then (return_call $again (i32.sub (local.get 0) (i32.const 1))))))
+        (func (export "wizer.initialize") (call $again (i32.const 100000))
+          {throws.format(42)} (i32.const 1)) (global.set $g))
+        (func (export "f") (result i32) {throws.format(7)} (i32.const 1))))""",
+        fast=True,
+    )
+    assert report.tier == "optimised"
+    assert "exceptions" in report.fast_refused
+    seen = look(made)
+    assert (seen.state()["g"], seen.call("f")) == ("42", 7)
+    _, report = take(COUNTER, fast=True)
+    assert (report.tier, report.fast_refused) == ("fast", "")
+
+
 def test_nothing_but_data_is_lost_where_there_was_none() -> None:
     made, report = take(
         """(module (memory (export "memory") 1 3) (func (export "wizer.initialize")

@@ -153,3 +153,27 @@ def test_directories_are_the_policys(tmp_path: Path) -> None:
     assert list(scratch.iterdir()) == []
     with pytest.raises(PolicyDenied, match="no mount named"):
         take(READ, InitPlan(), Policy(mounts=(Mount("none", "/data"),)))
+
+
+FALL_BACK = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from edged.snapshot import messages, worker
+def decode(data):
+    job = messages.decode_job(data)
+    if job.fast:
+        worker.tell(messages.Entered("compile"))
+        os._exit(3)
+    return job
+worker.decode_job = decode
+worker.main()
+"""
+
+
+async def test_what_the_fast_compiler_dies_of_the_other_one_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "_BOOT", FALL_BACK)
+    made, report = await Snapshotter().make(MODULE, InitPlan(), Policy())
+    assert made == take(MODULE)[0]
+    assert report.tier == "optimised"
