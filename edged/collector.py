@@ -32,6 +32,8 @@ RECENT_S: Final = 30.0
 ROWS_MAX: Final = 1000
 """Of an answer."""
 IN_GRACE: Final = "in grace"
+NOT_NAMED: Final = "no version of any function names it"
+NOT_CURRENT: Final = "a snapshot that no function's current version needs here"
 
 
 class Blobs(MetaStore, Protocol):
@@ -56,7 +58,12 @@ class Needs(Protocol):
     """Who needs what, as the rest of the node knows it."""
 
     def is_wanted(self, module: Digest) -> bool:
-        """Whether a live version of some function names it."""
+        """Whether a live version of some function names it; of a snapshot, whether it is to stay
+        here besides."""
+        ...
+
+    def is_named(self, module: Digest) -> bool:
+        """Whether a live version names it at all."""
         ...
 
     def manifests(self) -> frozenset[Digest]:
@@ -270,7 +277,8 @@ class Collector:
         needed = set(self._needs.manifests())
         for blob in blobs:
             if blob.kind == "module" and not self._needs.is_wanted(blob.digest):
-                yield _Item(blob.digest, (), "no version of any function names it")
+                named = self._needs.is_named(blob.digest)
+                yield _Item(blob.digest, (), NOT_CURRENT if named else NOT_NAMED)
             if blob.manifest is not None:
                 needed.add(blob.manifest)  # goes with its blob
         by_digest: dict[Digest, list[ArtifactRow]] = {}

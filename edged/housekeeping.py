@@ -63,6 +63,10 @@ class BlobNeeds:
     def is_wanted(self, module: Digest) -> bool:
         return self._catalog.modules.get(module) is not None or self._keeps(module)
 
+    def is_named(self, module: Digest) -> bool:
+        named = self._catalog.modules.get(module) is not None
+        return named or module in self._catalog.snapshots
+
     def manifest(self, module: Digest) -> Digest | None:
         wanted = self._catalog.modules.get(module)
         if wanted is not None:

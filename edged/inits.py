@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
@@ -37,6 +37,7 @@ SHARED_RANDOM: Final = (
     "exports is called at the start of each, to draw new ones"
 )
 
+NO_ROLE: Final = "this node cannot vouch for a snapshot: it has no build role"
 GIVE_UP_S: Final = 5.0
 """What has not gone by then goes by collection."""
 HORIZON_S: Final = 86_400.0
@@ -60,7 +61,9 @@ class _Found(msgspec.Struct, frozen=True):
     manifest: Manifest
     facts: SnapshotFacts
     stated: SnapshotStatement | None
-    """By an earlier deploy here."""
+    """In a record, of just this."""
+    made: bool
+    """Now."""
     warnings: tuple[str, ...]
 
 
@@ -114,13 +117,14 @@ class Inits:
             yield Prepared()
             return
         if wish == "always" and "build" not in self._credential.roles:
-            raise Conflict("this node cannot vouch for a snapshot: it has no build role")
+            raise Conflict(NO_ROLE)
         self._deploying[spec.module] += 1
         snapshot: Digest | None = None
         try:
+            stated, made = self._stated_here(spec.module, spec.init), None
             try:
-                stated = self._stated(spec.module, spec.init)
-                made = await self._making.make(spec.module, spec.init) if stated is None else None
+                if stated is None:
+                    made = await self._making.make(spec.module, spec.init)
             except CannotSnapshot as error:
                 if wish != "never":
                     raise
@@ -129,7 +133,7 @@ class Inits:
             snapshot = _name_of(stated, made)
             async with self._keeping(snapshot):
                 exports = await fits(snapshot)
-                found = await self._found(spec.module, stated, made, exports)
+                found = await self._found(spec.module, spec.init, stated, made, exports)
                 yield await self._prepared(spec, wish, name, found)
         finally:
             self._deploying[spec.module] -= 1
@@ -138,39 +142,48 @@ class Inits:
                 with trio.move_on_after(GIVE_UP_S, shield=True):
                     await self._give_up(spec.module, snapshot)
 
-    def _stated(self, module: Digest, init: InitSpec) -> SnapshotStatement | None:
-        """This node's own word for a snapshot of them that is still here."""
+    def _stated(self, module: Digest, init: InitSpec) -> Iterator[SnapshotStatement]:
+        """What can be said again of them, whoever said it."""
         for one in self._catalog.snapshots.of(module, init_digest(init)):
+            if one.format == SNAPSHOT_FORMAT and one.maker.not_after_s > self._clock.now_s():
+                yield one
+
+    def _stated_here(self, module: Digest, init: InitSpec) -> SnapshotStatement | None:
+        """This node's own word for a snapshot that is here still."""
+        for one in self._stated(module, init):
             own = one.maker.node_id == self._credential.node_id
-            lasts = one.maker.not_after_s > self._clock.now_s()
-            held = self._store.info(one.snapshot) is not None
-            if own and lasts and held and one.format == SNAPSHOT_FORMAT:
+            if own and self._store.info(one.snapshot) is not None:
                 return one
         return None
 
     async def _found(
         self,
         module: Digest,
+        init: InitSpec,
         stated: SnapshotStatement | None,
         made: Made | None,
         exports: Sequence[str],
     ) -> _Found:
         snapshot = _name_of(stated, made)
         manifest = await self._store.make_manifest(snapshot)
-        if stated is not None:
-            size = stated.size_bytes
-            return _Found(snapshot, size, manifest, stated.facts, stated, ())
-        assert made is not None
-        path = self._store.path(snapshot)
-        code = await trio.to_thread.run_sync(code_bytes, path, limiter=self._header_limiter)
-        try:
-            delta = await self._delta_bytes(snapshot, module)
-        except Overloaded:
-            delta = 0  # whoever wants one asks all the same
-        facts = SnapshotFacts(manifest.wire_bytes, delta, code, made.report.init_cpu_s)
+        if made is None:
+            assert stated is not None
+            return _Found(snapshot, stated.size_bytes, manifest, stated.facts, stated, False, ())
         shared = made.report.random_bytes and RESEED not in exports
         warnings = (SHARED_RANDOM,) if shared else ()
-        return _Found(snapshot, made.size_bytes, manifest, facts, None, warnings)
+        # Another's word that holds here stands: who says it again must not change the record.
+        known = next((one for one in self._stated(module, init) if one.snapshot == snapshot), None)
+        facts = await self._facts(module, made, manifest)
+        return _Found(snapshot, made.size_bytes, manifest, facts, known, True, warnings)
+
+    async def _facts(self, module: Digest, made: Made, manifest: Manifest) -> SnapshotFacts:
+        path = self._store.path(made.snapshot)
+        code = await trio.to_thread.run_sync(code_bytes, path, limiter=self._header_limiter)
+        try:
+            delta = await self._delta_bytes(made.snapshot, module)
+        except Overloaded:
+            delta = 0  # whoever wants one asks all the same
+        return SnapshotFacts(manifest.wire_bytes, delta, code, made.report.init_cpu_s)
 
     async def _prepared(
         self, spec: FunctionSpec, wish: SnapshotWish, name: str, found: _Found
@@ -189,7 +202,7 @@ class Inits:
             wire_bytes=found.facts.wire_bytes,
             delta_wire_bytes=found.facts.delta_wire_bytes,
             snapshot=found.snapshot if kept else None,
-            made=found.stated is None,
+            made=found.made,
             why=why,
             warnings=found.warnings,
         )
@@ -198,10 +211,12 @@ class Inits:
     async def _chosen(self, module: Digest, wish: SnapshotWish, found: _Found) -> tuple[bool, str]:
         if found.snapshot == module:
             return False, "init changes nothing"
-        if "build" not in self._credential.roles:
-            return False, "this node cannot vouch for a snapshot: it has no build role"
-        if wish != "auto":
-            return wish == "always", "as asked for" if wish == "always" else "none was asked for"
+        if wish == "never":
+            return False, "none was asked for"
+        if found.stated is None and "build" not in self._credential.roles:
+            return False, NO_ROLE
+        if wish == "always":
+            return True, "as asked for"
         if found.stated is not None:
             return True, "another deploy of this module and init has kept it"
         module_wire_bytes = (await self._store.make_manifest(module)).wire_bytes

@@ -154,6 +154,7 @@ class Operations:
 
     async def _deploy(self, function: FunctionName, request: DeployRequest) -> Deployed:
         spec, wire_bytes = await self._intake.spec(request)
+        self._prepare(function, encode_spec(spec), None)  # nobody's init runs in vain
         fits = partial(self._intake.fits, request=request)
         async with self._inits.at_deploy(
             spec, request.snapshot, name=function, fits=fits

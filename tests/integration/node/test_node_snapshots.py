@@ -9,6 +9,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import trio
+
+from edged import audit, making
+from protocol.function import InitCall, InitSpec
 
 from .cluster import Running, lab
 
@@ -159,3 +163,39 @@ async def test_it_comes_as_a_delta_or_is_made_where_no_one_is_believed(tmp_path:
             assert await node.metric("edged_snapshots_total") == made
             got = await node.metric("edged_fetched_wire_bytes_total")
             assert got < 1.3 * init["wire_bytes"], "the module, and what makes the other of it"
+
+
+@pytest.mark.slow
+async def test_a_maker_that_lies_is_caught_by_an_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = making.plan_of
+    lie = InitSpec((InitCall("load", (2,)),))
+    monkeypatch.setattr(audit, "PAUSE_S", 0.2)
+    async with lab(tmp_path) as cluster:
+        a = await cluster.start("a")
+        b = await cluster.start(
+            "b", gateway={"forward": False}, planner={"form": "snapshot"}, artifacts={"audit": True}
+        )  # fmt: skip
+        await cluster.agree()
+        monkeypatch.setattr(making, "plan_of", lambda _init: honest(lie))
+        deployed = await a.deploy("f", COUNTER, replicas=2, **ALWAYS)
+        monkeypatch.setattr(making, "plan_of", honest)
+        await cluster.agree()
+        assert (await b.get("/f")).text == "2\n", "a's word is believed"
+        while not await b.metric("edged_snapshots_total"):
+            await trio.sleep(0.05)
+        detail = await b.ask("GET", "/v1/functions/f")
+        while not detail["snapshot"]["refused"]:
+            await trio.sleep(0.05)
+            detail = await b.ask("GET", "/v1/functions/f")
+        assert (await b.get("/f")).text == "7\n"
+        (event,) = [
+            one
+            for one in (await b.ask("GET", "/v1/events"))["events"]
+            if one["kind"] == "snapshot-mismatch"
+        ]
+        assert event["name"] == "a"
+        assert deployed["init"]["snapshot"][:12] in event["detail"]
+        (caught,) = (await b.ask("GET", "/v1/builders/distrusted"))["distrusted"]
+        assert caught["name"] == "a"

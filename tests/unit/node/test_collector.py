@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from edged.collector import RECENT_S, Collector
+from edged.collector import NOT_CURRENT, NOT_NAMED, RECENT_S, Collector
 from edged.errors import Conflict, StoreError
 from edged.eventlog import EventLog
 from edged.interfaces import ArtifactRow
@@ -29,6 +29,8 @@ class Needs:
     def __init__(self) -> None:
         self.wanted: dict[Digest, Digest] = {}
         """Manifest by module."""
+        self.named: set[Digest] = set()
+        """By what is not current."""
         self.pins: set[Digest] = set()
         self.busy: set[Digest] = set()
         self.released: list[Digest] = []
@@ -36,6 +38,9 @@ class Needs:
 
     def is_wanted(self, module: Digest) -> bool:
         return module in self.wanted
+
+    def is_named(self, module: Digest) -> bool:
+        return module in self.wanted or module in self.named
 
     def manifests(self) -> frozenset[Digest]:
         return frozenset(self.wanted.values())
@@ -106,6 +111,13 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     store = await open_store(tmp_path / "data", zstd_level=1, min_free_bytes=0, log=log)
     yield Bench(store)
     await store.close()
+
+
+async def test_why_it_goes_is_told(bench: Bench) -> None:
+    gone, old = await bench.module(b"gone" * 100), await bench.module(b"old snapshot" * 100)
+    bench.needs.named.add(old)
+    view = await bench.collector.collect(dry_run=True, grace_s=0)
+    assert {row.digest: row.why for row in view.collected} == {gone: NOT_NAMED, old: NOT_CURRENT}
 
 
 async def test_only_what_nothing_needs_goes_with_all_that_hangs_on_it(bench: Bench) -> None:

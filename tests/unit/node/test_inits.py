@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from protocol_support import make_catalog
+from protocol_support import make_catalog, tell
 from snapshot_bench import INIT, MODULE, Bench, opened
 
 from edged.errors import CannotSnapshot, Conflict, Draining, InitTrapped, Overloaded
@@ -122,6 +122,27 @@ async def test_a_snapshot_that_was_lost_is_made_again(bench: Bench) -> None:
     assert again.statement is not None
     assert again.statement.snapshot == first.statement.snapshot
     assert first.statement.snapshot in bench.modules()
+
+
+async def test_another_nodes_word_that_holds_here_stands(
+    bench: Bench, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """Else deploys from two nodes would sign anew, and what is worth it could come and go."""
+    spec = await bench.spec()
+    first = await bench.deploy(spec)
+    async with opened(tmp_path / "n1") as store:
+        other = Bench(store, make_catalog("n1", roles=("serve", "control")), "n1",
+                      roles=("serve", "control"))  # fmt: skip
+        tell(bench.catalog, other.catalog)
+        await nursery.start(other.making.run)
+        other.is_worth = False
+        again = await other.deploy(await other.spec())
+        assert again.statement == first.statement
+        assert again.view is not None
+        assert (again.view.made, again.view.snapshot) == (True, bench.statement().snapshot)
+        assert other.noted == []
+        assert (await other.deploy(spec, "never")).statement is None
+        other.making.drain()
 
 
 async def test_random_numbers_that_all_invocations_share_are_told_of(bench: Bench) -> None:
