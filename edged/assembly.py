@@ -318,6 +318,7 @@ class Parts:
                 rates=native.rates,
                 measures=self.measures,
                 tiers=self._runtime.keys,
+                forwards=config.gateway.forward,
                 lookup=self._lookup.current,
                 holders=self._peers_holding,
                 ready=self._peers_ready,

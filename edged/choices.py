@@ -34,6 +34,8 @@ class Plans(Protocol):
 
     def asked(self, function: FunctionView) -> tuple[PlanForm, ...]: ...
 
+    def count(self, function: FunctionView) -> None: ...
+
     def wanted(
         self, function: FunctionView, trigger: str, *, may_forward: bool = True
     ) -> tuple[PlanForm, ...]: ...
@@ -60,7 +62,10 @@ class _Pursuit:
 class Choices:
     """Implements functions.Codes."""
 
-    def __init__(self, activation: Activation, *, log: Log) -> None:
+    def __init__(self, activation: Activation, *, forwards: bool, log: Log) -> None:
+        """`forwards`: whether requests that find no code are passed on, and come to `start` then;
+        else they come to `ready` only."""
+        self._forwards = forwards
         self._activation = activation
         self._use = activation.table.use
         self._log = log
@@ -121,18 +126,21 @@ class Choices:
             mapped = await self._activation.ready(near, timeout_s=timeout_s)
             self._serve(function, near)
             return mapped
+        if not self._forwards:
+            self.plans.count(function)
+        if function.spec.init is not None:
+            return await self._pursued(function, timeout_s)
         forms = self.plans.wanted(function, "request", may_forward=False)
-        if function.spec.init is None:
-            code = module_code(function.spec)
-            return await self._activation.ready(code, way=_way(forms[0]), timeout_s=timeout_s)
-        return await self._pursued(function, forms, timeout_s)
+        code = module_code(function.spec)
+        return await self._activation.ready(code, way=_way(forms[0]), timeout_s=timeout_s)
 
-    async def _pursued(
-        self, function: FunctionView, forms: tuple[PlanForm, ...], timeout_s: float
-    ) -> Mapped:
+    async def _pursued(self, function: FunctionView, timeout_s: float) -> Mapped:
         with trio.move_on_after(timeout_s):
             while True:
-                pursuit = self._pursue(function, forms)
+                pursuit = self._pursuits.get(function.version)
+                if pursuit is None:
+                    forms = self.plans.wanted(function, "request", may_forward=False)
+                    pursuit = self._pursue(function, forms)
                 pursuit.waiting += 1
                 try:
                     await pursuit.done.wait()

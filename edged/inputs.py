@@ -93,7 +93,8 @@ class Gatherer:
         self._horizon_s = horizon_s
         self._wire_s_per_byte = wire_s_per_byte
 
-    def gather(self, function: FunctionView, rented: Rented) -> Gathered:
+    def gather(self, function: FunctionView, rented: Rented, *, newcomers: int = 0) -> Gathered:
+        """`newcomers`: requests that are about to wait."""
         now, spec, stated = trio.current_time(), function.spec, function.snapshot
         read = Readings()
         module, artifact, code_bytes = self._module(function, read)
@@ -133,7 +134,7 @@ class Gatherer:
             instantiate_s=read.stated("instantiate", ran.instantiate.read(now), before_s),
             instantiate_snapshot_s=instantiate_snapshot_s,
             run_s=read.take("run", ran.run.read(now)),
-            waiting=self._scene.waiting(function),
+            waiting=self._scene.waiting(function) + newcomers,
             rate_per_s=rate_per_s,
             rented=rented,
             horizon_s=self._horizon_s,

@@ -176,7 +176,7 @@ class Operations:
                 before = self._cluster.catalog.lookup(function)
                 records = self._prepare(function, encoded, stated)
                 await self._commit(records)
-            self._choices.deployed(FunctionView(function, version, spec))
+            self._choices.deployed(FunctionView(function, version, spec, stated))
             replicas = await self._store_elsewhere(change, function, version, records)
         return Deployed(
             name=function,

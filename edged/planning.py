@@ -41,6 +41,8 @@ DRIFT: Final = 1.25
 """Factor by which an input must have moved to be worth a decision; the margin of one is wider."""
 FAILED_S: Final = 60.0
 """What could not be had is not tried again for so long."""
+CALLS_EXPECTED: Final = 10
+"""Of what was just deployed here."""
 CHANGES_KEPT: Final = 16
 NO_FORM: Final = "none"
 LAST_RESORT: Final[tuple[PlanForm, ...]] = ("module",)
@@ -146,8 +148,12 @@ class Planning:
     def asked(self, function: FunctionView) -> tuple[PlanForm, ...]:
         """A request came that found no code here: the forms to have, best first; forwarding first
         means that nothing is to be got yet."""
-        self._measures.demand(function.version).arrived(trio.current_time())
+        self.count(function)
         return self.wanted(function, "request")
+
+    def count(self, function: FunctionView) -> None:
+        """A request that found no code here."""
+        self._measures.demand(function.version).arrived(trio.current_time())
 
     def wanted(
         self, function: FunctionView, trigger: str, *, may_forward: bool = True
@@ -155,7 +161,11 @@ class Planning:
         """As `asked`, but nobody has come to be counted. Never empty."""
         plan = self._plan(function)
         plan.asked_s = trio.current_time()
-        found = self._gatherer.gather(function, self._rented(plan))
+        newcomers = 1 if trigger == "request" else 0
+        rented = self._rented(plan)
+        if trigger == "deploy":  # nobody has called it, and it is not deployed for nothing
+            rented = msgspec.structs.replace(rented, calls=max(rented.calls, CALLS_EXPECTED))
+        found = self._gatherer.gather(function, rented, newcomers=newcomers)
         forms = self._decide(plan, found, trigger)
         if not may_forward:
             forms = tuple(form for form in forms if form != "forward")

@@ -42,6 +42,8 @@ class PlanSurroundings:
     rates: Rates
     measures: Measures
     tiers: Mapping[Tier, object]
+    forwards: bool
+    """Whether requests may be passed on at all."""
     lookup: Callable[[str], FunctionView]
     holders: Callable[[Digest], Sequence[Peer]]
     ready: Callable[[FunctionView], Sequence[Peer]]
@@ -59,7 +61,7 @@ class PlanParts:
 
     def __init__(self, section: PlannerSection, around: PlanSurroundings) -> None:
         self._around = around
-        self.choices = Choices(around.activation, log=around.log)
+        self.choices = Choices(around.activation, forwards=around.forwards, log=around.log)
         gatherer = Gatherer(
             self,
             around.measures,
@@ -98,6 +100,8 @@ class PlanParts:
 
     def answering(self, function: FunctionView) -> list[tuple[Peer, bool]]:
         stated = function.snapshot
+        if not self._around.forwards:
+            return []
         return [
             (peer, stated is None or self._answers(peer, stated.snapshot))
             for peer in self._around.ready(function)

@@ -10,6 +10,7 @@ UNITS: Final = {
     "bandwidth": "bytes/s",
     "rtt": "s",
     "rate": "1/s",
+    "calls": "",
     "waiting": "",
     "forward": "s",
     "init": "s",

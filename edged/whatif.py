@@ -102,6 +102,15 @@ def _with_pressure(inputs: Inputs, value: float) -> Inputs:
     return msgspec.structs.replace(inputs, prices=prices)
 
 
+def _calls(inputs: Inputs) -> float | None:
+    return float(inputs.rented.calls)
+
+
+def _with_calls(inputs: Inputs, value: float) -> Inputs:
+    rented = msgspec.structs.replace(inputs.rented, calls=round(value))
+    return msgspec.structs.replace(inputs, rented=rented)
+
+
 def _waiting(inputs: Inputs) -> float | None:
     return float(inputs.waiting)
 
@@ -114,6 +123,7 @@ INPUTS: Final[Mapping[str, tuple[Reader, Writer]]] = {
     "bandwidth": (_bandwidth, _with_bandwidth),
     "rtt": (_rtt, _with_rtt),
     "rate": _field("rate_per_s"),
+    "calls": (_calls, _with_calls),
     "waiting": (_waiting, _with_waiting),
     "forward": (_forward, _with_forward),
     "init": _field("init_s"),

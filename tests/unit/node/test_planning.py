@@ -33,7 +33,6 @@ async def test_the_link_decides_between_fetching_a_snapshot_and_making_it() -> N
     for world, bytes_s in ((slow, 125e3), (fast, 125e6)):
         world.held_by(PEER)
         world.measure(bytes_s, PEER)
-        world.waits = 1
     assert slow.planning.asked(slow.view)[0] == "snapshot-here"
     assert fast.planning.asked(fast.view)[0] == "snapshot"
 
@@ -56,7 +55,6 @@ async def test_what_failed_is_left_alone_for_a_while(
     world = World(function())
     world.held_by(PEER)
     world.measure(125e6, PEER)
-    world.waits = 1
     first = world.planning.asked(world.view)[0]
     world.planning.failed(world.view, first, "no space")
     second = world.planning.wanted(world.view, "request")
@@ -140,9 +138,9 @@ async def test_a_decision_that_took_anothers_place_says_which_input_moved() -> N
     world = World(function(init_s=1.0))
     world.held_by(PEER)
     world.measure(125e3, PEER)
-    world.waits = 1
     assert world.planning.asked(world.view)[0] == "snapshot-here"
     world.measure(125e6, PEER)
+    world.waits = 1
     world.planning.check()
     assert world.changed[0][0] == "snapshot"
     ((name, change),) = world.events
