@@ -62,6 +62,8 @@ class Acceptance:
         self._credential = credential
         self._store = store
         self._clock = clock
+        self.changes = 0
+        """Of who is trusted."""
         self._distrusted: dict[NodeId, None] = {}
         saved = store.get_meta(DISTRUSTED)
         if saved:
@@ -74,10 +76,12 @@ class Acceptance:
     def distrust(self, builders: Sequence[NodeId]) -> None:
         """At once; until an operator says otherwise once `save` has returned."""
         self._distrusted |= dict.fromkeys(builders)
+        self.changes += 1
 
     async def trust(self, builder: NodeId) -> None:
         """Again, for good. Raises StoreError; then it is distrusted still."""
         del self._distrusted[builder]
+        self.changes += 1
         try:
             await self.save()
         except StoreError:

@@ -122,13 +122,16 @@ class Inits:
         snapshot: Digest | None = None
         try:
             stated, made = self._stated_here(spec.module, spec.init), None
+            refusal: CannotSnapshot | None = None
             try:
                 if stated is None:
                     made = await self._making.make(spec.module, spec.init)
             except CannotSnapshot as error:
                 if wish != "never":
                     raise
-                yield Prepared(view=_uncaptured(error))
+                refusal = error
+            if refusal is not None:
+                yield Prepared(view=_uncaptured(refusal))
                 return
             snapshot = _name_of(stated, made)
             async with self._keeping(snapshot):

@@ -76,6 +76,9 @@ class SnapshotService:
         )
         self._compared: OrderedDict[Digest, bool] = self._recalled()
         """Whether it came of its module here, too."""
+        self._judged: dict[bytes, Judgement] = {}
+        """By signature."""
+        self._judged_at = acceptance.changes
         self._audited: OrderedDict[Digest, None] = OrderedDict()
         """Those whose audit failed, too."""
 
@@ -99,6 +102,7 @@ class SnapshotService:
 
     def _learn(self, snapshot: Digest, *, same: bool) -> None:
         self._compared[snapshot] = same
+        self._judged.clear()
         if len(self._compared) > REMEMBERED_MAX:
             self._compared.popitem(last=False)
         self._saving.changed()
@@ -109,7 +113,16 @@ class SnapshotService:
         (`rebuild`); refuse: the snapshot is not used.
 
         The policy is that of artifacts: where others' code is not accepted on one builder's word,
-        a snapshot isn't either."""
+        a snapshot isn't either. Asked for each request, so what was judged is remembered."""
+        if self._judged_at != self._acceptance.changes or len(self._judged) > REMEMBERED_MAX:
+            self._judged.clear()
+            self._judged_at = self._acceptance.changes
+        known = self._judged.get(statement.signature)
+        if known is None:
+            known = self._judged[statement.signature] = self._judge(statement)
+        return known
+
+    def _judge(self, statement: SnapshotStatement) -> Judgement:
         compared = self._compared.get(statement.snapshot)
         if compared is not None:
             return "use" if compared else "refuse"
@@ -215,6 +228,7 @@ class SnapshotService:
         self._audited.clear()
         for snapshot in [one for one, same in self._compared.items() if not same]:
             del self._compared[snapshot]
+        self._judged.clear()
 
     def _unaudited(self) -> tuple[FunctionSpec, SnapshotStatement] | None:
         for snapshot in self._catalog.snapshots:

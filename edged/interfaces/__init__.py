@@ -25,7 +25,6 @@ from .operator import (
     FutureRecord,
     GossipView,
     HolderView,
-    InitView,
     JoinRequest,
     LogLine,
     MemberView,
@@ -33,8 +32,6 @@ from .operator import (
     Operator,
     ReplicasView,
     ReplicationView,
-    SnapshotView,
-    SnapshotWish,
     StatusView,
     VersionView,
 )
@@ -66,12 +63,15 @@ from .snapshots import (
     InitArgument,
     InitCall,
     InitPlan,
+    InitView,
     MemoryReport,
     Refusal,
     SnapshotLimits,
     SnapshotPhases,
     SnapshotReport,
     Snapshots,
+    SnapshotView,
+    SnapshotWish,
 )
 from .store import (
     ArtifactRow,

@@ -16,10 +16,8 @@ from protocol.replicas import REPLICAS_MAX
 from .gateway import NodeState
 from .planning import PlanView
 from .runtime import Tier
+from .snapshots import InitView, SnapshotView, SnapshotWish
 from .store import RepairReport
-
-SnapshotWish = Literal["auto", "always", "never"]
-"""Whether a deploy with an init shall keep its snapshot; auto: if it is worth it."""
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -46,41 +44,6 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     init: InitSpec | None = None
     snapshot: SnapshotWish = "auto"
     """No part of the version."""
-
-
-class SnapshotView(msgspec.Struct, frozen=True):
-    """What a version's record states of its snapshot. SPEC §14.2."""
-
-    digest: Digest
-    size_bytes: int
-    wire_bytes: int
-    delta_wire_bytes: int
-    """Against the module; 0: there is no delta worth sending."""
-    code_bytes: int
-    init_s: float
-    """CPU seconds of init, where it was made."""
-    made_by: str
-    """Name of the node that states it."""
-    refused: str
-    """Why this node does not use it; "" if it does."""
-
-
-class InitView(msgspec.Struct, frozen=True):
-    """What came of a deploy's init."""
-
-    init_s: float | None
-    """CPU seconds that it took; None: no init was to be tried that could be captured."""
-    size_bytes: int | None
-    """Of the snapshot, with the next two, kept or not."""
-    wire_bytes: int | None
-    delta_wire_bytes: int | None
-    snapshot: Digest | None
-    """None: none is kept."""
-    made: bool
-    """False: it was there from an earlier deploy of the same module and init."""
-    why: str
-    """It is kept, or not."""
-    warnings: tuple[str, ...] = ()
 
 
 class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

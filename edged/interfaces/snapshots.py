@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.function import MODULE_BYTES_MAX, Policy
+from protocol.ids import Digest
 
 from .runtime import Tier
 
@@ -180,6 +181,45 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     stdout: bytes
     """The last 64 KiB, as of stderr."""
     stderr: bytes
+
+
+SnapshotWish = Literal["auto", "always", "never"]
+"""Whether a deploy with an init shall keep its snapshot; auto: if it is worth it."""
+
+
+class SnapshotView(msgspec.Struct, frozen=True):
+    """What a version's record states of its snapshot. SPEC §14.2."""
+
+    digest: Digest
+    size_bytes: int
+    wire_bytes: int
+    delta_wire_bytes: int
+    """Against the module; 0: there is no delta worth sending."""
+    code_bytes: int
+    init_s: float
+    """CPU seconds of init, where it was made."""
+    made_by: str
+    """Name of the node that states it."""
+    refused: str
+    """Why this node does not use it; "" if it does."""
+
+
+class InitView(msgspec.Struct, frozen=True):
+    """What came of a deploy's init."""
+
+    init_s: float | None
+    """CPU seconds that it took; None: no init was to be tried that could be captured."""
+    size_bytes: int | None
+    """Of the snapshot, with the next two, kept or not."""
+    wire_bytes: int | None
+    delta_wire_bytes: int | None
+    snapshot: Digest | None
+    """None: none is kept."""
+    made: bool
+    """False: it was there from an earlier deploy of the same module and init."""
+    why: str
+    """It is kept, or not."""
+    warnings: tuple[str, ...] = ()
 
 
 class Snapshots(Protocol):

@@ -73,7 +73,7 @@ async def test_where_one_builder_is_not_enough_it_must_be_made_here(two: Two) ->
     assert two.peer.service.judge(stated) == "make"
     await two.peer.service.rebuild(current.spec, stated)
     assert two.peer.service.judge(stated) == "use"
-    unknown = msgspec.structs.replace(stated, format=2, snapshot=stated.module)
+    unknown = msgspec.structs.replace(stated, format=2, snapshot=stated.module, signature=b"")
     assert two.peer.service.judge(unknown) == "refuse"
     assert "format" in two.peer.service.view(unknown).refused
 
