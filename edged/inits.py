@@ -27,7 +27,15 @@ from protocol.snapshots import SnapshotFacts, SnapshotStatement, state_snapshot
 
 from .clock import Clock
 from .errors import CannotSnapshot, Conflict, EdgedError, Overloaded
-from .interfaces import RESEED, SNAPSHOT_FORMAT, EventKind, InitView, SnapshotWish, Store
+from .interfaces import (
+    RESEED,
+    SNAPSHOT_FORMAT,
+    UNCAPTURED,
+    EventKind,
+    InitView,
+    SnapshotWish,
+    Store,
+)
 from .making import Made, Making
 from .rates import code_bytes
 from .telemetry import Log
@@ -111,8 +119,8 @@ class Inits:
         """Of a function `name`, whose module is here. `fits` raises unless a snapshot serves the
         function, and tells its exports. Inside, what the statement names is not collected.
 
-        Raises CannotSnapshot (unless none is wished for), InitTrapped, InitExited, InitTimeout,
-        CompileFailed, Conflict, Overloaded, Draining, StoreError."""
+        Raises CannotSnapshot (where none is wished for: only if init cannot be run), InitTrapped,
+        InitExited, InitTimeout, CompileFailed, Conflict, Overloaded, Draining, StoreError."""
         if spec.init is None:
             yield Prepared()
             return
@@ -127,7 +135,7 @@ class Inits:
                 if stated is None:
                     made = await self._making.make(spec.module, spec.init)
             except CannotSnapshot as error:
-                if wish != "never":
+                if wish != "never" or error.reason not in UNCAPTURED:
                     raise
                 refusal = error
             if refusal is not None:

@@ -124,8 +124,6 @@ def hint_for(problem_type: str) -> str:
         "draining": "the node is shutting down; choose another with --node",
         "under-replicated": "edged members tells who is there; edged deploy --replicas N asks for"
         " fewer",
-        "cannot-snapshot": "--snapshot never deploys it all the same; init runs at each invocation"
-        " then",
         "init-timeout": "--init-timeout-ms gives it longer, up to 300000",
         "overloaded": "try again in a moment, or choose another node with --node",
     }.get(problem_type.removeprefix(PROBLEM_PREFIX), "")

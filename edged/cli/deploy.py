@@ -216,7 +216,7 @@ def _deploy(client: Client, plan: Plan, stored: ModuleStored) -> Deployed:
     import msgspec
 
     from edged.errors import Unreachable
-    from edged.interfaces import Deployed, DeployRequest
+    from edged.interfaces import UNCAPTURED, Deployed, DeployRequest
 
     name = plan.name
     request = DeployRequest(
@@ -243,6 +243,8 @@ def _deploy(client: Client, plan: Plan, stored: ModuleStored) -> Deployed:
         said = str(error.problem.get("stderr") or error.problem.get("trace") or "").rstrip()
         if said:
             click.echo(clean(said), err=True)
+        if error.problem.get("reason") in UNCAPTURED:
+            error.hint = "--snapshot never deploys it; init runs at each invocation then"
         raise
     except Unreachable as error:
         raise Unreachable(f"{error}; {unknown}", url=client.url) from error

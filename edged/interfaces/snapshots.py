@@ -23,6 +23,16 @@ SNAPSHOT_FORMAT: Final = 1
 """Of the rules by which a snapshot follows from module and init, in statements (SPEC §14.2): to be
 raised whenever another byte comes of the same two."""
 
+UNCAPTURED: Final = frozenset(
+    {
+        "gc", "imported-memory", "imported-table", "imported-global", "imported-tag",
+        "shared-memory", "passive-elements", "limits", "table-mutated", "table-grown",
+        "reference-global", "too-large",
+    }
+)  # fmt: skip
+"""Reasons of CannotSnapshot for which the module may be initialised all the same: its state just
+cannot be written down."""
+
 _Name = Annotated[str, Meta(max_length=1024)]
 _Text = Annotated[str, Meta(max_length=1024 * 1024)]
 InitArgument = int | float | _Text | Annotated[tuple[_Text, ...], Meta(max_length=1024)]

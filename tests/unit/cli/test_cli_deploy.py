@@ -132,3 +132,7 @@ def test_an_init_that_failed_shows_what_it_said(
     node.operator.init_error = CannotSnapshot("table-mutated", "table 0: changed", thing="table 0")
     done = cli("deploy", module_file, "--init", "auto")
     assert "hint: --snapshot never" in done.stderr
+    node.operator.init_error = CannotSnapshot("missing-export", "export f: no such function")
+    done = cli("deploy", module_file, "--init", "f")
+    assert "no such function" in done.stderr
+    assert "hint" not in done.stderr

@@ -168,6 +168,10 @@ async def test_an_init_that_fails_refuses_the_deploy_and_is_told(bench: Bench) -
     for wish in ("auto", "always"):
         with pytest.raises(CannotSnapshot, match="table 0"):
             await bench.deploy(spec, wish)  # type: ignore[arg-type]
+    bench.maker.error = CannotSnapshot("missing-export", "export f: no such function")
+    with pytest.raises(CannotSnapshot, match="no such function"):
+        await bench.deploy(spec, "never")
+    bench.maker.error = CannotSnapshot("table-mutated", "table 0: it changed", thing="table 0")
     assert bench.catalog.lookup("f") is None
     prepared = await bench.deploy(spec, "never")
     assert prepared.view is not None

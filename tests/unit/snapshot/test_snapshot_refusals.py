@@ -6,7 +6,7 @@ import pytest
 from snapshot_support import look, take, wat
 
 from edged.errors import CannotSnapshot, InitExited, InitTimeout, InitTrapped
-from edged.interfaces import InitCall, InitPlan, SnapshotLimits
+from edged.interfaces import UNCAPTURED, InitCall, InitPlan, SnapshotLimits
 from edged.snapshot.errors import REASONS
 from edged.snapshot.examine import examine
 from protocol.function import Policy
@@ -192,3 +192,4 @@ def test_all_reasons_are_tested_here_or_in_the_binary_format() -> None:
     elsewhere = {"malformed", "component", "bad-arguments", "initializer-type", "missing-export",
                  "limits", "too-large"}  # fmt: skip
     assert STATIC.keys() | DYNAMIC.keys() | elsewhere == REASONS
+    assert UNCAPTURED <= REASONS
