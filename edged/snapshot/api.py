@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +48,7 @@ class Snapshotter:
         self._target = target
         self._limits = limits or SnapshotLimits()
         self._limiter = trio.CapacityLimiter(jobs_max)
+        self._copies = trio.CapacityLimiter(jobs_max)
 
     def examine(self, module: bytes) -> Examination:
         return examine(module)
@@ -60,9 +61,10 @@ class Snapshotter:
             raise refuse("too-large", "module", f"has {len(module)} bytes; at most {most}")
         async with self._limiter:
             with _memory_file("module") as source, _memory_file("snapshot") as output:
-                await trio.to_thread.run_sync(_write_all, source, module)
+                await trio.to_thread.run_sync(_write_all, source, module, limiter=self._copies)
                 report = await self._run(source, output, plan, policy)
-                return await trio.to_thread.run_sync(_read_all, output), report
+                made = await trio.to_thread.run_sync(_read_all, output, limiter=self._copies)
+                return made, report
 
     async def write(
         self, module: Path, output: Path, plan: InitPlan, policy: Policy
@@ -80,7 +82,7 @@ class Snapshotter:
     async def _run(
         self, source: int, output: int, plan: InitPlan, policy: Policy
     ) -> SnapshotReport:
-        with _scratch(needed=bool(plan.files and policy.tmp_bytes)) as scratch:
+        async with self._scratch(needed=bool(plan.files and policy.tmp_bytes)) as scratch:
             return await process.run(
                 Job(
                     library=self._library,
@@ -95,6 +97,23 @@ class Snapshotter:
                     fast=True,
                 )
             )
+
+    @asynccontextmanager
+    async def _scratch(self, *, needed: bool) -> AsyncIterator[str]:
+        """A directory for the initialiser's private /tmp: removed here, as the worker may be
+        killed, and in a thread, as nothing but its quota bounds what is in it."""
+        if not needed:
+            yield ""
+            return
+        try:
+            path = Path(tempfile.mkdtemp(prefix="edged-init-"))
+        except OSError as error:
+            raise DiskFull("no room for a private /tmp", private=str(error)) from error
+        try:
+            yield str(path)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(tmpdir.remove, path, limiter=self._copies)
 
 
 def make_snapshot(
@@ -157,19 +176,3 @@ def _read_all(descriptor: int) -> bytes:
         parts.append(os.pread(descriptor, size - at, at))
         at += len(parts[-1])
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-@contextmanager
-def _scratch(*, needed: bool) -> Iterator[str]:
-    """A directory for the initialiser's private /tmp: removed here, as the worker may be killed."""
-    if not needed:
-        yield ""
-        return
-    try:
-        path = Path(tempfile.mkdtemp(prefix="edged-init-"))
-    except OSError as error:
-        raise DiskFull("no room for a private /tmp", private=str(error)) from error
-    try:
-        yield str(path)
-    finally:
-        tmpdir.remove(path)

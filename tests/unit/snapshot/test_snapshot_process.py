@@ -60,11 +60,16 @@ async def test_from_file_to_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [source.name]
 
 
-async def test_cancelling_kills_the_process() -> None:
+async def test_cancelling_kills_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = children()
+    policy = Policy(timeout_ms=300_000, tmp_bytes=1000)
     with trio.move_on_after(0.5) as scope:
-        await Snapshotter().make(MODULE, InitPlan(init="loop"), Policy(timeout_ms=300_000))
+        await Snapshotter().make(MODULE, InitPlan(init="loop"), policy)
     assert scope.cancelled_caught
+    assert os.listdir(tmp_path) == []
     assert children() == before
 
 
