@@ -90,7 +90,6 @@ class Activation:
         return digest in self.table
 
     def in_memory(self) -> list[Mapped]:
-        """Least recently used first."""
         return self.table.all()
 
     def is_busy(self, digest: Digest) -> bool:
@@ -100,7 +99,7 @@ class Activation:
 
     def is_near(self, digest: Digest) -> bool:
         """Whether it is in memory, or will be as soon as an artifact on disk is mapped."""
-        if digest in self.table or self._artifacts.accepted(digest):
+        if digest in self.table.mapped or self._artifacts.accepted(digest):
             return True
         return self._artifacts.row(digest, "fast") is not None
 

@@ -118,7 +118,8 @@ class RuntimeSection(Section, frozen=True):
     compiles_max: Annotated[int, Meta(ge=1, le=64)] = 1
     """Compiles at once."""
     loaded_bytes_max: Annotated[int, Meta(ge=MEBIBYTE)] = 1024 * MEBIBYTE
-    """Artifact bytes kept mapped; least recently used modules are unmapped above it."""
+    """Artifact bytes kept mapped; what is worth least, by uses and the time that mapping it again
+    takes, is unmapped above it."""
     loaded_max: Annotated[int, Meta(ge=1, le=100_000)] = 512
     """Modules kept mapped; each holds a file descriptor, of which a process often has 1,024."""
 

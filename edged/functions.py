@@ -53,8 +53,9 @@ SHARES_MAX: Final = 1024
 class Codes(Protocol):
     """What functions run in."""
 
-    def use(self, function: FunctionView) -> Mapped | None:
-        """If it is in memory now; the hot path."""
+    @property
+    def use(self) -> Callable[[FunctionView], Mapped | None]:
+        """What gives it if it is in memory now; the hot path."""
         ...
 
     def is_near(self, function: FunctionView) -> bool: ...

@@ -60,8 +60,8 @@ class Uses(Protocol):
         """Notes what its last invocation took."""
         ...
 
-    def sample_links(self) -> None:
-        """Notes how fast fetches under way are."""
+    def settle(self) -> None:
+        """Notes how fast fetches under way are, and which code was used."""
         ...
 
     def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
@@ -207,7 +207,7 @@ class Planning:
     # ------------------------------------------------------------ looking
     def check(self) -> None:
         """Counts what has come since the last look, and decides anew where something moved."""
-        self._uses.sample_links()
+        self._uses.settle()
         served, now = self._uses.served(), trio.current_time()
         in_use = []
         for plan in self._plans.values():

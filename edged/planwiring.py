@@ -140,8 +140,9 @@ class PlanParts:
                 stated_s = None if stated is None else stated.facts.init_s
                 measures.initialised(init_key(function), init_s, stated_s=stated_s)
 
-    def sample_links(self) -> None:
+    def settle(self) -> None:
         self._around.measure_fetches()
+        self._around.activation.table.settle()
 
     def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
         self.choices.change(function, forms)

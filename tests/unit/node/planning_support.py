@@ -115,7 +115,7 @@ class World:
     def sample(self, function: FunctionView) -> None:
         pass
 
-    def sample_links(self) -> None:
+    def settle(self) -> None:
         pass
 
     def change(self, function: FunctionView, forms: tuple[PlanForm, ...]) -> None:
