@@ -33,11 +33,11 @@ def find() -> Path:
 
 
 def snapshot(
-    binary: Path, wasm: bytes, *, initialiser: str, stdin: bytes = b"", wasi: bool = True
+    binary: Path, wasm: bytes, *, initialiser: str, renamed: tuple[str, ...] = ()
 ) -> bytes:
-    """Raises Refused."""
-    # The module comes by standard input where the guest has no use for it.
-    options = ["--init-func", initialiser, *(["--allow-wasi", "--inherit-stdio=false"] * wasi)]
+    """`renamed`: new=old. Raises Refused."""
+    options = ["--init-func", initialiser, "--allow-wasi", "--inherit-stdio=false"]
+    options += [f"--rename-func={each}" for each in renamed]
     done = subprocess.run(
         [str(binary), *options],
         input=wasm,

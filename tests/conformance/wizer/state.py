@@ -123,6 +123,22 @@ def differences(left: bytes, right: bytes, *, code: bool = True) -> list[str]:
     return found
 
 
+def differing_places(left: bytes, right: bytes) -> list[tuple[int, int]]:
+    """Memory and address of each byte that is not the same."""
+    found = []
+    pairs = zip(images(decode(left)), images(decode(right)), strict=True)
+    for memory, (one, other) in enumerate(pairs):
+        for number in sorted(one.pages.keys() | other.pages.keys()):
+            mine, theirs = one.pages.get(number, ZEROES), other.pages.get(number, ZEROES)
+            if mine != theirs:
+                found += [
+                    (memory, number * PAGE_BYTES + at)
+                    for at in range(PAGE_BYTES)
+                    if mine[at] != theirs[at]
+                ]
+    return found
+
+
 def _memories(one: Module, other: Module) -> list[str]:
     if one.memories != other.memories:
         return [f"memories: {one.memories} {other.memories}"]
