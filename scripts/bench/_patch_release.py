@@ -4,16 +4,12 @@ npm's builds 2.7.1 and 2.7.2, as a delta over TLS between two stores in this pro
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tarfile
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import trio
-from _common import REPOSITORY
+from _packages import Member, Unobtainable, fetch
 
 from edged.deltas import DeltaSource
 from edged.interfaces import Peer
@@ -25,40 +21,23 @@ from edged.trust import load_trust
 from protocol.ids import NodeId
 from protocol.manifest import manifest_digest
 
-CACHE = REPOSITORY / ".cache" / "bench"
 PACKAGE = "@ruby/3.4-wasm-wasi"
 MEMBER = "package/dist/ruby+stdlib.wasm"
-VERSIONS = ("2.7.1", "2.7.2")
+VERSIONS = {
+    "2.7.1": "f740c650d434d5d2e3ad7fe21af411b05ad2e75810dead2bdce3c873744369bb",
+    "2.7.2": "668088e18095c446ec4a6cff5c3b55b3e9fa48e6bda61353be8174081baca95f",
+}
 
 
 def rubies() -> list[Path] | str:
     """Both modules, or why they cannot be had."""
-    found = [CACHE / f"ruby-3.4-{version}.wasm" for version in VERSIONS]
-    if all(path.is_file() for path in found):
-        return found
-    if shutil.which("npm") is None:
-        return "npm is not installed"
-    CACHE.mkdir(parents=True, exist_ok=True)
     try:
-        for version, path in zip(VERSIONS, found, strict=True):
-            with tempfile.TemporaryDirectory(dir=CACHE) as place:
-                _download(version, Path(place), path)
-    except (subprocess.SubprocessError, OSError, KeyError, tarfile.TarError) as error:
+        return [
+            fetch(Member("npm", PACKAGE, version, MEMBER, sha256))
+            for version, sha256 in VERSIONS.items()
+        ]
+    except Unobtainable as error:
         return str(error)
-    return found
-
-
-def _download(version: str, place: Path, path: Path) -> None:
-    subprocess.run(
-        ["npm", "pack", "--silent", "--ignore-scripts", f"{PACKAGE}@{version}"],
-        cwd=place, stdin=subprocess.DEVNULL, capture_output=True, timeout=300, check=True,
-    )  # fmt: skip
-    with tarfile.open(next(place.glob("*.tgz"))) as files:
-        member = files.extractfile(MEMBER)
-        if member is None:
-            raise KeyError(MEMBER)
-        (place / "module").write_bytes(member.read())
-    (place / "module").replace(path)
 
 
 class NoSync:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,20 +178,26 @@ def _code_bytes(wasm: bytes) -> int:
     return 0
 
 
+async def answering(
+    runtime: WasmtimeRuntime, code: Code
+) -> Callable[[tuple[tuple[bytes, bytes], ...], bytes], InvocationResult]:
+    """What gives the answer of a fresh instance to an environment and a body."""
+    loaded = await runtime.load(code.blob.digest, code.optimised.path, "optimised")
+    cancel = CancelFlag()
+    return lambda env, stdin: loaded.invoke(
+        Invocation(policy=POLICY, args=(b"f",), env=env, stdin=stdin), cancel
+    )
+
+
 async def _starts(
     case: Case, runtime: WasmtimeRuntime, module: Code, snapshot: Code, rounds: int
 ) -> dict[str, Start]:
-    call = Invocation(policy=POLICY, args=(b"f",), env=case.env, stdin=case.stdin)
-    cancel = CancelFlag()
     forms = {"module": module, "snapshot": snapshot}
-    loaded = {
-        name: await runtime.load(code.blob.digest, code.optimised.path, "optimised")
-        for name, code in forms.items()
-    }
+    invoke = {name: await answering(runtime, code) for name, code in forms.items()}
     results: dict[str, list[InvocationResult]] = {name: [] for name in forms}
 
     def once(name: str) -> None:
-        results[name].append(loaded[name].invoke(call, cancel))
+        results[name].append(invoke[name](case.env, case.stdin))
 
     samples = alternate(
         {"module": lambda: once("module"), "snapshot": lambda: once("snapshot")},
@@ -198,7 +205,6 @@ async def _starts(
         calls=1,
     )
     for name, answers in results.items():
-        loaded[name].close()
         if any(answer.stdout != case.expected for answer in answers):
             raise RuntimeError(f"{case.name}, {name}: not what was expected: {answers[0]}")
     return {

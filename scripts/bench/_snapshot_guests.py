@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ MERGED_FEATURES = (
     "bulk-memory", "bulk-memory-opt", "multivalue", "mutable-globals", "nontrapping-float-to-int",
     "reference-types", "sign-ext",
 )  # fmt: skip
+KINDS = {"browser": "BROWSER", "os": "SYSTEM", "device": "DEVICE"}
+FIELDS_MAX = 5
 FIREFOX = b"Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:131.0) Gecko/20100101 Firefox/131.0"
 ORDER = (
     b'{"customer":"Ada & Co","lines":[{"article":"AB-123","count":3,"cents":1250},'
@@ -125,19 +128,26 @@ def _useragent() -> Case:
     return Case("useragent", about, module, ((b"ua", FIREFOX),), b"", expected)
 
 
-def _pattern_lines(python: str) -> str:
-    """The list, as the C source wants it; the package's code is read, not run."""
+def matchers(python: str) -> Iterator[tuple[str, str, bool, list[str | None]]]:
+    """The list: (kind, pattern, ignoring case, names of what it finds). The package's code is read,
+    not run."""
     value = next(item.value for item in ast.parse(python).body if isinstance(item, ast.AnnAssign))
     assert isinstance(value, ast.Tuple)
-    lines = []
-    for kind, matchers in zip(("BROWSER", "SYSTEM", "DEVICE"), value.elts, strict=True):
-        assert isinstance(matchers, ast.List)
-        for call in matchers.elts:
+    for kind, calls in zip(KINDS, value.elts, strict=True):
+        assert isinstance(calls, ast.List)
+        for call in calls.elts:
             assert isinstance(call, ast.Call)
             pattern, *rest = [ast.literal_eval(argument) for argument in call.args]
-            fold = kind == "DEVICE" and bool(rest and rest.pop(0))
-            fields = ", ".join(_c_text(field) for field in [*rest, *[None] * 5][:5])
-            lines.append(f"P({kind}, {_c_text(pattern)}, {str(fold).lower()}, {fields})\n")
+            fold = kind == "device" and bool(rest and rest.pop(0))
+            yield kind, pattern, fold, [*rest, *[None] * FIELDS_MAX][:FIELDS_MAX]
+
+
+def _pattern_lines(python: str) -> str:
+    """The list, as the C source wants it."""
+    lines = []
+    for kind, pattern, fold, fields in matchers(python):
+        words = [KINDS[kind], _c_text(pattern), str(fold).lower(), *map(_c_text, fields)]
+        lines.append(f"P({', '.join(words)})\n")
     return "".join(lines)
 
 

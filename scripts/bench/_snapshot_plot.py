@@ -71,7 +71,7 @@ def _panel(axes: Axes, facts: Facts, measured: dict[str, dict[str, float]]) -> N
     for key, told in measured.items():
         form, _, mbit = key.partition(" @ ")
         colour = COLOURS[form]  # type: ignore[index]
-        axes.plot(float(mbit), told["first_s"], "o", markersize=4, color=colour, fillstyle="none")
+        axes.plot(float(mbit), told["own_s"], "o", markersize=4, color=colour, fillstyle="none")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(MBIT_MIN, MBIT_MAX)

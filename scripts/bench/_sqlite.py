@@ -5,25 +5,25 @@ About 1.1 MB; it makes a table in memory and answers one query.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 from _common import REPOSITORY
+from _packages import CACHE, Member, Unobtainable, fetch
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import _env
 import _guests
 
-CACHE = REPOSITORY / ".cache" / "bench"
-PACKAGE = "better-sqlite3@13.2.0"
-AMALGAMATION = "package/deps/sqlite3"
-SHA256 = "75a4760a7b9727a4c4c877aec92eacf39e52a8f2921ce00bd33be6d3a8e8e254"
-MODULE = CACHE / "sqlite-13.2.0.wasm"
+VERSION = "13.2.0"
+AMALGAMATION = {
+    "sqlite3.c": "75a4760a7b9727a4c4c877aec92eacf39e52a8f2921ce00bd33be6d3a8e8e254",
+    "sqlite3.h": "d6c84557261893439b341d2e6c35187ae3ea24fbfd843ad94616f72d89242b8c",
+}
+MODULE = CACHE / f"sqlite-{VERSION}.wasm"
 EXPECTED = b"3|x,y\n"
 FLAGS = [
     "-w", "-I.", "-DSQLITE_THREADSAFE=0", "-DSQLITE_OMIT_LOAD_EXTENSION", "-DSQLITE_OMIT_WAL",
@@ -53,14 +53,11 @@ def sqlite() -> Path | None:
     """The module; None, with the reason printed, where its parts cannot be had."""
     if MODULE.is_file():
         return MODULE
-    if shutil.which("npm") is None:
-        print("without SQLite: npm is not installed")
-        return None
     CACHE.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=CACHE) as name:
             _build(Path(name))
-    except (_env.EnvError, subprocess.SubprocessError, OSError, ValueError) as error:
+    except (Unobtainable, _env.EnvError, subprocess.SubprocessError, OSError) as error:
         print(f"without SQLite: {error}")
         return None
     return MODULE
@@ -68,16 +65,11 @@ def sqlite() -> Path | None:
 
 def _build(place: Path) -> None:
     print("building SQLite with Zig, once: a minute or so …", flush=True)
-    subprocess.run(
-        ["npm", "pack", "--silent", "--ignore-scripts", PACKAGE],
-        cwd=place, stdin=subprocess.DEVNULL, capture_output=True, timeout=180, check=True,
-    )  # fmt: skip
-    with tarfile.open(next(place.glob("*.tgz"))) as files:
-        for name in ("sqlite3.c", "sqlite3.h"):
-            member = files.extractfile(f"{AMALGAMATION}/{name}")
-            (place / name).write_bytes(member.read() if member else b"")
-    if hashlib.sha256((place / "sqlite3.c").read_bytes()).hexdigest() != SHA256:
-        raise ValueError(f"{PACKAGE} does not have the sqlite3.c that this benchmark knows")
+    for name, sha256 in AMALGAMATION.items():
+        of_package = f"package/deps/sqlite3/{name}"
+        shutil.copy(
+            fetch(Member("npm", "better-sqlite3", VERSION, of_package, sha256)), place / name
+        )
     (place / "main.c").write_text(MAIN, encoding="ascii")
     python = _env.ensure(_guests.ZIG_ENV, "guests")
     output = place / "sqlite.wasm"
