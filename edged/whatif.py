@@ -94,21 +94,18 @@ def _with_price(inputs: Inputs, value: float) -> Inputs:
 
 
 def _pressure(inputs: Inputs) -> float | None:
-    return inputs.prices.displaced_s_per_byte * GIBIBYTE
+    """Of what is held as long as the decision looks ahead."""
+    return inputs.prices.stored_s_per_byte_s * GIBIBYTE * _ahead_s(inputs)
 
 
 def _with_pressure(inputs: Inputs, value: float) -> Inputs:
-    prices = msgspec.structs.replace(inputs.prices, displaced_s_per_byte=value / GIBIBYTE)
+    stored_s_per_byte_s = value / GIBIBYTE / _ahead_s(inputs)
+    prices = msgspec.structs.replace(inputs.prices, stored_s_per_byte_s=stored_s_per_byte_s)
     return msgspec.structs.replace(inputs, prices=prices)
 
 
-def _calls(inputs: Inputs) -> float | None:
-    return float(inputs.rented.calls)
-
-
-def _with_calls(inputs: Inputs, value: float) -> Inputs:
-    rented = msgspec.structs.replace(inputs.rented, calls=round(value))
-    return msgspec.structs.replace(inputs, rented=rented)
+def _ahead_s(inputs: Inputs) -> float:
+    return max(inputs.horizon_s, 1.0)
 
 
 def _waiting(inputs: Inputs) -> float | None:

@@ -99,8 +99,15 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True):
     """Per core-second."""
     stored_s_per_byte_s: float = 0.0
     """Storage pressure: per byte held and second."""
-    displaced_s_per_byte: float = 0.0
-    """Of what goes to make room for a byte that is not here yet (protocol.caching)."""
+
+
+class Room(NamedTuple):
+    """On the disk, a step of what is made by letting other things go (protocol.caching)."""
+
+    size_bytes: int
+    """So many can be had …"""
+    lost_s_per_s: float
+    """… for this: seconds of having what went again, per second from then on."""
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +148,8 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     """For which what is chosen is expected to serve."""
     forward: Forward | None = None
     prices: Prices = Prices()
+    room: tuple[Room, ...] | None = None
+    """From what is free upwards, both numbers ascending; None: enough for anything."""
     confidence: float = 1.0
     """Of the least certain of the values that matter, 0 to 1."""
 
@@ -197,13 +206,15 @@ def options(inputs: Inputs) -> tuple[Option, ...]:
     steps = [_artifact(inputs), _module(inputs)]
     if inputs.init_s and inputs.snapshot is not None:
         steps += _snapshots(inputs, inputs.snapshot)
-    now_s, forward_s = math.inf, math.inf
+    forward_s = math.inf
     if inputs.forward is not None:
-        now_s = forward_s = forward_cost_s(inputs, inputs.forward)
+        forward_s = forward_cost_s(inputs, inputs.forward)
+    now_s = forward_s
     for each in steps:
         if each.lacks is None and not each.wire_bytes and not each.build_s:
             now_s = min(now_s, each.ready_s + each.per_call_s)
-    return (_forward(inputs, forward_s), *[_priced(inputs, each, now_s) for each in steps])
+    priced = [_priced(inputs, each, now_s, forward_s) for each in steps]
+    return (_forward(inputs, forward_s), *priced)
 
 
 # ---------------------------------------------------------------- getting ready
@@ -362,21 +373,35 @@ def _forward(inputs: Inputs, cost_s: float) -> Option:
     )
 
 
-def _lacking(form: PlanForm, why: str, stored_bytes: int) -> Option:
+def _lost_s_per_s(room: tuple[Room, ...] | None, new_bytes: int) -> float | None:
+    """None: so much room cannot be made."""
+    if room is None or not new_bytes:
+        return 0.0
+    for step in room:
+        if step.size_bytes >= new_bytes:
+            return step.lost_s_per_s
+    return None
+
+
+def _lacking(form: PlanForm, why: str | None, stored_bytes: int) -> Option:
     inf = math.inf
     return Option(
         form=form, lacks=why, ready_s=inf, per_call_s=inf, stored_bytes=stored_bytes, total_s=inf
     )
 
 
-def _priced(inputs: Inputs, steps: _Steps, now_s: float) -> Option:
-    """`now_s`: of a call that does not wait for this form."""
-    if steps.lacks is not None:
-        return _lacking(steps.form, steps.lacks, steps.stored_bytes)
+def _priced(inputs: Inputs, steps: _Steps, now_s: float, forward_s: float) -> Option:
+    """`now_s`: of a call that does not wait for this form, whoever answers it."""
+    lost_s_per_s = _lost_s_per_s(inputs.room, steps.new_bytes)
+    lacks = "no room for it" if lost_s_per_s is None else steps.lacks
+    if lacks is not None or lost_s_per_s is None:
+        return _lacking(steps.form, lacks, steps.stored_bytes)
     prices = inputs.prices
     soon_s = min(steps.ready_s + steps.per_call_s, now_s)
-    # What answers meanwhile goes on answering where it is quicker.
-    then_s = min(steps.per_call_s, now_s)
+    # A peer goes on answering where it is quicker; code that is here gives way to this form, and
+    # where it is the better of the two, the time until then is not to this form's credit.
+    then_s = min(steps.per_call_s, forward_s)
+    now_s = max(now_s, then_s)
     if inputs.rate_per_s is not None:
         meanwhile_s = min(steps.ready_s, inputs.horizon_s)
         calls_s = inputs.rate_per_s * (
@@ -389,10 +414,8 @@ def _priced(inputs: Inputs, steps: _Steps, now_s: float) -> Option:
     wait_s = inputs.waiting * soon_s
     wire_price_s = steps.wire_bytes * prices.wire_s_per_byte
     cpu_price_s = steps.build_s * prices.cpu_s_per_s
-    hold_price_s = (
-        steps.stored_bytes * prices.stored_s_per_byte_s * inputs.horizon_s
-        + steps.new_bytes * prices.displaced_s_per_byte
-    )
+    held_s_per_s = steps.stored_bytes * prices.stored_s_per_byte_s + lost_s_per_s
+    hold_price_s = held_s_per_s * inputs.horizon_s
     return Option(
         form=steps.form,
         queue_s=steps.queue_s,
@@ -428,5 +451,4 @@ def _prices(prices: Prices) -> tuple[float, ...]:
         prices.wire_s_per_byte,
         prices.cpu_s_per_s,
         prices.stored_s_per_byte_s,
-        prices.displaced_s_per_byte,
     )

@@ -129,11 +129,15 @@ class Demand:
 
     KNOWN: Final = 5.0
     """Arrivals, as they count now, of which a rate is known: to within about a half."""
+    SHAPE: Final = 0.5
+    """Of the gamma distribution that rates of a node's functions are taken to have where their
+    mean is known: few that are called all the time, many seldom (Zipf's law over a few dozen)."""
 
     __slots__ = ("_began_s", "_counted", "_time_constant_s", "_updated_s", "calls")
 
     def __init__(self, began_s: float, *, half_life_s: float = HALF_LIFE_S) -> None:
-        """Raises LocalProtocolError for a half-life that is not positive."""
+        """`began_s`: since when arrivals are counted; of a function that nobody has called, its
+        first call. Raises LocalProtocolError for a half-life that is not positive."""
         if not half_life_s > 0:
             raise LocalProtocolError(f"half-life {half_life_s}: not positive")
         self._time_constant_s = half_life_s / math.log(2)
@@ -147,13 +151,16 @@ class Demand:
         self._updated_s = max(now, self._updated_s)
         self.calls += calls
 
-    def rate_per_s(self, now: float) -> float | None:
-        """None: too few have come to say."""
+    def rate_per_s(self, now: float, mean_per_s: float | None = None) -> float | None:
+        """`mean_per_s`: of such functions, where that is known: what is expected of a rate drawn
+        from theirs after these arrivals. None: without it, too few have come to say."""
         counted = self._left(now)
-        if counted < self.KNOWN:
-            return None
         since_s = max(now, self._updated_s) - self._began_s
         span_s = -self._time_constant_s * math.expm1(-since_s / self._time_constant_s)
+        if mean_per_s is not None and mean_per_s > 0:
+            return (counted + self.SHAPE) / (span_s + self.SHAPE / mean_per_s)
+        if counted < self.KNOWN:
+            return None
         # All at one moment: over how long nobody knows, a second is as good as any.
         return counted / max(span_s, 1.0)
 

@@ -45,22 +45,31 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 def decide(inputs: Inputs, held: PlanForm | None = None) -> Decision:
     """`held`: what was decided last; None: nothing was."""
     rows = options(inputs)
-    best = min(rows, key=_total_s)
-    if best.lacks is not None:
+    margin = margin_of(inputs, held)
+    chosen, best = pick(rows, held, margin)
+    if chosen is None or best is None:
         return Decision(
-            form=None, held=held, best=None, margin=0.0, options=rows,
+            form=None, held=held, best=None, margin=margin, options=rows,
             why="; ".join(f"{row.form}: {row.lacks}" for row in rows),
         )  # fmt: skip
-    margin = margin_of(inputs, held)
-    chosen = best
-    if held is not None and held != best.form:
-        own = next((row for row in rows if row.form == held), None)
-        if own is not None and not _gives_way(own, best, margin):
-            chosen = own
     return Decision(
         form=chosen.form, held=held, best=best.form, margin=margin, options=rows,
         why=_why(inputs, rows, chosen, best, margin),
     )  # fmt: skip
+
+
+def pick(
+    rows: tuple[Option, ...], held: PlanForm | None, margin: float
+) -> tuple[Option | None, Option | None]:
+    """(what is chosen, the cheapest); None: there is nothing to be had."""
+    best = min(rows, key=_total_s)
+    if best.lacks is not None:
+        return None, None
+    if held is not None and held != best.form:
+        for row in rows:
+            if row.form == held and not _gives_way(row, best, margin):
+                return row, best
+    return best, best
 
 
 def margin_of(inputs: Inputs, held: PlanForm | None) -> float:

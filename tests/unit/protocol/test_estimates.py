@@ -1,0 +1,103 @@
+"""protocol.estimates: what was measured, robustly, and how sure of it one may be."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import LocalProtocolError
+from protocol.estimates import HALF_LIFE_S, Demand, Estimate
+
+VALUES = st.floats(1e-6, 1e9)
+
+
+def test_the_prior_holds_until_something_is_measured_and_comes_back_with_age() -> None:
+    link = Estimate(12.5e6)
+    assert link.value(0.0) == pytest.approx(12.5e6)
+    assert (link.confidence(0.0), link.read(0.0).age_s) == (0.0, None)
+    link.observe(1e6, 10.0)
+    assert link.value(10.0) == pytest.approx(1e6)
+    reading = link.read(10.0 + HALF_LIFE_S)
+    assert reading.value == pytest.approx(math.sqrt(1e6 * 12.5e6))
+    assert (reading.samples, reading.age_s) == (1, HALF_LIFE_S)
+    assert reading.prior == pytest.approx(12.5e6)
+
+
+def test_confidence_grows_with_samples_and_fades() -> None:
+    estimate, seen = Estimate(1.0), [0.0]
+    for second in range(20):
+        estimate.observe(2.0, float(second))
+        seen.append(estimate.confidence(float(second)))
+    assert seen == sorted(seen)
+    assert 0.85 < seen[-1] < 1
+    assert estimate.confidence(19.0 + HALF_LIFE_S) == pytest.approx(seen[-1] / 2)
+
+
+def test_noise_is_averaged() -> None:
+    rng = random.Random(7)
+    off = []
+    for _ in range(50):
+        estimate = Estimate(1.0)
+        for second in range(30):
+            estimate.observe(100 * math.exp(rng.gauss(0, 0.3)), float(second))
+        off.append(abs(math.log(estimate.value(30.0) / 100)))
+    assert sum(off) / len(off) < 0.15
+
+
+def test_one_value_far_off_moves_it_little_three_move_it_there() -> None:
+    link = Estimate(1e6)
+    for second in range(20):
+        link.observe(1e6, float(second))
+    link.observe(1e9, 20.0)
+    assert link.value(20.0) < 1.5e6
+    link.observe(1e6, 21.0)
+    assert link.value(21.0) < 1.5e6
+    for second in range(22, 25):
+        link.observe(1e4, float(second))
+    assert link.value(24.0) == pytest.approx(1e4)
+
+
+@given(VALUES, st.lists(st.tuples(VALUES, st.floats(0, 1000)), max_size=30))
+def test_it_stays_within_what_was_seen(prior: float, seen: list[tuple[float, float]]) -> None:
+    estimate, now = Estimate(prior), 0.0
+    for value, gap_s in seen:
+        now += gap_s
+        estimate.observe(value, now)
+    every = [prior, *[value for value, _ in seen]]
+    assert min(every) * 0.999 <= estimate.value(now) <= max(every) * 1.001
+    assert 0 <= estimate.confidence(now) <= 1
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_what_cannot_be_measured_changes_nothing(value: float) -> None:
+    estimate = Estimate(3.0)
+    estimate.observe(value, 1.0)
+    assert estimate.read(1.0).samples == 0
+    with pytest.raises(LocalProtocolError):
+        Estimate(value)
+
+
+def test_a_rate_is_known_once_a_few_have_come() -> None:
+    demand = Demand(0.0)
+    for second in range(4):
+        demand.arrived(float(second))
+    assert demand.rate_per_s(4.0) is None
+    for second in range(4, 60):
+        demand.arrived(float(second))
+    assert demand.rate_per_s(60.0) == pytest.approx(1.0, rel=0.1)
+    assert demand.calls == 60
+
+
+def test_a_steady_rate_is_found_and_one_that_ends_is_forgotten() -> None:
+    demand = Demand(0.0)
+    for tick in range(20_000):
+        demand.arrived(tick / 4)
+    assert demand.rate_per_s(5000.0) == pytest.approx(4.0, rel=0.05)
+    assert demand.rate_per_s(5000.0 + HALF_LIFE_S) == pytest.approx(2.0, rel=0.05)
+    assert demand.rate_per_s(5000.0 + 12 * HALF_LIFE_S) is None
+    with pytest.raises(LocalProtocolError):
+        Demand(0.0, half_life_s=0.0)
