@@ -108,6 +108,15 @@ def _ahead_s(inputs: Inputs) -> float:
     return max(inputs.horizon_s, 1.0)
 
 
+def _calls(inputs: Inputs) -> float | None:
+    return float(inputs.rented.calls)
+
+
+def _with_calls(inputs: Inputs, value: float) -> Inputs:
+    rented = msgspec.structs.replace(inputs.rented, calls=round(value))
+    return msgspec.structs.replace(inputs, rented=rented)
+
+
 def _waiting(inputs: Inputs) -> float | None:
     return float(inputs.waiting)
 
