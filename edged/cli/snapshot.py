@@ -238,6 +238,10 @@ def _show(report: SnapshotReport) -> None:
             f"It asked for {report.random_bytes} random bytes: what it made of them is the same in"
             f" every instance, unless the module exports {RESEED}."
         )
+    if report.environment_reads:
+        click.echo(
+            "It read its environment: a libc that keeps what it saw will not see an invocation's."
+        )
     for name, text in (("stdout", report.stdout), ("stderr", report.stderr)):
         if text:
             from .common import clean

@@ -191,6 +191,9 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     stdout: bytes
     """The last 64 KiB, as of stderr."""
     stderr: bytes
+    environment_reads: int = 0
+    """More than 0, and a libc most likely keeps the variables it saw for good: invocations' own
+    stay unseen."""
 
 
 SnapshotWish = Literal["auto", "always", "never"]

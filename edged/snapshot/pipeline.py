@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+import msgspec
+
 from edged.interfaces import SnapshotPhases, SnapshotReport
 from edged.runtime.compile_worker import cpu_s, peak_rss_bytes
 from edged.runtime.ffi import Api
@@ -27,6 +29,7 @@ from .messages import OUTPUT_BYTES_MAX, Job, Phase
 from .parse import Module, parse
 from .rewrite import rewrite
 from .snapshot import Snapshot, snapshot
+from .wasi import Environment
 
 
 class Progress:
@@ -66,7 +69,8 @@ def make(
     binary = b"".join(instrument(module, names))
     progress.enter("compile")
     api, world = Api(job.library), World(fixed=plan.deterministic)
-    host = Host(api, world.functions())
+    environment = Environment(plan.env)
+    host = Host(api, world.functions() | environment.functions())
     mounts = {name: Path(source) for name, source in job.mounts.items()}
     sandbox = Sandbox(api, mounts, Path(job.scratch), make_log("snapshot"))
     compiled = compile_binary(
@@ -88,7 +92,8 @@ def make(
             raise refuse("too-large", "snapshot", f"has {size} bytes; at most {most}")
         write(out)
         progress.enter(None)
-        return _report(module, taken, resolved, compiled, guest, world, progress, results, size)
+        report = _report(module, taken, resolved, compiled, guest, world, progress, results, size)
+        return msgspec.structs.replace(report, environment_reads=environment.reads)
 
 
 def _report(

@@ -7,6 +7,7 @@ from snapshot_support import look, take, wat
 
 from edged.errors import CannotSnapshot, InitExited, InitTimeout, InitTrapped
 from edged.interfaces import UNCAPTURED, InitCall, InitPlan, SnapshotLimits
+from edged.snapshot.api import make_snapshot
 from edged.snapshot.errors import REASONS
 from edged.snapshot.examine import examine
 from protocol.function import Policy
@@ -180,12 +181,24 @@ def test_the_environment_of_the_policy_stays_out() -> None:
     module = """(module
       (import "wasi_snapshot_preview1" "environ_sizes_get"
         (func $sizes (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
       (memory (export "memory") 1)
-      (func (export "wizer.initialize") (drop (call $sizes (i32.const 0) (i32.const 4)))))"""
+      (func (export "wizer.initialize")
+        (drop (call $sizes (i32.const 0) (i32.const 4)))
+        (drop (call $get (i32.const 8) (i32.const 32)))
+        (i32.store (i32.const 20) (call $get (i32.const 8) (i32.const 65533)))
+        (i32.store (i32.const 24) (call $sizes (i32.const 65533) (i32.const 4)))))"""
     policy = Policy(env={"SECRET": "x"})
-    assert look(take(module, policy=policy)[0]).state()["memory"][0] == 0
-    planned = InitPlan(env={"A": "b", "C": "d"})
-    assert look(take(module, planned, policy)[0]).state()["memory"][0] == 2
+    made, report = take(module, policy=policy)
+    assert not any(look(made).state()["memory"][:20])
+    assert report.environment_reads == 2
+    planned = InitPlan(env={"A": "bé", "C": ""})
+    memory = look(take(module, planned, policy)[0]).state()["memory"]
+    assert memory[:16] == bytes([2, 0, 0, 0, 9, 0, 0, 0, 32, 0, 0, 0, 38, 0, 0, 0])
+    assert memory[32:41] == b"A=b\xc3\xa9\0C=\0"
+    assert memory[20] == memory[24] == 21  # EFAULT
+    with pytest.raises(CannotSnapshot, match="NUL"):
+        make_snapshot(wat(module), InitPlan(env={"A": "\0"}))
 
 
 def test_all_reasons_are_tested_here_or_in_the_binary_format() -> None:
