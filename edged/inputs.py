@@ -30,6 +30,7 @@ PEERS_MAX: Final = 16
 UNKNOWN_RTT_S: Final = 0.1
 MAKING_BYTES_S: Final = 16e6
 """Of a module that is parsed, instrumented and written again; besides it is compiled once."""
+RUN_MIN_S: Final = 1e-5
 DECIMALS: Final = 3
 
 
@@ -104,17 +105,16 @@ class Gatherer:
             code_bytes = stated.facts.code_bytes or code_bytes
         ran = self._measures.code(spec.module)
         init_s = make_s = instantiate_snapshot_s = 0.0
-        facts = None if stated is None else stated.facts
-        before_s = facts.instantiate_before_s if facts else None
+        before_s = None if stated is None else stated.facts.instantiate_before_s
         if spec.init is not None:
-            init = self._measures.init(init_key(function), stated_s=facts.init_s if facts else None)
-            init_s = read.take("init", init.read(now), facts is not None)
-            after_s = facts.instantiate_after_s if facts else None
-            own = self._measures.code(stated.snapshot) if stated else None
-            reading = own.instantiate.read(now) if own else None
-            instantiate_snapshot_s = read.stated("instantiate-snapshot", reading, after_s)
+            init_s, instantiate_snapshot_s = self._init(function, read)
             compile_s = self._rates.compile_s(code_bytes, self._tier)
             make_s = 2 * spec.module_bytes / MAKING_BYTES_S + compile_s
+        forward = self._forward(function, read, init_s)
+        run_s = read.take("run", ran.run.read(now))
+        if forward is not None and not ran.run.samples:
+            # What a peer needs for all of a call is more than running takes.
+            run_s = min(run_s, max(forward.per_call_s - INSTANTIATE_S, RUN_MIN_S))
         rate_per_s = self._measures.demand(function.version).rate_per_s(now)
         together = self._measures.together
         inputs = Inputs(
@@ -133,16 +133,28 @@ class Gatherer:
             make_snapshot_s=make_s,
             instantiate_s=read.stated("instantiate", ran.instantiate.read(now), before_s),
             instantiate_snapshot_s=instantiate_snapshot_s,
-            run_s=read.take("run", ran.run.read(now)),
+            run_s=run_s,
             waiting=self._scene.waiting(function) + newcomers,
             rate_per_s=rate_per_s,
             rented=rented,
             horizon_s=self._horizon_s,
-            forward=self._forward(function, read, init_s),
+            forward=forward,
             prices=Prices(wire_s_per_byte=self._wire_s_per_byte),
             confidence=read.least("bandwidth", "run", *(("init",) if init_s else ())),
         )
         return Gathered(inputs, read)
+
+    def _init(self, function: FunctionView, read: Readings) -> tuple[float, float]:
+        """Seconds of the init, and of instantiating the snapshot."""
+        now, stated = trio.current_time(), function.snapshot
+        stated_s = None if stated is None else stated.facts.init_s
+        init = self._measures.init(init_key(function), stated_s=stated_s)
+        init_s = read.take("init", init.read(now), stated is not None)
+        if stated is None:
+            return init_s, read.stated("instantiate-snapshot", None, None)
+        own = self._measures.code(stated.snapshot).instantiate.read(now)
+        after_s = stated.facts.instantiate_after_s
+        return init_s, read.stated("instantiate-snapshot", own, after_s)
 
     # ------------------------------------------------------------ blobs
     def _module(self, function: FunctionView, read: Readings) -> tuple[Blob, Blob, int]:

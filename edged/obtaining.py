@@ -37,8 +37,10 @@ from .telemetry import Log, Metrics
 
 Made = tuple[Tier, ArtifactRow]
 ARTIFACT_WAYS: Final = ("artifact", "snapshot-artifact")
-ARTIFACT_S_MAX: Final = 300.0
-"""What an artifact may be expected to take that was chosen: it may then take a half more."""
+CHOSEN_S: Final = 20.0
+"""What an artifact that was chosen may be expected to take, or CHOSEN times what making it would,
+if that is more; it may then take a half more."""
+CHOSEN: Final = 3.0
 HOLDERLESS_S: Final = 2.0
 """A module without a holder is looked for so long: one that was restarted is back before others
 know what it holds, and whoever asks in between would be refused what nobody has lost."""
@@ -155,22 +157,29 @@ class Obtainer:
         that compile it are waited for. Raises NoHolder where a snapshot's was to come."""
         digest, size = code.digest, code.size_bytes
         if way in ARTIFACT_WAYS:
-            if await self._supply.sooner(digest, make_s=ARTIFACT_S_MAX):
+            if await self._supply.sooner(
+                digest, make_s=max(CHOSEN_S, CHOSEN * await self._make_s(code))
+            ):
                 return True
             if code.stated is not None:
                 raise NoHolder(f"no peer gave the native code of {digest[:12]}", digest=digest)
         elif way is not None and self._has_fast:
             return False  # it was weighed
         if self._has_fast:
-            make_s = await self._artifacts.estimate_s(digest, "fast", module_bytes=size)
-            if self._store.info(digest) is None:
-                make_s += self._rates.fetch_s(size)
-            return await self._supply.sooner(digest, make_s=make_s)
+            return await self._supply.sooner(digest, make_s=await self._make_s(code))
         while True:
             step, _ = await self._supply.step(digest, module_bytes=size, urgent=True)
             if step != "wait":
                 return step == "fetched"
             await trio.sleep(POLL_S)
+
+    async def _make_s(self, code: Code) -> float:
+        """Until its native code could be here without peers that have it."""
+        tier: Tier = "fast" if self._has_fast else "optimised"
+        make_s = await self._artifacts.estimate_s(code.digest, tier, module_bytes=code.size_bytes)
+        if self._store.info(code.digest) is None:
+            make_s += self._rates.fetch_s(code.size_bytes)
+        return make_s
 
     async def _bring(self, code: Code, way: Way | None) -> tuple[float | None, float | None]:
         """On return its bytes are here; seconds of fetching and of making, if any."""
