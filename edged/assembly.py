@@ -319,19 +319,21 @@ class Parts:
                 measures=self.measures,
                 tiers=self._runtime.keys,
                 forwards=config.gateway.forward,
+                stated=self.gossip.catalog.snapshots.get,
                 lookup=self._lookup.current,
                 holders=self._peers_holding,
                 ready=self._peers_ready,
                 form=holdings.form,
                 served=lambda: self.gateway.served(),  # noqa: PLW0108 - made later
                 measure_fetches=self.exchange.measure,
+                room=lambda: self.housekeeping.evictor.room,
                 note=self.events.planned,
                 wall_s=self._clock.now_s,
                 metrics=self._metrics,
                 log=self._log,
             ),
         )
-        self.choices, self.planning = parts.choices, parts.planning
+        self._plan_parts, self.choices, self.planning = parts, parts.choices, parts.planning
 
     def _link_prior(self, peer: NodeId) -> float:
         """Bytes per second that may be expected of a peer."""
@@ -367,6 +369,8 @@ class Parts:
             streams=self.streams,
             keys=self._runtime.keys.values(),
             keeps=self.snapshots.keeps,
+            uses=self._plan_parts.uses,
+            again_s=self._plan_parts.again_s,
             views=self.views,
             announce=self._announce,
             promised=lambda module: self.replication.promised(module),  # noqa: PLW0108 - made later

@@ -186,6 +186,21 @@ class Collector:
         await self._remove(_Item(module, (), "surplus"))
         return True
 
+    async def evict(self, digest: Digest) -> bool:
+        """Native code, with all its rows, or a snapshot: what can be had again, for room. False:
+        it is held, pinned, or has come into use. Raises StoreError."""
+        rows = tuple(row for row in self._store.artifacts() if row.digest == digest)
+        item = _Item(digest, rows, "for room")
+        subjects = (digest, *item.modules)
+        if any(self._keeping[one] or one in self._removing for one in subjects):
+            return False
+        if not self._needs.pinned().isdisjoint(subjects) or any(map(self._needs.in_use, subjects)):
+            return False
+        for module in item.modules:
+            self._needs.release(module)
+        await self._remove(item)
+        return True
+
     # ------------------------------------------------------------ collecting
     async def collect(self, *, dry_run: bool, grace_s: float | None = None) -> GcView:
         """Raises Conflict: one runs already; StoreError, then what came before it is done."""

@@ -144,6 +144,9 @@ class StoreSection(Section, frozen=True):
     with different ones serve each other, but cannot make each other's wire forms anew."""
     min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MEBIBYTE
     """Writes that would leave less are refused as disk-full."""
+    bytes_max: Annotated[int, Meta(ge=0)] = 0
+    """Bytes of the store above which what can be had again goes, native code and snapshots, the
+    least worth first; modules stay, whatever they take. 0: only the disk is the bound."""
     gc_interval_s: Annotated[float, Meta(ge=0, le=30 * DAY_S)] = 600.0
     """How often blobs that no function needs are looked for; 0: only when an operator asks."""
     gc_grace_s: Annotated[float, Meta(ge=0, le=365 * DAY_S)] = 3600.0

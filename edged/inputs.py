@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
-from protocol.costs import Blob, Forward, Inputs, Prices, Rented, Sources, sources_of
+from protocol.costs import Blob, Forward, Inputs, Prices, Rented, Room, Sources, sources_of
 from protocol.costs import Peer as CostPeer
 from protocol.estimates import Reading
 from protocol.function import init_digest
@@ -60,6 +60,10 @@ class Scene(Protocol):
         ...
 
     def waiting(self, function: FunctionView) -> int: ...
+
+    def room(self) -> tuple[Room, ...] | None:
+        """On the disk, as Inputs has it."""
+        ...
 
 
 class Gathered(NamedTuple):
@@ -140,6 +144,7 @@ class Gatherer:
             horizon_s=self._horizon_s,
             forward=forward,
             prices=Prices(wire_s_per_byte=self._wire_s_per_byte),
+            room=self._scene.room(),
             confidence=read.least("bandwidth", "run", *(("init",) if init_s else ())),
         )
         return Gathered(inputs, read)

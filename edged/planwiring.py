@@ -3,24 +3,27 @@ Starts nothing; only `assembly` uses it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
-from protocol.costs import PlanForm
+from protocol.costs import PlanForm, Room
 from protocol.holdings import ANSWERING_FORMS
 from protocol.ids import Digest, FunctionName, NodeId
 from protocol.messages import Form
+from protocol.snapshots import SnapshotStatement
 
 from .activation import Activation
 from .artifacts import Artifacts
 from .choices import Choices, codes_of
 from .config import PlannerSection
-from .inputs import Gatherer, Seen, init_key
+from .evicting import Derived
+from .inputs import MAKING_BYTES_S, Gatherer, Seen, init_key
 from .interfaces import FunctionView, Peer, PlanChange, Store, Tier
-from .measuring import Measures
+from .measuring import ARTIFACT_WIRE, Measures
 from .planning import Planning
 from .rates import Rates
 from .supply import Supply
@@ -42,6 +45,8 @@ class PlanSurroundings:
     rates: Rates
     measures: Measures
     tiers: Mapping[Tier, object]
+    stated: Callable[[Digest], Sequence[SnapshotStatement]]
+    """Of a snapshot."""
     forwards: bool
     """Whether requests may be passed on at all."""
     lookup: Callable[[str], FunctionView]
@@ -49,6 +54,7 @@ class PlanSurroundings:
     ready: Callable[[FunctionView], Sequence[Peer]]
     form: Callable[[NodeId, Digest], Form | None]
     served: Callable[[], Mapping[FunctionName, int]]
+    room: Callable[[], tuple[Room, ...] | None]
     measure_fetches: Callable[[], None]
     note: Callable[[FunctionName, PlanChange], None]
     wall_s: Callable[[], float]
@@ -112,6 +118,34 @@ class PlanParts:
 
     def waiting(self, function: FunctionView) -> int:
         return self.choices.waiting(function)
+
+    def again_s(self, derived: Derived) -> float:
+        """To have a blob again that has gone: made here, or fetched where somebody has it."""
+        around, code = self._around, derived.code
+        info = around.store.info(derived.digest)
+        size_bytes = 0 if info is None else info.size_bytes
+        fetch_s = make_s = math.inf
+        if derived.kind == "artifact":
+            code_bytes = around.artifacts.code_size(code) or size_bytes
+            make_s = around.rates.compile_s(code_bytes, "optimised")
+            if around.supply.sources(code):
+                fetch_s = around.rates.fetch_s(int(size_bytes * ARTIFACT_WIRE))
+        else:
+            stated = around.stated(code)
+            make_s = 2 * size_bytes / MAKING_BYTES_S
+            if stated:
+                make_s += stated[0].facts.init_s
+                if around.holders(code):
+                    fetch_s = around.rates.fetch_s(stated[0].facts.wire_bytes)
+        return min(make_s, fetch_s)
+
+    def room(self) -> tuple[Room, ...] | None:
+        return self._around.room()
+
+    def uses(self, code: Digest) -> int:
+        """Invocations in it since it was mapped."""
+        mapped = self._around.activation.table.get(code)
+        return 0 if mapped is None else mapped.uses
 
     # ------------------------------------------------------------ what invocations tell
     def served(self) -> Mapping[FunctionName, int]:

@@ -172,6 +172,7 @@ class Metrics:
 
     def _count_blobs(self) -> None:
         self.collected = self._counter("edged_gc_collected", "Blobs removed as unneeded", "kind")
+        self.evicted = self._counter("edged_evicted", "Blobs removed for room", "kind")
         self.collected_bytes = self._counter(
             "edged_gc_collected_bytes", "Bytes of blobs removed as unneeded"
         ).labels()

@@ -30,6 +30,7 @@ EventKind = Literal[
     "identity-clash",
     "trust-expiring",
     "blobs-collected",
+    "blobs-evicted",
     "blob-damaged",
     "store-verified",
     "repair-started",

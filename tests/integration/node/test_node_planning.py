@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from edged import obtaining
+from edged import evicting, obtaining
 from edged.links import Document, encode_document
 from edged.topology import Rule
 
@@ -182,3 +182,25 @@ async def test_each_form_gives_the_same_answer(tmp_path: Path, form: str) -> Non
         assert first.text == second.text == (await answered(a)).text
         assert forms(b) == [form]
         assert ("init;" in second.headers["server-timing"]) == (form == "module")
+
+
+async def test_a_store_above_its_bound_lets_go_what_can_be_had_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evicting, "RECENT_S", 0.0)
+    monkeypatch.setattr(evicting, "LOOK_S", 0.1)
+    async with lab(tmp_path) as made:
+        a = await start(made, "a", store={"min_free_bytes": 0, "bytes_max": 1})
+        deployed = await a.deploy("f", learns(pages=4, rounds=2), **ALWAYS)
+        await answered(a)
+        while True:
+            blobs = (await a.ask("GET", "/v1/blobs"))["blobs"]
+            kinds = {blob["kind"] for blob in blobs}
+            if kinds == {"module", "manifest"}:
+                break
+            await trio.sleep(0.1)
+        assert deployed["module"] in [blob["digest"] for blob in blobs], "it is no cache"
+        assert (await answered(a)).text
+        events = (await a.ask("GET", "/v1/events"))["events"]
+        assert "blobs-evicted" in [one["kind"] for one in events]
+        assert await a.metric("edged_evicted_total") >= 2

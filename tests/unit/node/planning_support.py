@@ -13,7 +13,7 @@ from edged.measuring import Measures
 from edged.planning import Planning
 from edged.rates import Rates
 from edged.telemetry import Metrics, make_log
-from protocol.costs import PlanForm
+from protocol.costs import PlanForm, Room
 from protocol.function import FunctionSpec, InitSpec, init_digest
 from protocol.identity import Credential
 from protocol.ids import Digest, FunctionName, NodeId, VersionId, digest_of
@@ -66,6 +66,7 @@ class World:
         self.seen: dict[Digest, Seen] = {}
         self.peers_ready: list[tuple[Peer, bool]] = []
         self.waits = 0
+        self.free: tuple[Room, ...] | None = None
         self.calls = 0
         self.changed: list[tuple[PlanForm, ...]] = []
         self.events: list[tuple[FunctionName, PlanChange]] = []
@@ -108,6 +109,9 @@ class World:
 
     def waiting(self, function: FunctionView) -> int:
         return self.waits
+
+    def room(self) -> tuple[Room, ...] | None:
+        return self.free
 
     def served(self) -> dict[FunctionName, int]:
         return {self.view.name: self.calls}

@@ -10,6 +10,7 @@ from planning_support import MIBIBYTE, MODULE, NOTHING, World, function, peer
 
 from edged.errors import BadRequest
 from edged.planning import DRIFT, FAILED_S, IN_USE_S
+from protocol.costs import Room
 
 PEER = peer(1)
 
@@ -148,3 +149,18 @@ async def test_a_decision_that_took_anothers_place_says_which_input_moved() -> N
     assert (change.before, change.after) == ("snapshot-here", "snapshot")
     assert change.input == "bandwidth"
     assert change.input_after > DRIFT * change.input_before
+
+
+async def test_a_form_for_which_there_is_no_room_is_not_chosen() -> None:
+    world = World(function())
+    world.held_by(PEER)
+    world.measure(125e6, PEER)
+    assert world.planning.asked(world.view)[0] == "snapshot"
+    crowded = World(function())
+    crowded.held_by(PEER)
+    crowded.measure(125e6, PEER)
+    crowded.free = (Room(20 * MIBIBYTE, 0.0),)
+    forms = crowded.planning.asked(crowded.view)
+    assert forms == ("module",)
+    crowded.free = (Room(20 * MIBIBYTE, 0.0), Room(500 * MIBIBYTE, 1e-6))
+    assert crowded.planning.asked(crowded.view)[0] == "snapshot"
