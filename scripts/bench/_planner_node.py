@@ -44,8 +44,9 @@ AGAIN_S: Final = 15.0
 """While a form answers, its function is planned anew no more often: warm requests plan nothing."""
 CALLS_KNOWN: Final = 20
 FUNCTIONS_KNOWN: Final = 5
-HORIZON_MIN_S: Final = 300.0
+HORIZON_MIN_S: Final = 900.0
 HORIZON_MAX_S: Final = 3600.0
+"""Demand is expected to last as long as it has lasted, within these."""
 PRICES: Final = Prices(
     wire_s_per_byte=WIRE_PRICE, cpu_s_per_s=CPU_PRICE, stored_s_per_byte_s=HOLD_PRICE
 )
@@ -161,7 +162,6 @@ class Node:
         self.cost = Cost()
         self.states = [State() for _ in world.functions]
         self._sharing = Sharing(world.link)
-        self._once: list[tuple[float, Coming]] = []
         self._used_bytes = 0
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._knowledge = Knowledge(world)
@@ -173,8 +173,6 @@ class Node:
         for which in range(len(self.states)):
             self._settle(which, math.inf)
             self._pay_hold(which, self.world.duration_s)
-        for since_s, coming in self._once:
-            self._wait(coming, since_s)
         return self.cost
 
     def _arrived(self, now_s: float, which: int) -> None:
@@ -204,18 +202,15 @@ class Node:
             wait_s += world.per_call_s(function, state.coming.form)
         taken_s = min(own_s, forward_s, wait_s)
         state.calls += 1
-        if taken_s == math.inf:
-            self._once.append(
-                (now_s, self._coming(function, self._soonest(function, now_s), (), now_s))
-            )
-        elif taken_s == wait_s:
+        if taken_s == wait_s:
             state.waiters_s.append(now_s)
         else:
             self.cost.latency_s += taken_s
             if taken_s == forward_s:
                 state.forwarded += 1
                 state.paid_s += taken_s
-                self._knowledge.forwarded(which, taken_s, now_s)
+                if now_s >= function.forward_from_s:
+                    self._knowledge.forwarded(which, taken_s, now_s)
             elif state.form is not None:
                 self._knowledge.called(which, state.form, taken_s, now_s)
 
@@ -291,8 +286,10 @@ class Node:
         return done_s + coming.cpu_s + LOAD_S
 
     def _wait(self, coming: Coming, since_s: float) -> None:
-        self.cost.latency_s += self._ready_s(coming) - since_s
-        self.cost.latency_s += self.world.per_call_s(coming.function, coming.form)
+        own_s = self._ready_s(coming) - since_s
+        own_s += self.world.per_call_s(coming.function, coming.form)
+        # A peer may have become ready meanwhile, or others' transfers have made this one late.
+        self.cost.latency_s += min(own_s, self.world.forward_s(coming.function, since_s))
 
     def _settle(self, which: int, now_s: float) -> None:
         """What was coming is ready, and what it does not use goes."""

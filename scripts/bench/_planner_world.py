@@ -38,6 +38,7 @@ WIRE_PRICE: Final = 2e-8
 CPU_PRICE: Final = 0.01
 HOLD_PRICE: Final = 1e-12
 """Seconds per byte and second: a gigabyte held for an hour is 3.6 s."""
+ROOMY_BYTES: Final = 1 << 40
 NAMES: Final[dict[PlanForm, tuple[str, ...]]] = {
     "module": ("module", "artifact"),
     "artifact": ("artifact",),
@@ -195,11 +196,10 @@ class World:
         return (guest.instantiate_s + guest.init_s + guest.run_s) / self.speed
 
     def forward_s(self, function: Function, now_s: float) -> float:
-        """Infinite where nobody answers."""
-        if now_s < function.forward_from_s:
-            return math.inf
+        """With the time until a peer is ready."""
         payload = function.payload_bytes
-        waited_s = function.rtt_s + function.remote_s + payload / self.link.at(now_s)
+        waited_s = max(function.forward_from_s - now_s, 0.0)
+        waited_s += function.rtt_s + function.remote_s + payload / self.link.at(now_s)
         return waited_s + payload * WIRE_PRICE
 
     def least_s(self, function: Function) -> float:
@@ -351,5 +351,6 @@ def recorded_world(file: Path, seed: int, topology: Topology) -> list[World]:
         )
         duration_s = requests[-1][0] + 1.0
         link = Link(rng, duration_s)
-        worlds.append(_world(seed + number, rng, duration_s, functions, requests, link))
+        world = _world(seed + number, rng, duration_s, functions, requests, link)
+        worlds.append(replace(world, quota_bytes=ROOMY_BYTES))
     return worlds

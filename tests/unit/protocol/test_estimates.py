@@ -101,3 +101,13 @@ def test_a_steady_rate_is_found_and_one_that_ends_is_forgotten() -> None:
     assert demand.rate_per_s(5000.0 + 12 * HALF_LIFE_S) is None
     with pytest.raises(LocalProtocolError):
         Demand(0.0, half_life_s=0.0)
+
+
+def test_with_others_mean_a_rate_is_expected_from_the_first_call() -> None:
+    demand = Demand(0.0)
+    demand.arrived(0.0)
+    assert demand.rate_per_s(0.0, 0.1) == pytest.approx(3 * 0.1)
+    assert demand.rate_per_s(100.0, 0.1) == pytest.approx(0.0137, rel=0.1)
+    for second in range(1, 400):
+        demand.arrived(float(second))
+    assert demand.rate_per_s(400.0, 0.1) == pytest.approx(demand.rate_per_s(400.0), rel=0.05)
