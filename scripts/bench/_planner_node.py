@@ -42,8 +42,8 @@ NOISE: Final = 0.2
 """Of one measurement: deviation of its logarithm."""
 AGAIN_S: Final = 15.0
 """While a form answers, its function is planned anew no more often: warm requests plan nothing."""
-CALLS_KNOWN: Final = 20
-FUNCTIONS_KNOWN: Final = 5
+CALLS_KNOWN: Final = 8
+FUNCTIONS_KNOWN: Final = 3
 HORIZON_MIN_S: Final = 900.0
 HORIZON_MAX_S: Final = 3600.0
 """Demand is expected to last as long as it has lasted, within these."""

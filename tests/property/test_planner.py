@@ -309,4 +309,4 @@ def test_renting_costs_at_most_twice_the_optimum(
         paid_s, forwarded = paid_s + forward_s, forwarded + 1
     online_s = paid_s + (0 if held in (None, "forward") else buy_s) + (calls - forwarded) * local_s
     optimum_s = min(calls * forward_s, buy_s + calls * local_s)
-    assert online_s <= 2 * optimum_s + forward_s
+    assert online_s <= (2 * optimum_s + forward_s) * (1 + 1e-9)

@@ -121,7 +121,7 @@ def test_code_that_is_here_is_no_credit_to_what_takes_its_place() -> None:
     """Else each of two forms looks cheaper from the other, and they change places for ever."""
     given = inputs(here="module snapshot snapshot_artifact", prices=PRICED, waiting=0)
     assert row(given, "module").calls_s > 299 * row(given, "module").per_call_s
-    assert decide(given, "snapshot-here").form == "snapshot-here"
+    assert decide(given, "snapshot-here").form != "module"
 
 
 def test_room_costs_what_goes_for_it() -> None:
@@ -204,6 +204,16 @@ def test_what_is_held_is_given_up_by_a_margin_only() -> None:
     held = decide(replace(given, horizon_s=2.5, confidence=0.0), "artifact")
     assert held.form != held.best
     assert "is held" in held.why
+
+
+def test_what_code_was_made_from_goes_without_a_margin() -> None:
+    given = inputs(here="module snapshot snapshot_artifact", waiting=0, confidence=0.0)
+    decision = decide(given, "snapshot-delta")
+    assert decision.form == "snapshot-artifact"
+    assert decide(given, "snapshot-artifact").form == "snapshot-artifact"
+    here = inputs(here="module snapshot snapshot_artifact artifact", waiting=0, confidence=0.0)
+    slower = replace(here, instantiate_snapshot_s=0.035)
+    assert decide(slower, "snapshot-artifact").form == "snapshot-artifact"
 
 
 def test_a_form_that_cannot_be_had_any_more_is_not_held() -> None:
