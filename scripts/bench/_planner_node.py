@@ -40,6 +40,8 @@ POLICIES: Final[tuple[PolicyName, ...]] = (
 )  # fmt: skip
 NOISE: Final = 0.2
 """Of one measurement: deviation of its logarithm."""
+LOOK_S: Final = 1.0
+"""So long bytes have to come for their rate to be looked at before all of them are here."""
 AGAIN_S: Final = 15.0
 """While a form answers, its function is planned anew no more often: warm requests plan nothing."""
 CALLS_KNOWN: Final = 8
@@ -117,6 +119,13 @@ class Sharing:
         self._count = 0
         self.done_s: dict[int, float] = {}
 
+    def busy_s(self, now_s: float) -> float:
+        """For how long, until now, something has come without a pause that is seen now: all that
+        was on its way at the last look still is."""
+        if not self._left or min(self.done_s[number] for number in self._left) < now_s:
+            return 0.0
+        return now_s - self._at_s
+
     def share(self, *, urgent: bool) -> float:
         """Of the link, for one more."""
         own = URGENT_WEIGHT if urgent else 1.0
@@ -176,6 +185,8 @@ class Node:
         return self.cost
 
     def _arrived(self, now_s: float, which: int) -> None:
+        if self._sharing.busy_s(now_s) >= LOOK_S:
+            self._knowledge.looked(now_s)
         self._sharing.pass_time(now_s)
         for each, state in enumerate(self.states):
             if state.coming is not None:
@@ -406,6 +417,11 @@ class Knowledge:
     def called(self, which: int, form: PlanForm, took_s: float, now_s: float) -> None:
         found = self._snapshot_call if form.startswith("snapshot") else self._module_call
         found[which].observe(self._seen(took_s), now_s)
+
+    def looked(self, now_s: float) -> None:
+        """At the bytes of what is on its way."""
+        came = self.world.link.bytes_between(now_s - LOOK_S, now_s)
+        self._link.observe(self._seen(came / LOOK_S), now_s)
 
     def arrived(self, coming: Coming, sharing: Sharing, now_s: float) -> None:
         """It has come, and been built."""
