@@ -23,8 +23,8 @@ from .costs import Room
 from .errors import LocalProtocolError
 
 HALF_LIFE_S: Final = 2 * 3600.0
-"""Of a use. Long against the time between two of what is worth holding, short against the time in
-which fashions change: 2,000 s to 20,000 s miss within 5 % of each other (scripts/bench/planner)."""
+"""Of a use. Long against the time between two of what is worth holding, short against that in which
+fashions change: on streams of a use a second, 2,000 s to 20,000 s miss within 5 % of each other."""
 SKETCH_CELLS: Final = 1 << 11
 """Per row: 64 KiB in all. Many more names than that within a half-life, and all look used."""
 SKETCH_ROWS: Final = 4
