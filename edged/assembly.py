@@ -27,6 +27,7 @@ from .config import Config
 from .deltas import DeltaSource
 from .errors import IdentityTaken
 from .eventlog import EventLog, function_of
+from .evicting import Evictor
 from .expiry import Expiry
 from .explaining import Explaining
 from .forms import held_form
@@ -326,7 +327,7 @@ class Parts:
                 form=holdings.form,
                 served=lambda: self.gateway.served(),  # noqa: PLW0108 - made later
                 measure_fetches=self.exchange.measure,
-                room=lambda: self.housekeeping.evictor.room,
+                room=lambda: self.evictor.room,
                 note=self.events.planned,
                 wall_s=self._clock.now_s,
                 metrics=self._metrics,
@@ -369,8 +370,6 @@ class Parts:
             streams=self.streams,
             keys=self._runtime.keys.values(),
             keeps=self.snapshots.keeps,
-            uses=self._plan_parts.uses,
-            again_s=self._plan_parts.again_s,
             views=self.views,
             announce=self._announce,
             promised=lambda module: self.replication.promised(module),  # noqa: PLW0108 - made later
@@ -381,6 +380,7 @@ class Parts:
             metrics=self._metrics,
             log=self._log,
         )
+        self.evictor = self._make_evictor(config)
         self.forwarding = Forwarding(
             config.gateway,
             trust=self._trust,
@@ -401,7 +401,10 @@ class Parts:
             note=self.events.add,
         )
         self.operations = self._make_operations(config, state)
-        self.explaining = Explaining(
+        self.explaining = self._make_explaining(config)
+
+    def _make_explaining(self, config: Config) -> Explaining:
+        return Explaining(
             self.planning,
             node=config.node.name,
             store=self._store,
@@ -410,6 +413,24 @@ class Parts:
             activation=self.activation,
             lookup=self._lookup.current,
             holders=self.views.holders,
+        )
+
+    def _make_evictor(self, config: Config) -> Evictor:
+        catalog = self.gossip.catalog
+        return Evictor(
+            self._store,
+            node=config.node.name,
+            bytes_max=config.store.bytes_max,
+            snapshots=lambda: [
+                one for one in catalog.snapshots if catalog.modules.get(one) is None
+            ],
+            uses=self._plan_parts.uses,
+            cost_s=self._plan_parts.again_s,
+            evict=self.housekeeping.collector.evict,
+            note=self.events.add,
+            metrics=self._metrics,
+            log=self._log,
+            wall_s=self._clock.now_s,
         )
 
     def _wire_replication(self, config: Config) -> None:

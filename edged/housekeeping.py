@@ -17,7 +17,6 @@ from .clock import Clock
 from .collector import Collector
 from .config import StoreSection
 from .eventlog import EventLog
-from .evicting import Derived, Evictor
 from .interfaces import NodeState
 from .lookup import code_of
 from .network import ExchangeService, StreamServer
@@ -132,8 +131,6 @@ class Housekeeping:
         streams: StreamServer,
         keys: Iterable[ArtifactKey],
         keeps: Callable[[Digest], bool],
-        uses: Callable[[Digest], int],
-        again_s: Callable[[Derived], float],
         views: Views,
         announce: Callable[[Digest], None],
         promised: Callable[[Digest], bool],
@@ -171,21 +168,6 @@ class Housekeeping:
             note=events.add,
             metrics=metrics,
             log=log,
-        )
-        self.evictor = Evictor(
-            store,
-            node=node,
-            bytes_max=config.bytes_max,
-            snapshots=lambda: [
-                one for one in catalog.snapshots if catalog.modules.get(one) is None
-            ],
-            uses=uses,
-            cost_s=again_s,
-            evict=self.collector.evict,
-            note=events.add,
-            metrics=metrics,
-            log=log,
-            wall_s=clock.now_s,
         )
         self.scrubber = self._make_scrubber(
             config, node, store, exchange, events, clock, metrics, log
@@ -239,5 +221,4 @@ class Housekeeping:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.collector.run)
             await nursery.start(self.scrubber.run)
-            await nursery.start(self.evictor.run)
             task_status.started()

@@ -196,6 +196,7 @@ class Node:
             await nursery.start(parts.acquaintances.run)
             await nursery.start(parts.replication.run)
             await nursery.start(parts.housekeeping.run)
+            await nursery.start(parts.evictor.run)
             known = parts.acquaintances.recall()
             parts.gossip_service.join(config.gossip.seeds, known)
             control: HttpServer = await nursery.start(
