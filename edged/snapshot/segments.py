@@ -30,6 +30,7 @@ IMAGE_BYTES_ALWAYS: Final = 16 * 1024 * 1024
 HOST_PAGE_BITS: Final = 12
 _CHUNK_BYTES: Final = 64 * 1024
 _ZEROS: Final = bytes(_CHUNK_BYTES)
+_STEPS: Final = (bytes(4096), bytes(256))
 _NOT_ZERO: Final = re.compile(rb"[^\x00]")
 
 
@@ -65,9 +66,8 @@ def _scan(memory: memoryview, gap_bytes: int, spans_max: int) -> list[Span]:
             continue
         if len(spans) > spans_max:
             break
-        at = 0
-        while found := _NOT_ZERO.search(chunk, at):
-            start = found.start()
+        start = _after_zeros(chunk, 0)
+        while start < len(chunk):
             at = chunk.find(gap, start)
             end = len(chunk.rstrip(b"\0")) if at < 0 else at
             if spans and begin + start - spans[-1].end < gap_bytes:
@@ -76,7 +76,17 @@ def _scan(memory: memoryview, gap_bytes: int, spans_max: int) -> list[Span]:
                 spans.append(Span(begin + start, begin + end))
             if at < 0:
                 break
+            start = _after_zeros(chunk, at)
     return spans
+
+
+def _after_zeros(chunk: bytes, at: int) -> int:
+    """Where the zeros that begin at `at` end. A search takes 8 ns a byte, comparing 0.1."""
+    for zeros in _STEPS:
+        while chunk.startswith(zeros, at):
+            at += len(zeros)
+    found = _NOT_ZERO.search(chunk, at)
+    return found.start() if found else len(chunk)
 
 
 def lay_out(
