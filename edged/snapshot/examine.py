@@ -34,7 +34,8 @@ class Resolved(NamedTuple):
 
 
 def examine(data: bytes | memoryview) -> Examination:
-    """Milliseconds, a second or two of what is made to be slow; never raises for what is in the module."""
+    """Milliseconds, a second or two of what is made to be slow. Never raises for what is in the
+    module."""
     module, refusal = None, None
     try:
         module = parse(memoryview(data))

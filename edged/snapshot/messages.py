@@ -121,7 +121,9 @@ def failed(error: EdgedError) -> Failed:
         return Failed(name, str(error), private, reason=error.reason, thing=error.thing)
     if isinstance(error, InvocationError) and name in _OF_GUEST:
         status = error.extra.get("exit_status")
-        return Failed(name, str(error), private, stderr=error.stderr[-OUTPUT_BYTES_MAX:], exit_status=status)
+        return Failed(
+            name, str(error), private, stderr=error.stderr[-OUTPUT_BYTES_MAX:], exit_status=status
+        )
     if name in _PLAIN:
         return Failed(name, str(error), private)
     raise error

@@ -1,5 +1,5 @@
-"""Which of WASI's functions a guest is offered, and the environment of an initialiser. Its clock and
-random numbers are edged.runtime.world's.
+"""Which of WASI's functions a guest is offered, and the environment of an initialiser. Its clock
+and random numbers are edged.runtime.world's.
 """
 
 from __future__ import annotations
