@@ -116,9 +116,9 @@ def _useragent() -> Case:
     folder = "useragent"
     module = _built(
         "bench-useragent",
-        [f"{folder}/{name}.c" for name in ("regex", "automaton", "useragent")],
+        [f"{folder}/{name}.c" for name in ("parse", "required", "regex", "automaton", "useragent")],
         [_define("PATTERNS_FILE", patterns, folder)],
-        [patterns, OWN / folder / "regex.h", OWN / folder / "automaton.h"],
+        [patterns, *sorted((OWN / folder).glob("*.h"))],
     )
     expected = (
         b'{"browser":{"family":"Firefox","major":"131","minor":"0"},"os":{"family":"Ubuntu"},'
