@@ -369,7 +369,7 @@ class Parts:
             exchange=self.exchange,
             streams=self.streams,
             keys=self._runtime.keys.values(),
-            keeps=self.snapshots.keeps,
+            snapshots=self.snapshots,
             views=self.views,
             announce=self._announce,
             promised=lambda module: self.replication.promised(module),  # noqa: PLW0108 - made later

@@ -22,6 +22,7 @@ from .lookup import code_of
 from .network import ExchangeService, StreamServer
 from .pins import Pins
 from .scrubber import Scrubber
+from .snapshots import SnapshotService
 from .store import BlobStore
 from .telemetry import Log, Metrics
 from .upkeep import UpkeepService
@@ -40,21 +41,21 @@ class BlobNeeds:
         exchange: ExchangeService,
         streams: StreamServer,
         keys: Iterable[ArtifactKey],
-        keeps: Callable[[Digest], bool],
+        snapshots: SnapshotService,
         members: Callable[[], dict[str, int]],
         announce: Callable[[Digest], None],
         promised: Callable[[Digest], bool],
         absent: Callable[[], list[Digest]],
     ) -> None:
-        """`keeps`: whether a snapshot is to stay here; `members`: count by state, this node among
-        the alive."""
+        """`members`: count by state, this node among the alive."""
         self._catalog = catalog
         self._pins = pins
         self._activation = activation
         self._exchange = exchange
         self._streams = streams
         self._keys = frozenset(keys)
-        self._keeps = keeps
+        self._keeps = snapshots.keeps
+        self.remake = snapshots.remake
         self._members = members
         self.announce = announce
         self._promised = promised
@@ -130,7 +131,7 @@ class Housekeeping:
         exchange: ExchangeService,
         streams: StreamServer,
         keys: Iterable[ArtifactKey],
-        keeps: Callable[[Digest], bool],
+        snapshots: SnapshotService,
         views: Views,
         announce: Callable[[Digest], None],
         promised: Callable[[Digest], bool],
@@ -141,9 +142,8 @@ class Housekeeping:
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """`keys`: of the code that engines here load; `keeps`: whether a snapshot is to stay here;
-        `promised`: peers rely on the copy here; `absent`: modules that belong here and are not on
-        disk."""
+        """`keys`: of the code that engines here load; `promised`: peers rely on the copy here;
+        `absent`: modules that belong here and are not on disk."""
         self.pins = Pins(store, modules=partial(code_of, catalog), log=log)
         needs = self._needs = BlobNeeds(
             catalog=catalog,
@@ -152,7 +152,7 @@ class Housekeeping:
             exchange=exchange,
             streams=streams,
             keys=keys,
-            keeps=keeps,
+            snapshots=snapshots,
             members=views.member_counts,
             announce=announce,
             promised=promised,

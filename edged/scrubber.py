@@ -54,6 +54,10 @@ class Repairs(Protocol):
         """Modules that belong here and are not on this disk."""
         ...
 
+    async def remake(self, module: Digest) -> bool:
+        """Whether it was a snapshot, and was made again of its module. Raises EdgedError."""
+        ...
+
     def announce(self, module: Digest) -> None: ...
 
     def unmap(self, module: Digest) -> None: ...
@@ -319,14 +323,22 @@ class Scrubber:
             return "rebuilt from its wire form"
         if self._repairs.manifest(module) is None:
             return None
+        try:
+            await self._fetch(module, manifest)
+        except EdgedError:
+            if not await self._repairs.remake(module):
+                raise
+            return "made again of its module"
+        self._repairs.announce(module)
+        return "fetched from peers"
+
+    async def _fetch(self, module: Digest, manifest: Digest) -> None:
         with trio.move_on_after(FETCH_TIMEOUT_S) as fetching:
             await self._fetcher.fetch(
                 module, manifest, progress=lambda _done, _of: None, urgent=False
             )
         if fetching.cancelled_caught:
             raise Conflict(f"no peer gave it within {FETCH_TIMEOUT_S:g} s")
-        self._repairs.announce(module)
-        return "fetched from peers"
 
     async def _fetch_absent(self, run: _Run) -> None:
         """All in FETCH_TIMEOUT_S: the rest is left to replication, and so is what the check itself

@@ -201,6 +201,15 @@ class SnapshotService:
             await self._compare(spec, statement)
             self._on_held(snapshot)
 
+    async def remake(self, snapshot: Digest) -> bool:
+        """Whether it is one that this node may use and make; then it is on this disk again. Raises
+        as `rebuild`."""
+        for _, spec, statement in self._named(snapshot):
+            if self.judge(statement) != "refuse" and statement.format == SNAPSHOT_FORMAT:
+                await self.rebuild(spec, statement)
+                return True
+        return False
+
     async def audit(self) -> bool:
         """Makes again one snapshot that this node has of others, if it has the module; whether
         there was one."""

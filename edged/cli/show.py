@@ -12,7 +12,13 @@ import click
 from .common import EdgedCommand, print_json, target_options
 
 if TYPE_CHECKING:
-    from edged.interfaces import GossipView, HolderView, ReplicationView, SnapshotView
+    from edged.interfaces import (
+        GossipView,
+        HolderView,
+        ReplicationView,
+        SnapshotView,
+        VersionView,
+    )
     from protocol.function import InitSpec
 
 STATES: Final = {
@@ -183,6 +189,16 @@ def show_holders(holders: tuple[HolderView, ...]) -> None:
     )
 
 
+def _snapshot_cell(version: VersionView) -> str:
+    from .render import NONE, short, size
+
+    found = version.snapshot
+    if found is None:
+        return NONE if version.init is None else "none: init per call"
+    delta = f" ({size(found.delta_wire_bytes)} as delta)" if found.delta_wire_bytes else ""
+    return f"{short(found.digest)} {size(found.size_bytes)}{delta} by {found.made_by}"
+
+
 @click.command(cls=EdgedCommand)
 @click.argument("name")
 @target_options
@@ -194,7 +210,7 @@ def versions(name: str, as_json: bool, **where: Any) -> None:
 def _show_versions(data: bytes) -> None:
     from edged.interfaces import VersionView
 
-    from .render import NONE, ago, short, size, table
+    from .render import ago, short, size, table
 
     rows = _decode(data, dict[str, list[VersionView]])["versions"]
     table(
@@ -206,9 +222,7 @@ def _show_versions(data: bytes) -> None:
                 v.abi,
                 short(v.module),
                 size(v.module_bytes),
-                f"{short(v.snapshot.digest)}, {size(v.snapshot.size_bytes)}"
-                if v.snapshot
-                else NONE,
+                _snapshot_cell(v),
                 ago(v.deployed_at_s),
                 v.deployed_by,
             )

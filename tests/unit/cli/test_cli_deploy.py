@@ -111,12 +111,13 @@ def test_what_came_of_an_init_is_shown(cli: Any, node: NodeThread, module_file: 
     node.operator.init = InitView(None, None, None, None, None, False, "no picture")
     done = cli("deploy", module_file, "--init", "third", "--snapshot", "never")
     assert "runs at each invocation: no picture" in done.stdout
+    assert "none: init per call" in cli("versions", "hello").stdout
     node.operator.snapshot = STATED
     shown = cli("describe", "hello").stdout
     assert "third()" in shown
     assert f"{SNAPSHOT} (" in shown
     assert "made by n9" in shown
-    assert SNAPSHOT[:12] in cli("versions", "hello").stdout
+    assert f"{SNAPSHOT[:12]} 16.8 MiB" in cli("versions", "hello").stdout
 
 
 def test_an_init_that_failed_shows_what_it_said(

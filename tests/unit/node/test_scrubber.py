@@ -35,6 +35,8 @@ class Bench:
         self.wanted: dict[Digest, Digest] = {}
         self.placed: list[Digest] = []
         self.lent: dict[Digest, bytes] = {}
+        self.made_of: dict[Digest, bytes] = {}
+        """Snapshots, as their modules would give them."""
         self.announced: list[Digest] = []
         self.unmapped: list[Digest] = []
         self.events = EventLog(node="n1", generation=1)
@@ -62,6 +64,12 @@ class Bench:
 
     def absent(self) -> list[Digest]:
         return [digest for digest in self.placed if self.store.info(digest) is None]
+
+    async def remake(self, module: Digest) -> bool:
+        if module not in self.made_of:
+            return False
+        await self.store.put(self.made_of[module], kind="module", expected=module)
+        return True
 
     def announce(self, module: Digest) -> None:
         self.announced.append(module)
@@ -170,6 +178,20 @@ async def test_each_kind_of_damage(bench: Bench) -> None:
     assert [(f.digest, f.found, f.repaired) for f in again.findings] == [
         (module["lost"], "absent", False)
     ]
+
+
+async def test_a_snapshot_that_no_peer_has_is_made_again(bench: Bench) -> None:
+    data = os.urandom(50_000)
+    snapshot, module = await bench.module(data), await bench.module(os.urandom(50_000))
+    bench.made_of[snapshot] = data
+    for one in (snapshot, module):
+        bench.damage(bench.store.path(one))
+        bench.wire(one).unlink()
+    view = await bench.check()
+    found = {one.digest: (one.repaired, one.outcome) for one in view.findings}
+    assert found[snapshot] == (True, "made again of its module")
+    assert found[module][0] is False
+    assert await bench.store.verify(snapshot)
 
 
 async def test_what_others_find_is_told_once_and_fetched_by_a_check(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from snapshot_bench import Bench, opened
 
 from edged.errors import CannotSnapshot, InitTrapped, SnapshotMismatch
 from edged.snapshots import COALESCE_S, PROVEN
-from protocol.function import decode_spec, encode_spec
+from protocol.function import InitCall, InitSpec, decode_spec, encode_spec
 from protocol.snapshots import SnapshotStatement
 
 
@@ -26,6 +26,13 @@ class Two:
 
     async def deploy(self, name: str = "f") -> SnapshotStatement:
         await self.origin.deploy(await self.origin.spec(), "always", name=name)
+        tell(self.origin.catalog, self.peer.catalog)
+        return self.peer.statement(name)
+
+    async def deploy_again(self, name: str) -> SnapshotStatement:
+        """Another init."""
+        spec = await self.origin.spec(InitSpec((InitCall("again"),)))
+        await self.origin.deploy(spec, "always", name=name)
         tell(self.origin.catalog, self.peer.catalog)
         return self.peer.statement(name)
 
@@ -155,6 +162,18 @@ async def test_an_audit_catches_a_lie_and_gives_up_where_init_fails(two: Two) ->
     assert two.peer.distrust.caught == [([node_id("n0")], [stated.snapshot])]
     audits = {labels[0][1]: one.value for labels, one in two.peer.metrics.audits.children()}
     assert audits == {"failed": 1, "mismatch": 1}
+
+
+async def test_one_that_was_lost_is_made_again_unless_it_is_refused(two: Two) -> None:
+    stated = await two.deploy()
+    assert await two.peer.service.remake(stated.snapshot)
+    assert stated.snapshot in two.peer.modules()
+    assert not await two.peer.service.remake(stated.module), "no snapshot"
+    two.peer.service.begin_anew()
+    two.origin.maker.salt = b"a lie"
+    lie = await two.deploy_again("g")
+    two.peer.acceptance.distrust([node_id("n0")])
+    assert not await two.peer.service.remake(lie.snapshot)
 
 
 async def test_distrusted_makers_and_unknown_formats(two: Two) -> None:
