@@ -137,6 +137,11 @@ class GuestTrap(InvocationError):
     """The guest trapped; `private` holds the reason with the wasm backtrace."""
 
 
+class ImportCalled(GuestTrap):
+    """The guest called an import that no node has, and that its spec lets trap;
+    `extra["import"]` names it."""
+
+
 class GuestExit(InvocationError):
     """The guest exited with a status other than 0."""
 
@@ -311,6 +316,7 @@ ERRORS: Final[dict[type[EdgedError], ErrorInfo]] = {
     ),
     InvocationError: ErrorInfo(500, "invocation", False, "info", "Function failed"),
     GuestTrap: ErrorInfo(500, "trap", False, "info", "Function trapped"),
+    ImportCalled: ErrorInfo(500, "import-called", False, "info", "Function called a stub"),
     GuestExit: ErrorInfo(500, "guest-exit", False, "info", "Function exited with an error"),
     DeadlineExceeded: ErrorInfo(504, "deadline", False, "info", "Deadline exceeded"),
     OutputLimitExceeded: ErrorInfo(502, "output-limit", False, "info", "Output limit exceeded"),

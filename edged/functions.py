@@ -130,7 +130,9 @@ class FunctionService:
         self._on_run()
         timeout_s = function.spec.policy.timeout_ms / 1000
         init = init_of(function, mapped)
-        job = partial(invoke_by, mapped.module, call, init, cancel, time.monotonic() + timeout_s)
+        stubs = () if function.spec.init is None else function.spec.init.stubs
+        deadline_s = time.monotonic() + timeout_s
+        job = partial(invoke_by, mapped.module, call, init, stubs, cancel, deadline_s)
         try:
             async with self._share_of(function):
                 result = await self._workers.run(job, on_cancel=cancel.set)
@@ -191,12 +193,14 @@ def invoke_by(
     module: LoadedModule,
     call: Invocation,
     init: InitSpec | None,
+    stubs: tuple[str, ...],
     cancel: CancelFlag,
     deadline_s: float,
 ) -> InvocationResult:
     """In a worker thread: `call` with what is left until `deadline_s` of the monotonic clock."""
     left_s = deadline_s - time.monotonic()
-    return module.invoke(msgspec.structs.replace(call, timeout_s=left_s, init=init), cancel)
+    given = msgspec.structs.replace(call, timeout_s=left_s, init=init, stubs=stubs)
+    return module.invoke(given, cancel)
 
 
 def init_of(function: FunctionView, mapped: Mapped) -> InitSpec | None:

@@ -22,6 +22,7 @@ from .interfaces import DeployRequest, ModuleInfo, ModuleStored, Runtime, Store
 
 MODULE_INFOS_MAX: Final = 1024
 EXPORTS_SHOWN_MAX: Final = 50
+NAME_CHARS_SHOWN: Final = 200
 
 
 class Intake:
@@ -134,6 +135,7 @@ class Intake:
 def _check_fit(info: ModuleInfo, request: DeployRequest) -> None:
     """Refuses at deploy what every invocation would fail on. Raises ModuleRejected."""
     policy = request.policy
+    _check_imports(info, () if request.init is None else request.init.stubs)
     entrypoint = request.entrypoint or ("" if request.abi == "export" else "_start")
     if entrypoint and entrypoint not in info.exports:
         raise ModuleRejected(
@@ -159,4 +161,16 @@ def _check_fit(info: ModuleInfo, request: DeployRequest) -> None:
             "limits",
             f"the module declares {info.table_elements_min} table elements, its policy grants "
             f"{policy.table_elements} (policy.table_elements)",
+        )
+
+
+def _check_imports(info: ModuleInfo, stubs: tuple[str, ...]) -> None:
+    lacking = [one for one in info.foreign_imports if one[0] not in stubs]
+    if lacking:
+        module, name = (text[:NAME_CHARS_SHOWN] for text in lacking[0])
+        raise ModuleRejected(
+            "missing-import",
+            f"{module}.{name}: no such host function; only WASI preview 1 is offered, and what an "
+            "init's stubs name traps when called (init.stubs)",
+            imports=[".".join(one)[:NAME_CHARS_SHOWN] for one in lacking[:EXPORTS_SHOWN_MAX]],
         )

@@ -8,6 +8,7 @@ denied (fail closed): no env, no files, no /tmp. Every bound is checked on decod
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -34,6 +35,7 @@ _Method = Annotated[str, Meta(pattern=r"^[A-Z]{1,16}\Z")]
 _EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\Z", max_length=128)]
 _Text = Annotated[str, Meta(max_length=8192)]
 _Integer = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_ImportModule = Annotated[str, Meta(min_length=1, max_length=256)]
 _GuestPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/-]*\Z", max_length=128)]
 
 
@@ -85,6 +87,9 @@ class InitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that init sees of an environment: the policy's stays hidden, as a snapshot travels."""
     timeout_ms: Annotated[int, Meta(ge=1, le=300_000)] = 30_000
     """Wall time of all calls together; no part of an invocation's."""
+    stubs: Annotated[tuple[_ImportModule, ...], Meta(max_length=16)] = ()
+    """Modules whose functions may be imported though no node has them: calling one, at init or
+    later, traps. In order, each once."""
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,7 +130,8 @@ def check_spec(spec: FunctionSpec) -> None:
     """Rules that no single field can state.
 
     Raises RemoteProtocolError("spec"): NUL in text, repeated or nested mount paths, `/tmp` both
-    mounted and granted, malformed digests, arguments of init that are no numbers.
+    mounted and granted, malformed digests, arguments of init that are no numbers, its stubs
+    out of order.
     """
     parse_digest(spec.module)
     parse_digest(spec.manifest)
@@ -146,6 +152,8 @@ def check_spec(spec: FunctionSpec) -> None:
 def _check_init(init: InitSpec) -> None:
     if any("\x00" in text for text in (*init.env.values(), *(call.export for call in init.calls))):
         raise RemoteProtocolError("spec", "NUL in init's env or calls")
+    if any(one >= other for one, other in pairwise(init.stubs)):
+        raise RemoteProtocolError("spec", "init's stubs are not in order, each once")
     given = [one for call in init.calls for one in call.args]
     if not all(math.isfinite(one) for one in given if isinstance(one, float)):
         raise RemoteProtocolError("spec", "an argument of init is infinite or no number")

@@ -66,7 +66,9 @@ def spec_bytes(text: str = "", *, args_bytes: int = 0) -> bytes:
     return encode_spec(FunctionSpec("raw", module, 100, module, args=args))
 
 
-INIT = InitSpec((InitCall("init"), InitCall("load", (1, -2.5))), {"LANG": "C"})
+INIT = InitSpec(
+    (InitCall("init"), InitCall("load", (1, -2.5))), {"LANG": "C"}, stubs=("env", "host")
+)
 
 
 def init_spec_bytes(text: str = "", init: InitSpec = INIT) -> bytes:

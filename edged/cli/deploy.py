@@ -90,6 +90,14 @@ class Size(click.ParamType[int]):
     help="""Then call this: NAME, or 'NAME(1, 2.5, "text")'; repeatable.""",
 )
 @click.option("--init-env", multiple=True, metavar="K=V", help="What init sees; repeatable.")
+@click.option(
+    "--init-stub",
+    "init_stubs",
+    multiple=True,
+    metavar="MODULE",
+    help="Functions of this module may be imported though no node has them: calling one, at init or"
+    " later, traps; repeatable.",
+)
 @click.option("--init-timeout-ms", type=int, help="Wall time of all of init.")
 @click.option(
     "--snapshot",
@@ -111,6 +119,7 @@ def deploy(
     init_export: str | None,
     init_calls: tuple[str, ...],
     init_env: tuple[str, ...],
+    init_stubs: tuple[str, ...],
     init_timeout_ms: int | None,
     snapshot: str | None,
     as_json: bool,
@@ -135,7 +144,7 @@ def deploy(
         "name": name, "abi": abi, "args": args, "entrypoint": entrypoint, "methods": methods,
         "replicas": replicas, "snapshot": snapshot,
     }  # fmt: skip
-    init = InitFlags(init_export, init_calls, init_env, init_timeout_ms)
+    init = InitFlags(init_export, init_calls, init_env, init_timeout_ms, init_stubs)
     plan = make_plan(
         source, base, file=file, changes=changes, policy=policy, init=init, env=env, mounts=mounts
     )

@@ -46,6 +46,7 @@ FLAGS: Final = {
     "init.calls": "--init-call",
     "init.env": "--init-env",
     "init.timeout_ms": "--init-timeout-ms",
+    "init.stubs": "--init-stub",
 }
 """By the key that each sets."""
 
@@ -71,6 +72,7 @@ class InitFlags(NamedTuple):
     calls: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     timeout_ms: int | None = None
+    stubs: tuple[str, ...] = ()
 
 
 NO_INIT: Final = InitFlags()
@@ -224,6 +226,8 @@ def _merge_init(init: InitSpec | None, flags: InitFlags) -> dict[str, Any] | Non
     merged["env"] |= dict(parse_pair(item, what="--init-env") for item in flags.env)
     if flags.timeout_ms is not None:
         merged["timeout_ms"] = flags.timeout_ms
+    if flags.stubs:
+        merged["stubs"] = sorted({*merged["stubs"], *flags.stubs})
     return merged
 
 

@@ -154,7 +154,8 @@ def _init(init: InitSpec) -> str:
     calls = ", ".join(
         f"{call.export}({', '.join(json.dumps(one) for one in call.args)})" for call in init.calls
     )
-    return calls or "whichever there is of " + ", ".join(INIT_NAMES)
+    stubs = f"; stubs: {', '.join(init.stubs)}" if init.stubs else ""
+    return (calls or "whichever there is of " + ", ".join(INIT_NAMES)) + stubs
 
 
 def _snapshot(found: SnapshotView | None) -> str:

@@ -53,11 +53,12 @@ OUTPUT_CHARS_MAX: Final = 2000
     "--dir", "dirs", multiple=True, metavar="DIR[:/PATH]", help="Read-only directory; repeatable."
 )
 @click.option(
-    "--stub",
-    "stubbed",
+    "--zero",
+    "zeros",
     multiple=True,
     metavar="MODULE.NAME",
-    help="An import besides WASI (MODULE.*: all of it) that gives zeros when called; repeatable.",
+    help="An import besides WASI (MODULE.*: all of it) that gives zeros when called; any other ends"
+    " the initialiser; repeatable.",
 )
 @click.option("--real-clock", is_flag=True, help="Real time and random numbers: not repeatable.")
 @click.option("--timeout-ms", type=int, default=60_000, show_default=True, help="Of all calls.")
@@ -134,7 +135,7 @@ def _plan(
     strip: bool,
     args: tuple[str, ...],
     env: tuple[str, ...],
-    stubbed: tuple[str, ...],
+    zeros: tuple[str, ...],
     real_clock: bool,
 ) -> InitPlan:
     from edged.interfaces import InitPlan
@@ -145,7 +146,7 @@ def _plan(
         env=dict(_pair(text, "--env") for text in env),
         args=args,
         deterministic=not real_clock,
-        stubbed=stubbed,
+        zeros=zeros,
         keep_custom_sections=not strip,
         keep_init_export=keep_init,
         rename=tuple(_pair(text, "--rename") for text in rename) or None,
@@ -226,7 +227,7 @@ def _show(report: SnapshotReport) -> None:
             ("an instance", "maps its memory" if mapped else "copies its memory"),
             ("globals changed", report.globals_rewritten),
             ("exports dropped", _some(report.dropped_exports)),
-            ("stubs called", _some(report.stubs_called)),
+            ("gave zeros", _some(report.zeros_called)),
             ("compile", f"{duration(phases.compile_s)} ({report.tier})"),
             ("initialise", duration(phases.init_s)),
             ("capture, rewrite", f"{duration(phases.capture_s)}, {duration(phases.rewrite_s)}"),

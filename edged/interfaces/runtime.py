@@ -30,6 +30,8 @@ class ModuleInfo(msgspec.Struct, frozen=True):
     memory_bytes_min: int
     """Of all memories together; an instance cannot have less."""
     table_elements_min: int
+    foreign_imports: tuple[tuple[str, str], ...]
+    """Module and name of imported functions that no guest is offered."""
 
 
 class CompileReport(msgspec.Struct, frozen=True):
@@ -66,6 +68,9 @@ class Invocation(msgspec.Struct, frozen=True):
     init: InitSpec | None = None
     """What runs first, in a world of its own: the invocation begins in the state that it leaves,
     as it would in the module's snapshot. Its time is bounded by its own timeout."""
+    stubs: tuple[str, ...] = ()
+    """Modules whose functions the guest may import though it is offered none of them: calling one
+    ends it."""
 
 
 class InvocationResult(msgspec.Struct, frozen=True):
@@ -113,10 +118,11 @@ class LoadedModule(Protocol):
     def invoke(self, call: Invocation, cancel: CancelFlag) -> InvocationResult:
         """Blocking, in a worker thread with ≥ 1 MiB of stack.
 
-        Raises GuestTrap, GuestExit, DeadlineExceeded, OutputLimitExceeded, InvocationCancelled,
-        BadRequest (export parameters), ModuleRejected("missing-export"), PolicyDenied (unknown
-        mount, or the module needs more than its policy grants), DiskFull (private /tmp),
-        Overloaded (no instance slot). Never anything else for what a guest does."""
+        Raises GuestTrap (ImportCalled: of a stub), GuestExit, DeadlineExceeded,
+        OutputLimitExceeded, InvocationCancelled, BadRequest (export parameters), ModuleRejected
+        ("missing-export"; "missing-import": not in `call.stubs`), PolicyDenied (unknown mount, or
+        the module needs more than its policy grants), DiskFull (private /tmp), Overloaded (no
+        instance slot). Never anything else for what a guest does."""
         ...
 
     def close(self) -> None:

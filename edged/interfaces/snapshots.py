@@ -71,7 +71,7 @@ class InitPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deterministic: bool = True
     """Clock and random numbers are the same at every initialisation (and sleeping takes no time);
     else they are the machine's."""
-    stubbed: Annotated[tuple[_Name, ...], Meta(max_length=1000)] = ()
+    zeros: Annotated[tuple[_Name, ...], Meta(max_length=1000)] = ()
     """Imports that are no WASI functions, as "module.name" or "module.*", that give zeros when the
     initialiser calls them; any other ends it."""
     keep_custom_sections: bool = True
@@ -174,8 +174,8 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     results: tuple[tuple[int | float, ...], ...]
     """Of each of `called`."""
     dropped_exports: tuple[str, ...]
-    stubs_called: tuple[str, ...]
-    """Of the plan's `stubbed`, as "module.name"."""
+    zeros_called: tuple[str, ...]
+    """Of the plan's `zeros`, as "module.name"."""
     random_bytes: int
     """Of random numbers the initialiser asked for: more than 0, and all instances share what it
     made of them, unless the module exports RESEED."""

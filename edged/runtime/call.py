@@ -93,7 +93,7 @@ class Call:
     __slots__ = (
         "_has_memory", "_relays", "api", "bug", "cancel", "cause", "context", "deadline_at",
         "engine", "exit_status", "opened", "quota", "scratch", "stderr", "stderr_left",
-        "stderr_truncated", "stdout", "stdout_left", "stop", "streams", "units", "world",
+        "stderr_truncated", "stdout", "stdout_left", "stop", "streams", "stub", "units", "world",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +113,8 @@ class Call:
         self.stderr_truncated = False
         self.streams = {1: 1, 2: 2}
         self.stop: StopReason | None = None
+        self.stub = ""
+        """The import that ended the guest by being called (stubs.py)."""
         self.exit_status: int | None = None
         self.bug: BaseException | None = None
         self.cause = ""

@@ -7,6 +7,7 @@ runs needs no counting (CPython frees at once).
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from ctypes import byref, c_void_p
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from edged.errors import ArtifactRefused
 from .engine import Engine
 from .ffi import EXTERNKIND_FUNC, Api, ByteVec, PointerVec, name_of
 from .relay import SHADOWED, WASI
+from .stubs import Stubs
 
 Signature = tuple[tuple[str, ...], tuple[str, ...]]
 """Parameter and result types."""
@@ -26,12 +28,14 @@ _SELF_SUFFICIENT: Final = frozenset(f"{WASI}.{name}" for name in SHADOWED)
 class Code:
     """One module in one engine, with its two linked forms (without and with a private /tmp)."""
 
-    def __init__(self, engine: Engine, module: int) -> None:
-        """Owns `module`. Raises ArtifactRefused if an import cannot be had."""
+    def __init__(self, engine: Engine, module: int, *, zeros: Collection[str] = ()) -> None:
+        """Owns `module`. `zeros` as Stubs has them. Raises ArtifactRefused if an import cannot be
+        had."""
         self.engine = engine
         self.module = module
         self._lock = threading.Lock()
         self._linked: list[int] = []
+        self.stubs = Stubs(engine.host, module, zeros)
         self._with_tmp: int | None = None
         self._with_init: dict[bool, int] = {}
         self.imports = imports_of(engine.api, module)
@@ -42,13 +46,13 @@ class Code:
         self.needs_env = bool(imported & _ENVIRONMENT)
         self.arguments: tuple[tuple[bytes, ...], Any] = (), None
         """The last call's argv, checked, and as a char*[]."""
-        self.plain = self._link(engine.linker)
+        self.plain = self._link()
 
     @property
     def with_tmp(self) -> int:
         with self._lock:
             if self._with_tmp is None:
-                self._with_tmp = self._link(self.engine.linker_tmp)
+                self._with_tmp = self._link(private_tmp=True)
             return self._with_tmp
 
     def with_init(self, *, private_tmp: bool) -> int:
@@ -56,11 +60,22 @@ class Code:
         with self._lock:
             known = self._with_init.get(private_tmp)
             if known is None:
-                known = self._link(self.engine.linker_init(private_tmp=private_tmp))
+                known = self._link(private_tmp=private_tmp, init=True)
                 self._with_init[private_tmp] = known
             return known
 
-    def _link(self, linker: int) -> int:
+    def _link(self, *, private_tmp: bool = False, init: bool = False) -> int:
+        engine = self.engine
+        if not self.stubs.foreign:
+            return self._link_by(engine.linker(private_tmp=private_tmp, init=init))
+        linker = engine.new_linker(private_tmp=private_tmp, init=init)
+        try:
+            self.stubs.define(linker)
+            return self._link_by(linker)
+        finally:
+            engine.api.wasmtime_linker_delete(linker)
+
+    def _link_by(self, linker: int) -> int:
         api = self.engine.api
         linked = c_void_p()
         error = api.wasmtime_linker_instantiate_pre(linker, self.module, byref(linked))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # see ffi.py
     from edged.interfaces import Tier
     from edged.runtime.ffi import Api
 
-WASI: Final = "wasi_snapshot_preview1"
 DETAIL_CHARS_MAX: Final = 2000
 EXIT_MEMORY: Final = 86
 """The watchdog's exit status for a process over its memory bound."""
@@ -167,8 +166,9 @@ def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
         raise Refused("limits", str(refused)) from refused
     except Malformed as malformed:
         raise Refused("invalid", f"invalid module: {malformed}") from malformed
+    foreign = []
     if len(summary.imports) <= IMPORTS_MAX:
-        _check_imports(api, engine, summary)
+        foreign = _check_imports(api, engine, summary)
     names = [f"{item.module}.{item.name}" for item in summary.imports]
     exports = [item.name for item in summary.exports]
     for name, value, most in (
@@ -188,10 +188,12 @@ def _validate(api: Api, target: str, wasm: bytes) -> dict[str, Any]:
         "entry_points": entry_points(summary),
         "memory_bytes_min": summary.memory_bytes_min,
         "table_elements_min": summary.table_elements_min,
+        "foreign_imports": foreign,
     }
 
 
-def _check_imports(api: Api, engine: int, summary: Any) -> None:
+def _check_imports(api: Api, engine: int, summary: Any) -> list[tuple[str, str]]:
+    """Those functions that are none of WASI's. Raises Refused."""
     from edged.runtime.ffi import EXTERN_FUNC, Extern
 
     linker = api.wasmtime_linker_new(engine)
@@ -201,6 +203,7 @@ def _check_imports(api: Api, engine: int, summary: Any) -> None:
     store = api.wasmtime_store_new(engine, None, None)
     context = api.wasmtime_store_context(store)
     export = Extern()
+    foreign = []
     for module, name, kind, type_index in summary.imports:
         title = f"{module}.{name}"
         if kind != "func":
@@ -210,13 +213,14 @@ def _check_imports(api: Api, engine: int, summary: Any) -> None:
             linker, context, texts[0], len(texts[0]), texts[1], len(texts[1]), ctypes.byref(export)
         )
         if not found or export.kind != EXTERN_FUNC:
-            known = f"only {WASI} functions are offered"
-            raise Refused("missing-import", f"{title}: no such host function ({known})")
+            foreign.append((module, name))
+            continue
         functype = api.wasmtime_func_type(context, ctypes.byref(export.of.func))
         expected = api.signature(functype)
         api.wasm_functype_delete(functype)
         if summary.types[type_index] != expected:
             raise Refused("missing-import", f"{title}: imported with another type than it has")
+    return foreign
 
 
 def _compile(

@@ -70,38 +70,41 @@ class Engine:
         )
         if not self.pointer:
             raise OSError("wasmtime could not make the engine (address space?)")
-        self.linker_wasi = self._linker(None)
-        self.linker = self._linker(host)
-        self.linker_tmp = self._linker(host, private_tmp=True)
-        self._host = host
+        self.host = host
+        self.linker_wasi = self._wasi_linker()
         self._lock = threading.Lock()
-        self._linkers_init: dict[bool, int] = {}
+        self._linkers: dict[tuple[bool, bool], int] = {}
+        self.linker(private_tmp=False, init=False)
         self.relay_module, self.key = self._compile_relay()
         self.ticker = Ticker(self._tick, name="edged-epoch")
 
     def _tick(self) -> None:
         self.api.wasmtime_engine_increment_epoch(self.pointer)
 
-    def linker_init(self, *, private_tmp: bool) -> int:
-        """For modules whose init runs before each invocation; made when first needed. Raises
-        OSError."""
+    def linker(self, *, private_tmp: bool, init: bool) -> int:
+        """For all modules but those with stubs; `init`: it runs before each invocation. Made when
+        first needed. Raises OSError."""
         with self._lock:
-            known = self._linkers_init.get(private_tmp)
+            known = self._linkers.get((private_tmp, init))
             if known is None:
-                known = self._linker(self._host, private_tmp=private_tmp, init=True)
-                self._linkers_init[private_tmp] = known
+                known = self.new_linker(private_tmp=private_tmp, init=init)
+                self._linkers[private_tmp, init] = known
             return known
 
-    def _linker(self, host: Host | None, *, private_tmp: bool = False, init: bool = False) -> int:
-        """wasmtime's WASI, with `host`'s functions in the place of some."""
+    def new_linker(self, *, private_tmp: bool, init: bool) -> int:
+        """wasmtime's WASI, with the host's functions in the place of some; the caller deletes it.
+        Raises OSError."""
+        linker = self._wasi_linker()
+        self.host.define(linker, private_tmp=private_tmp, init=init)
+        return linker
+
+    def _wasi_linker(self) -> int:
         api = self.api
         linker: int = api.wasmtime_linker_new(self.pointer)
         api.wasmtime_linker_allow_shadowing(linker, True)
         error = api.wasmtime_linker_define_wasi(linker)
         if error:
             raise OSError(api.take_error(error))
-        if host is not None:
-            host.define(linker, private_tmp=private_tmp, init=init)
         return linker
 
     def _compile_relay(self) -> tuple[int, ArtifactKey]:
@@ -133,8 +136,7 @@ class Engine:
         if not hasattr(self, "relay_module"):
             return  # never came to be
         self.api.wasmtime_module_delete(self.relay_module)
-        shared = (self.linker_wasi, self.linker, self.linker_tmp)
-        for linker in (*shared, *self._linkers_init.values()):
+        for linker in (self.linker_wasi, *self._linkers.values()):
             self.api.wasmtime_linker_delete(linker)
         self.api.wasm_engine_delete(self.pointer)
 

@@ -42,6 +42,7 @@ from .host import EPOCH_PERIOD_TICKS, Host
 from .initialising import INITIALIZE, RESUME, Initialiser, steps_of
 from .outcome import error_of_failure, error_of_stop, error_of_trap
 from .sandbox import Sandbox
+from .stubs import TITLE_CHARS_MAX
 from .ticker import TICK_S
 from .trace import failure_of, frames_of_trap
 from .values import pack_params, unpack_results
@@ -88,6 +89,7 @@ class WasmtimeModule:
         self.tier = tier
         self.load_s = 0.0
         self.imports = code.imports
+        self._foreign = code.stubs.foreign
         self._signatures = exports_of(code.engine.api, code.module)
         self._entries: dict[str, Entry] = {}
         self._api = code.engine.api
@@ -162,6 +164,12 @@ class WasmtimeModule:
                 self._on_demand = copy_code(code, self._on_demand_engine())
             return self._on_demand
 
+    def _check_stubs(self, stubs: tuple[str, ...]) -> None:
+        for module, title in self._foreign.items():
+            if module not in stubs:
+                told = title[:TITLE_CHARS_MAX]
+                raise ModuleRejected("missing-import", f"{told}: no such host function, nor a stub")
+
     # ------------------------------------------------------------ invocation
     def invoke(self, call: Invocation, cancel: CancelFlag) -> InvocationResult:
         policy = call.policy
@@ -173,6 +181,8 @@ class WasmtimeModule:
         if cancel.is_set():
             raise InvocationCancelled("the request was cancelled")
         deadline_at = monotonic() + timeout_s
+        if self._foreign:
+            self._check_stubs(call.stubs)
         if call.export is not None:
             entry = self._export(call)
         else:
@@ -395,7 +405,7 @@ class WasmtimeModule:
             match = None if failure.frames else _COUNT_TOO_HIGH.search(failure.text)
             if match:
                 self._recount(match[1], int(match[2]))
-        stopped = error_of_stop(call)
+        stopped = error_of_stop(call, failure.frames)
         if stopped is not None:
             raise stopped
         if call.exit_status is not None:

@@ -13,6 +13,7 @@ from edged.errors import (
     EdgedError,
     GuestExit,
     GuestTrap,
+    ImportCalled,
     InvocationCancelled,
     OutputLimitExceeded,
     Overloaded,
@@ -43,11 +44,16 @@ TRAPS: Final[dict[int, str]] = {
 }
 
 
-def error_of_stop(call: Call) -> EdgedError | None:
-    """What edged itself stopped the guest for, if it did."""
+def error_of_stop(call: Call, frames: str = "") -> EdgedError | None:
+    """What edged itself stopped the guest for, if it did; with its backtrace, for the log."""
     stderr = bytes(call.stderr)
     if call.bug is not None:
         raise call.bug
+    if call.stub:
+        return ImportCalled(
+            f"the function called {call.stub}, which is only a stub",
+            stderr=stderr, private=frames, **{"import": call.stub},
+        )  # fmt: skip
     match call.stop:
         case "deadline":
             return DeadlineExceeded("the function ran out of its time", stderr=stderr)

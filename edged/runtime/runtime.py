@@ -137,6 +137,7 @@ class WasmtimeRuntime:
             entry_points=tuple(answer["entry_points"]),
             memory_bytes_min=answer["memory_bytes_min"],
             table_elements_min=answer["table_elements_min"],
+            foreign_imports=tuple(answer["foreign_imports"]),
         )
 
     async def _check(

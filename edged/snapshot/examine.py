@@ -15,10 +15,10 @@ from edged.interfaces import (
 )
 from edged.runtime.initialising import INITIALIZE, RESUME
 from edged.runtime.module import START
+from edged.runtime.stubs import is_foreign
 
 from .errors import refuse
 from .parse import Module, Signature, parse
-from .wasi import is_foreign
 
 _NOTHING: Final = Signature((), ())
 

@@ -7,11 +7,11 @@ read. The names asked for here are those that instrument.py added.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ctypes import addressof, byref, c_char, string_at
 from pathlib import Path
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from edged.errors import (
     DeadlineExceeded,
@@ -49,25 +49,17 @@ _NULL: Final = bytes(8)
 Meaning = Callable[[Failure, Call], EdgedError]
 
 
-class Stubs(Protocol):
-    """What answers imports that are no WASI functions."""
-
-    fatal: str
-    """The one that ended the guest, as "module.name", or ""."""
-    called: dict[str, None]
-    """Those that gave zeros."""
-
-
 class Guest:
     """`instantiate`, `invoke` and `call` run it; the rest reads it."""
 
     def __init__(
         self, engine: Engine, host: Host, context: int, module: Module, names: Names,
-        policy: Policy, tmp: Path | None, stubs: Stubs,
+        policy: Policy, tmp: Path | None, zeros_called: Collection[str],
     ) -> None:  # fmt: skip
+        """`zeros_called`: the imports that gave zeros, as it comes to call them."""
         self.module = module
         self.names = names
-        self.stubs = stubs
+        self.zeros_called = zeros_called
         self._api = engine.api
         self._context = context
         self._extern = Extern()
@@ -149,8 +141,8 @@ class Guest:
             failure, meaning = failure_of(api, error), error_of_failure
         else:
             return
-        if self.stubs.fatal:
-            raise refuse("import-called", f"import {self.stubs.fatal}",
+        if call.stub:
+            raise refuse("import-called", f"import {call.stub}",
                          "the initialiser called it; guests are offered WASI only")  # fmt: skip
         stopped = error_of_stop(call)
         if call.exit_status is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import byref, c_void_p, memset
+from ctypes import byref, c_void_p
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from edged.interfaces import InitCall, InitPlan, Invocation, Tier
 from edged.runtime.code import Code
 from edged.runtime.compile_worker import FAST_CODE_BYTES_MIN
 from edged.runtime.engine import Engine
-from edged.runtime.ffi import VAL_RAW_BYTES, Api, HostCallback, PointerVec, name_of
+from edged.runtime.ffi import Api
 from edged.runtime.host import EPOCH_PERIOD_TICKS, Host
 from edged.runtime.sandbox import Sandbox
 from edged.runtime.settings import has_fast_tier
@@ -29,7 +29,6 @@ from .errors import refuse
 from .guest import Guest
 from .instrument import Names
 from .parse import CODE, Module
-from .wasi import is_foreign
 
 if TYPE_CHECKING:
     from edged.runtime.settings import Target
@@ -79,67 +78,6 @@ def compile_binary(
     raise refuse("invalid", "module", refused)
 
 
-class Stub(NamedTuple):
-    name: str
-    """As "module.name"."""
-    zeros: int | None
-    """Bytes of its results, which are zeros; None: it ends the guest."""
-
-
-class Stubs:
-    """Functions for imports that no guest is offered. They live as long as their linkers."""
-
-    def __init__(self, api: Api, stubbed: tuple[str, ...]) -> None:
-        self.fatal = ""
-        self.called: dict[str, None] = {}
-        """Those that gave zeros, in the order of their first calls."""
-        self._api = api
-        self._stubbed = frozenset(stubbed)
-        self._stubs: list[Stub] = []
-        self._callback = HostCallback(self._call)
-
-    def _call(self, env: int, _caller: int, args: int, _count: int) -> int:
-        name, zeros = self._stubs[env - 1]
-        if zeros is None:
-            self.fatal = name
-            return int(self._api.wasmtime_trap_new(b"stopped", 7))
-        self.called[name] = None
-        memset(args, 0, zeros)
-        return 0
-
-    def define(self, compiled: Compiled, linkers: tuple[int, ...]) -> None:
-        """One per foreign import of the module. Raises CannotSnapshot("import-type")."""
-        api, vec = self._api, PointerVec()
-        api.wasmtime_module_imports(compiled.module, byref(vec))
-        for index in range(vec.size):
-            each = vec.data[index]
-            module = name_of(api.wasm_importtype_module(each))
-            name = name_of(api.wasm_importtype_name(each))
-            functype = api.wasm_externtype_as_functype_const(api.wasm_importtype_type(each))
-            if not functype or not is_foreign(module, name):
-                continue
-            self._stubs.append(self._stub(module, name, functype))
-            texts = module.encode(), name.encode()
-            for linker in linkers:
-                error = api.wasmtime_linker_define_func_unchecked(
-                    linker, texts[0], len(texts[0]), texts[1], len(texts[1]), functype,
-                    self._callback, len(self._stubs), None,
-                )  # fmt: skip
-                if error:
-                    raise refuse("import-type", f"import {module}.{name}", api.take_error(error))
-        api.wasm_importtype_vec_delete(byref(vec))
-
-    def _stub(self, module: str, name: str, functype: int) -> Stub:
-        """Raises CannotSnapshot("import-type"): there is no zero of a reference's type."""
-        title = f"{module}.{name}"
-        if title not in self._stubbed and f"{module}.*" not in self._stubbed:
-            return Stub(title, None)
-        _params, results = self._api.signature(functype)
-        if "other" in results:
-            raise refuse("import-type", f"import {title}", "gives something that is no number")
-        return Stub(title, VAL_RAW_BYTES * len(results))
-
-
 @contextmanager
 def instantiated(
     host: Host, sandbox: Sandbox, compiled: Compiled, module: Module, plan: InitPlan, policy: Policy
@@ -149,10 +87,8 @@ def instantiated(
     Raises InitTrapped (a segment that does not fit), PolicyDenied (a mount), CannotSnapshot
     ("import-type", "needs-more")."""
     api, engine = host.api, compiled.engine
-    stubs = Stubs(api, plan.stubbed)
-    stubs.define(compiled, (engine.linker, engine.linker_tmp))
     try:
-        code = Code(engine, compiled.module)
+        code = Code(engine, compiled.module, zeros=plan.zeros)
     except ArtifactRefused as error:
         raise refuse("import-type", "module", error.private) from error
     granted = msgspec.structs.replace(policy, env={}, mounts=policy.mounts if plan.files else ())
@@ -162,7 +98,7 @@ def instantiated(
     context = api.wasmtime_store_context(store)
     api.wasmtime_context_set_wasi(context, wasi)
     _bound(api, host, store, context, module, policy)
-    guest = Guest(engine, host, context, module, Names(module), policy, tmp, stubs)
+    guest = Guest(engine, host, context, module, Names(module), policy, tmp, code.stubs.called)
     engine.ticker.enter(host.state.ident)
     try:
         guest.instantiate(code.plain if tmp is None else code.with_tmp)

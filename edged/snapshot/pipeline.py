@@ -112,7 +112,7 @@ def _report(
         called=tuple(each.export for each in resolved.calls),
         results=tuple(results),
         dropped_exports=tuple(name for name in module.exports if name in resolved.dropped),
-        stubs_called=tuple(guest.stubs.called),
+        zeros_called=tuple(guest.zeros_called),
         random_bytes=world.random_bytes,
         clock_reads=world.clock_reads,
         phases=SnapshotPhases(**{f"{phase}_s": took for phase, took in progress.wall_s.items()}),

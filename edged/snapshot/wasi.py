@@ -1,6 +1,4 @@
-"""Which of WASI's functions a guest is offered, and the environment of an initialiser. Its clock
-and random numbers are edged.runtime.world's.
-"""
+"""The environment of an initialiser. Its clock and random numbers are edged.runtime.world's."""
 
 from __future__ import annotations
 
@@ -9,65 +7,8 @@ from struct import Struct
 from typing import Final
 
 from edged.runtime.call import EFAULT, SUCCESS, Call, HostFunction
-from edged.runtime.relay import WASI
 
 _PAIR: Final = Struct("<I12xI")
-
-_FUNCTIONS: Final = frozenset(
-    [
-        "args_get",
-        "args_sizes_get",
-        "clock_res_get",
-        "clock_time_get",
-        "environ_get",
-        "environ_sizes_get",
-        "fd_advise",
-        "fd_allocate",
-        "fd_close",
-        "fd_datasync",
-        "fd_fdstat_get",
-        "fd_fdstat_set_flags",
-        "fd_fdstat_set_rights",
-        "fd_filestat_get",
-        "fd_filestat_set_size",
-        "fd_filestat_set_times",
-        "fd_pread",
-        "fd_prestat_dir_name",
-        "fd_prestat_get",
-        "fd_pwrite",
-        "fd_read",
-        "fd_readdir",
-        "fd_renumber",
-        "fd_seek",
-        "fd_sync",
-        "fd_tell",
-        "fd_write",
-        "path_create_directory",
-        "path_filestat_get",
-        "path_filestat_set_times",
-        "path_link",
-        "path_open",
-        "path_readlink",
-        "path_remove_directory",
-        "path_rename",
-        "path_symlink",
-        "path_unlink_file",
-        "poll_oneoff",
-        "proc_exit",
-        "proc_raise",
-        "random_get",
-        "sched_yield",
-        "sock_accept",
-        "sock_recv",
-        "sock_send",
-        "sock_shutdown",
-    ]
-)
-
-
-def is_foreign(module: str, name: str) -> bool:
-    """Whether an imported function is none that a guest of edged is offered."""
-    return module != WASI or name not in _FUNCTIONS
 
 
 class Environment:

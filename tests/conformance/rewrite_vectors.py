@@ -283,6 +283,7 @@ def record_file() -> Case:
         ("record-future", alias_record("hello", None, hlc=(WALL_MS + SKEW_MS_MAX + 1) << 16)),
         ("credential-role", serve),
         ("function-name", replace(record, name="Hello")),
+        ("spec", version_record("stubs", init_spec_bytes("", InitSpec(stubs=("b", "a"))))),
     ]
     return {
         "ca": public_bytes(CA).hex(),

@@ -295,7 +295,7 @@ async def test_stop_answers_what_was_accepted(tmp_path: Path) -> None:
         (b"#!/bin/sh\necho hi", "bad-magic"),
         (b"\x00asm\x0d\x00\x01\x00", "component"),
         (b"\x00asm\x01\x00\x00\x00\xff\xff", "invalid"),
-        (b'(module (import "env" "launch" (func)))', "missing-import"),
+        (b'(module (import "env" "launch" (global i32)))', "missing-import"),
     ],
 )
 async def test_what_cannot_run_is_refused_at_the_door(

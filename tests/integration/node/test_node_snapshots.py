@@ -51,7 +51,8 @@ async def test_a_deploy_with_init_makes_a_snapshot_that_every_node_knows(tmp_pat
             stated = detail["snapshot"]
             assert (stated["digest"], stated["made_by"], stated["refused"]) == (snapshot, "a", "")
             assert stated["size_bytes"] == init["size_bytes"]
-            assert detail["spec"]["init"] == {"calls": [], "env": {}, "timeout_ms": 30_000}
+            init_now = {"calls": [], "env": {}, "timeout_ms": 30_000, "stubs": []}
+            assert detail["spec"]["init"] == init_now
             (row,) = (await node.ask("GET", "/v1/functions/f/versions"))["versions"]
             assert (row["snapshot"], row["init"]) == (stated, detail["spec"]["init"])
             holders = [one["node"] for one in detail["snapshot_holders"]]

@@ -116,9 +116,6 @@ WASI = '(import "wasi_snapshot_preview1"'
     [
         ("(module (func (result i32)))", "invalid", "type mismatch"),
         ("(module (memory 1 1 shared))", "invalid", "threads"),
-        ('(module (import "env" "f" (func)))', "missing-import", "env.f"),
-        ('(module (import "wasi_unstable" "fd_write" (func)))', "missing-import", "wasi_unstable"),
-        (f'(module {WASI} "fd_wrote" (func)))', "missing-import", "fd_wrote"),
         (f'(module {WASI} "fd_write" (func (param i64))))', "missing-import", "another type"),
         (f'(module {WASI} "fd_close" (func (param v128) (result i32))))', "missing-import", "type"),
         ('(module (import "env" "memory" (memory 1)))', "missing-import", "memory cannot"),
@@ -154,6 +151,15 @@ async def test_what_validation_refuses(lab, text, reason, says):
     with pytest.raises(ModuleRejected) as caught:
         await lab.runtime.validate(wasm)
     assert (caught.value.reason, says in str(caught.value)) == (reason, True), str(caught.value)
+
+
+async def test_foreign_functions_are_told(lab):
+    text = f"""(module (import "env" "f" (func (param i64))) {WASI} "fd_wrote" (func))
+      {WASI} "sched_yield" (func (result i32))) (import "wasi_unstable" "fd_write" (func)))"""
+    info = await lab.runtime.validate(await lab.runtime.parse(text.encode()))
+    assert info.foreign_imports == (
+        ("env", "f"), (WASI.split('"')[1], "fd_wrote"), ("wasi_unstable", "fd_write"),
+    )  # fmt: skip
 
 
 async def test_garbage_behind_the_magic_is_invalid(lab):

@@ -53,6 +53,7 @@ def test_an_init_is_flags_over_the_file(as_json: Any, tmp_path: Path, module_fil
         ],
         "env": {"A": "1"},
         "timeout_ms": 30_000,
+        "stubs": [],
     }
     file = tmp_path / "function.toml"
     file.write_text(
@@ -61,10 +62,15 @@ def test_an_init_is_flags_over_the_file(as_json: Any, tmp_path: Path, module_fil
     )
     plan, _ = load_function_file(file)
     assert plan.snapshot == "never"
-    as_json("deploy", "--config", file, "--init-env", "B=3", "--init-timeout-ms", "7")
+    stubs = ("--init-stub", "host", "--init-stub", "env", "--init-stub", "host")
+    as_json("deploy", "--config", file, "--init-env", "B=3", "--init-timeout-ms", "7", *stubs)
     init = as_json("describe", "hello")["spec"]["init"]
     assert init["calls"] == [{"export": "load", "args": [1, 2.0, "x"]}]
     assert (init["env"], init["timeout_ms"]) == ({"A": "1", "B": "3"}, 7)
+    assert init["stubs"] == ["env", "host"]
+    file.write_text(file.read_text() + 'stubs = ["a", "env"]\n')
+    as_json("deploy", "--config", file, "--init-stub", "b")
+    assert as_json("describe", "hello")["spec"]["init"]["stubs"] == ["a", "b", "env"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,7 @@ def test_an_init_is_flags_over_the_file(as_json: Any, tmp_path: Path, module_fil
         (["--init-call", ""], "--init-call"),
         (["--init", "f", "--init-timeout-ms", "0"], "--init-timeout-ms"),
         (["--init-env", "A"], "--init-env"),
+        (["--init-stub", ""], "--init-stub"),
         (["--snapshot", "always"], "no init"),
     ],
 )

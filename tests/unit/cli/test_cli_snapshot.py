@@ -46,16 +46,16 @@ def test_a_snapshot_and_its_report(run: Edged, module: Path, tmp_path: Path) -> 
     assert b"wizer.initialize" not in out.read_bytes()
 
 
-def test_calls_renamings_and_stubs(run: Edged, module: Path, tmp_path: Path) -> None:
+def test_calls_renamings_and_zeros(run: Edged, module: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.wasm"
-    calls = ("--call", "logs", "--call", "add: func(a) -> ()(7)", "--stub", "env.*")
+    calls = ("--call", "logs", "--call", "add: func(a) -> ()(7)", "--zero", "env.*")
     result = run(
         "snapshot", module, "-o", out, *calls, "--rename", "_start=go", "--json", "--strip"
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["called"] == ["logs", "add: func(a) -> ()"]
-    assert report["stubs_called"] == ["env.log"]
+    assert report["zeros_called"] == ["env.log"]
     assert report["snapshot_bytes"] == out.stat().st_size
     assert global_of(out) == b"\x07"
     assert b"_start" in out.read_bytes()

@@ -96,7 +96,7 @@ def report_of(module_bytes: int, random_bytes: int) -> SnapshotReport:
         called=("init",),
         results=((),),
         dropped_exports=(),
-        stubs_called=(),
+        zeros_called=(),
         random_bytes=random_bytes,
         clock_reads=0,
         phases=SnapshotPhases(0, 0, 0, 0, 0, 0),

@@ -45,9 +45,9 @@ def test_an_init_is_part_of_the_version_and_has_a_digest_of_its_own() -> None:
     assert one.init is not None
     assert two.init is not None
     assert init_digest(one.init) == init_digest(two.init)
-    by_name = with_init()
-    versions = {version_of(encode_spec(spec)) for spec in (SPEC, by_name, one, with_init(calls[0]))}
-    assert len(versions) == 4
+    specs = (SPEC, with_init(), one, with_init(calls[0]), with_init(stubs=("env", "host")))
+    assert decode_spec(encode_spec(specs[-1])) == specs[-1]
+    assert len({version_of(encode_spec(spec)) for spec in specs}) == 5
     # 1 and 1.0 are arguments of different types.
     assert init_digest(InitSpec((InitCall("a", (1,)),))) != init_digest(
         InitSpec((InitCall("a", (1.0,)),))
@@ -97,6 +97,11 @@ def test_a_spec_round_trips_and_names_itself() -> None:
         with_init(*[InitCall("a")] * 17),
         with_init(env={"A": "\x00"}),
         with_init(env={"A=": ""}),
+        with_init(stubs=("b", "a")),
+        with_init(stubs=("a", "a")),
+        with_init(stubs=("",)),
+        with_init(stubs=("x" * 257,)),
+        with_init(stubs=tuple(f"{index:02}" for index in range(17))),
         with_init(timeout_ms=0),
         with_init(timeout_ms=300_001),
     ],

@@ -169,12 +169,12 @@ def test_foreign_imports_can_give_zeros() -> None:
     with pytest.raises(CannotSnapshot, match=r"env\.a"):
         take(module)
     with pytest.raises(CannotSnapshot, match=r"env\.b"):
-        take(module, InitPlan(stubbed=("env.a",)))
-    made, report = take(module, InitPlan(stubbed=("env.a", "env.b")))
-    assert report.stubs_called == ("env.a", "env.b")
+        take(module, InitPlan(zeros=("env.a",)))
+    made, report = take(module, InitPlan(zeros=("env.a", "env.b")))
+    assert report.zeros_called == ("env.a", "env.b")
     assert b"\x42\x03\x0b" in made  # i64.const 3
     with pytest.raises(CannotSnapshot, match=r"env\.v: gives something that is no number"):
-        take(module, InitPlan(stubbed=("env.*",)))
+        take(module, InitPlan(zeros=("env.*",)))
 
 
 def test_the_environment_of_the_policy_stays_out() -> None:
