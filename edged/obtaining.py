@@ -128,7 +128,16 @@ class Obtainer:
             known = self.failing(digest)
             if known is not None:
                 raise known.with_traceback(None)
-            fetch_s, make_s = await self._bring(code, way)
+            offered = code.stated is None and way != "artifact" and self._supply.offered(digest)
+            try:
+                fetch_s, make_s = await self._bring(code, way, 0.0 if offered else HOLDERLESS_S)
+            except NoHolder:
+                if not offered:
+                    raise
+                # Whoever showed the module has lost it since; its native code is had without.
+                self._log.info("module not to be had; trying its native code", module=digest)
+                way = "artifact"
+                continue
             compile_from = trio.current_time()
             try:
                 made = await self._compiled(code)
@@ -181,10 +190,13 @@ class Obtainer:
             make_s += self._rates.fetch_s(code.size_bytes)
         return make_s
 
-    async def _bring(self, code: Code, way: Way | None) -> tuple[float | None, float | None]:
-        """On return its bytes are here; seconds of fetching and of making, if any."""
+    async def _bring(
+        self, code: Code, way: Way | None, patience_s: float
+    ) -> tuple[float | None, float | None]:
+        """On return its bytes are here; seconds of fetching and of making, if any. `patience_s`: a
+        module's holder is looked for so long."""
         if code.spec is None or code.stated is None:
-            return await self.have(code), None
+            return await self.have(code, patience_s=patience_s), None
         if way == "snapshot-here" and self.snapshots is not None:
             module_s, began_s = await self.have(module_code(code.spec)), trio.current_time()
             await self.snapshots.rebuild(code.spec, code.stated)
@@ -195,9 +207,15 @@ class Obtainer:
         snapshot_s = await self.have(code, bases=(code.spec.module,))
         return _sum(module_s, snapshot_s), None
 
-    async def have(self, code: Code, *, bases: Sequence[Digest] | None = None) -> float | None:
+    async def have(
+        self,
+        code: Code,
+        *,
+        bases: Sequence[Digest] | None = None,
+        patience_s: float | None = None,
+    ) -> float | None:
         """Makes sure the code's bytes are here and intact; seconds of fetching, if any. `bases` as
-        Fetcher.fetch."""
+        Fetcher.fetch; `patience_s`: holders are looked for so long, else HOLDERLESS_S."""
         digest = code.digest
         try:
             if await self._store.verify(digest):
@@ -210,6 +228,7 @@ class Obtainer:
             self._on_held(digest)
             return None
         started = trio.current_time()
+        patience_s = HOLDERLESS_S if patience_s is None else patience_s
 
         def progress(done: int, of: int) -> None:
             self._log.debug("fetching", module=digest, wire_bytes=done, of=of)
@@ -218,7 +237,7 @@ class Obtainer:
             try:
                 await self._fetcher.fetch(digest, code.manifest, progress=progress, bases=bases)
             except NoHolder:
-                if trio.current_time() - started > HOLDERLESS_S:
+                if trio.current_time() - started > patience_s:
                     raise
                 await trio.sleep(POLL_S)
             else:

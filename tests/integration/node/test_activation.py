@@ -192,7 +192,8 @@ async def test_a_lost_module_is_no_longer_announced(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         deployed = await a.deploy("f", says("gone"))
-        b = await cluster.start("b", gateway={"forward": False})
+        # Which would rather compile what is shown to be there.
+        b = await cluster.start("b", gateway={"forward": False}, planner={"form": "module"})
         await cluster.agree()
         await holders_show(b, "ready")
         for path in a.config.data_dir.rglob(f"{deployed['module']}*"):
