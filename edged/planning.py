@@ -28,7 +28,7 @@ from .interfaces import FunctionView, PlanChange, PlanInput, PlanView
 from .measuring import Measures, Table
 from .planwords import UNITS, change_words
 from .telemetry import Log, Metrics
-from .whatif import flips, values_of, with_values
+from .whatif import deciding, flips, values_of, with_values
 
 PLANS_MAX: Final = 2048
 CHECK_S: Final = 1.0
@@ -75,6 +75,7 @@ class _Plan:
         "available",
         "basis",
         "changes",
+        "chosen",
         "decided_s",
         "failed",
         "form",
@@ -90,6 +91,8 @@ class _Plan:
         self.form: PlanForm | None = None
         self.basis: dict[str, float] = {}
         """Inputs at the newest decision."""
+        self.chosen: dict[str, float] = {}
+        """And when this form took another's place."""
         self.available: tuple[PlanForm, ...] = ()
         """Forms that could be had then."""
         self.decided_s: float | None = None
@@ -197,7 +200,7 @@ class Planning:
         """It is here and serves, chosen or the next best of what could be had."""
         plan = self._plan(function)
         if plan.form not in (None, form) and plan.form in plan.failed:
-            self._change(plan, form, "failed", plan.basis, plan.available)
+            self._change(plan, form, "failed", "", plan.basis)
 
     def _plan(self, function: FunctionView) -> _Plan:
         plan = self._plans.of(function.version, lambda: _Plan(function))
@@ -269,10 +272,14 @@ class Planning:
                     "form chosen", function=plan.function.name, form=form, why=decision.why
                 )
                 plan.decided_s, plan.trigger = self._wall_s(), trigger
+                plan.chosen = values
             plan.form = form
-            plan.basis, plan.available = values, available
         else:
-            self._change(plan, form, trigger, values, available)
+            moved = ""
+            if form in plan.available:
+                moved = deciding(found.inputs, left=plan.form, taken=form, then=plan.chosen)
+            self._change(plan, form, trigger, moved, values)
+        plan.basis, plan.available = values, available
         return forms
 
     def _order(self, plan: _Plan, decision: Decision) -> tuple[PlanForm, ...]:
@@ -290,24 +297,22 @@ class Planning:
         plan: _Plan,
         form: PlanForm,
         trigger: str,
+        moved: str,
         values: dict[str, float],
-        available: tuple[PlanForm, ...],
     ) -> None:
+        """`moved`: the input that did it; `values`: of them all by now."""
         before, name = plan.form, plan.function.name
-        moved, factor = _moved(plan.basis, values)
-        if factor < DRIFT:
-            moved = ""
         change = PlanChange(
             at_s=self._wall_s(),
             trigger=trigger,
             before=before,
             after=form,
             input=moved,
-            input_before=plan.basis.get(moved, 0.0),
+            input_before=plan.chosen.get(moved, 0.0),
             input_after=values.get(moved, 0.0),
         )
         plan.changes.append(change)
-        plan.form, plan.basis, plan.available = form, values, available
+        plan.form, plan.chosen = form, values
         plan.decided_s, plan.trigger = change.at_s, trigger
         self._metrics.plan_changes.labels(before or NO_FORM, form).inc()
         self._note(name, change)

@@ -1,5 +1,5 @@
-"""The values of a decision by name: reading one, putting another in its place, and finding how far
-one would have to go for another form to be the cheapest. Pure."""
+"""The values of a decision by name: reading one, putting another in its place, finding how far one
+would have to go for another form to be the cheapest, and which one made it so. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.costs import Blob, Forward, Inputs, PlanForm, Sources
+from protocol.costs import Blob, Forward, Inputs, PlanForm, Sources, options
 from protocol.errors import LocalProtocolError
 from protocol.planner import decide
 
@@ -23,6 +23,8 @@ STEPS_MAX: Final = 14
 """To a factor of 16,000 in either direction: beyond it nobody's link or code ever is."""
 HALVINGS: Final = 6
 """Of a step: to within 1.1 %."""
+SHARE: Final = 0.25
+"""Of what a form is cheaper by: an input that accounts for less of it explains nothing."""
 _BLOBS: Final = ("module", "artifact", "snapshot", "delta", "snapshot_artifact")
 
 Reader = Callable[[Inputs], float | None]
@@ -147,6 +149,8 @@ INPUTS: Final[Mapping[str, tuple[Reader, Writer]]] = {
 """How each is read and replaced; planwords.UNITS has their units."""
 FLIPPING: Final = ("bandwidth", "rate", "rtt", "init", "compile", "forward", "run", "price")
 """That change by themselves, or that an operator sets: what a flip is told of."""
+_MAY_LACK: Final = {"rate": "rate_per_s", "forward": "forward"}
+"""Inputs that may be unknown where forms can be had all the same, and their fields."""
 
 
 def values_of(inputs: Inputs) -> dict[str, float]:
@@ -219,3 +223,45 @@ def _between(
         else:
             other, form = middle, there
     return other, form
+
+
+def deciding(inputs: Inputs, *, left: PlanForm, taken: PlanForm, then: Mapping[str, float]) -> str:
+    """Which input's change since `then` did most to make one form cheaper than the other: with what
+    it was then in its place, the least of the lead is left. "": none did, so it is by what is here
+    or can be had."""
+    lead_s = _lead_s(inputs, left, taken)
+    name, most_s = "", SHARE * lead_s
+    if not 0 < lead_s < math.inf:
+        return name
+    now = values_of(inputs)
+    for each in INPUTS:
+        if then.get(each) == now.get(each):
+            continue
+        owed_s = lead_s - _lead_s(_as_then(inputs, each, now, then), left, taken)
+        if owed_s > most_s:
+            name, most_s = each, owed_s
+    return name
+
+
+def _as_then(
+    inputs: Inputs, name: str, now: Mapping[str, float], then: Mapping[str, float]
+) -> Inputs:
+    """With one value as it was; what stands for several peers changes for each in proportion."""
+    old = then.get(name)
+    if old is None:
+        absent = _MAY_LACK.get(name)
+        return inputs if absent is None else msgspec.structs.replace(inputs, **{absent: None})
+    factor = old / now[name] if now.get(name) else 1.0
+    if name == "bandwidth":
+        link_bytes_s = inputs.link_bytes_s * factor
+        inputs = msgspec.structs.replace(inputs, link_bytes_s=link_bytes_s)
+        return _with_sources(inputs, lambda one: one._replace(bytes_per_s=one.bytes_per_s * factor))
+    if name == "rtt" and factor:
+        return _with_sources(inputs, lambda one: one._replace(rtt_s=one.rtt_s * factor))
+    return INPUTS[name][1](inputs, old)
+
+
+def _lead_s(inputs: Inputs, left: PlanForm, taken: PlanForm) -> float:
+    """Infinite, or no number, where one cannot be had."""
+    costs = {row.form: row.total_s for row in options(inputs)}
+    return costs.get(left, math.inf) - costs.get(taken, math.inf)

@@ -52,8 +52,10 @@ class PlanChange(msgspec.Struct, frozen=True):
     before: PlanForm | None
     after: PlanForm | None
     input: str = ""
-    """That moved most since the decision before; "": none did."""
+    """Whose change since `before` was chosen did most to make `after` the cheaper one; "": none
+    did: one failed, or what is here or at peers changed."""
     input_before: float = 0.0
+    """When `before` was chosen; 0: unknown."""
     input_after: float = 0.0
 
 

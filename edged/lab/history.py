@@ -183,7 +183,7 @@ class Decided(Row, frozen=True, kw_only=True, tag="decided"):
     after: _Name | None
     trigger: _Name
     input: _Name = ""
-    """That moved most since the decision before; "": none did."""
+    """Whose change did most to bring it about; "": none's."""
     input_before: float = 0.0
     input_after: float = 0.0
 

@@ -151,6 +151,52 @@ async def test_a_decision_that_took_anothers_place_says_which_input_moved() -> N
     assert change.input_after > DRIFT * change.input_before
 
 
+async def test_what_moved_further_and_matters_less_is_not_named() -> None:
+    world = World(function(init_s=1.0))
+    near, far = peer(1, rtt_s=0.0002), peer(1, rtt_s=0.02)
+    world.held_by(near)
+    world.measure(12.5e6, near)
+    world.waits = 1
+    assert world.planning.asked(world.view)[0] == "snapshot"
+    world.held_by(far)
+    world.measure(0.5e6, near)
+    world.planning.check()
+    ((_, change),) = world.events
+    assert (change.before, change.after) == ("snapshot", "snapshot-here")
+    assert change.input_before / change.input_after < 100  # and the round trip by that
+    assert change.input == "bandwidth"
+
+
+async def test_an_input_that_went_by_steps_is_told_from_where_it_began() -> None:
+    world = World(function(init_s=1.0))
+    world.held_by(PEER)
+    bytes_s = 125e3
+    world.measure(bytes_s, PEER)
+    assert world.planning.asked(world.view)[0] == "snapshot-here"
+    world.waits = 1
+    while not world.events:
+        bytes_s *= 1.5
+        world.measure(bytes_s, PEER)
+        world.planning.check()
+    ((_, change),) = world.events
+    assert change.input == "bandwidth"
+    assert change.input_before == pytest.approx(125e3, rel=0.1)
+    assert change.input_after > 1.5**2 * change.input_before
+
+
+async def test_a_form_that_can_be_had_only_now_owes_its_choice_to_no_input() -> None:
+    world = World(function(init_s=30.0))
+    world.seen[MODULE] = NOTHING._replace(holders=(PEER,))
+    world.measure(125e6, PEER)
+    world.waits = 1
+    assert world.planning.asked(world.view)[0] == "snapshot-here"
+    other = peer(1, rtt_s=0.03)
+    world.held_by(other)
+    world.planning.check()
+    ((_, change),) = world.events
+    assert (change.after, change.input) == ("snapshot", "")
+
+
 async def test_a_form_for_which_there_is_no_room_is_not_chosen() -> None:
     world = World(function())
     world.held_by(PEER)
