@@ -167,10 +167,10 @@ def _check_fit(info: ModuleInfo, request: DeployRequest) -> None:
 def _check_imports(info: ModuleInfo, stubs: tuple[str, ...]) -> None:
     lacking = [one for one in info.foreign_imports if one[0] not in stubs]
     if lacking:
-        module, name = (text[:NAME_CHARS_SHOWN] for text in lacking[0])
+        modules = list(dict.fromkeys(module[:NAME_CHARS_SHOWN] for module, _name in lacking))
         raise ModuleRejected(
             "missing-import",
-            f"{module}.{name}: no such host function; only WASI preview 1 is offered, and what an "
-            "init's stubs name traps when called (init.stubs)",
-            imports=[".".join(one)[:NAME_CHARS_SHOWN] for one in lacking[:EXPORTS_SHOWN_MAX]],
+            f"{'.'.join(lacking[0])[:NAME_CHARS_SHOWN]}: no such host function; nodes offer WASI "
+            "preview 1, and to an init stubs that trap, of the modules that it names (init.stubs)",
+            modules=modules[:EXPORTS_SHOWN_MAX],
         )

@@ -254,10 +254,21 @@ def _deploy(client: Client, plan: Plan, stored: ModuleStored) -> Deployed:
             click.echo(clean(said), err=True)
         if error.problem.get("reason") in UNCAPTURED:
             error.hint = "--snapshot never deploys it; init runs at each invocation then"
+        if error.problem.get("reason") == "missing-import":
+            error.hint = _stub_hint(error.problem.get("modules"))
         raise
     except Unreachable as error:
         raise Unreachable(f"{error}; {unknown}", url=client.url) from error
     return msgspec.json.decode(answer, type=Deployed)
+
+
+def _stub_hint(modules: object) -> str:
+    """`modules`: of the problem."""
+    import shlex
+
+    named = modules if isinstance(modules, list) else []
+    flags = " ".join(f"--init-stub {shlex.quote(clean(str(each)))}" for each in named)
+    return f"if it never calls them: {flags or '--init-stub MODULE'}"
 
 
 def _tell(stored: ModuleStored, deployed: Deployed, urls: list[str], node: str) -> None:

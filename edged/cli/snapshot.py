@@ -90,15 +90,32 @@ def snapshot(
         return
     if output is None:
         raise ConfigError("say where the snapshot goes: -o OUT.wasm")
+    target = Path(output).resolve()
+    if not target.parent.is_dir():
+        raise ConfigError(f"-o {output}: no such directory")
     mounts = [_mount(index, text) for index, text in enumerate(dirs)]
     policy = _policy(timeout_ms, memory_bytes, tuple(mount for mount, _source in mounts))
     sources = {mount.source: source for mount, source in mounts}
     made, report = make_snapshot(data, _plan(data, **wanted), policy, mounts=sources)
-    Path(output).write_bytes(made)
+    _write(target, made)
     if as_json:
         print_json(report)
     else:
         _show(report)
+
+
+def _write(target: Path, made: bytes) -> None:
+    """Whole or not at all, but for what is no file: a pipe, a device. Raises ConfigError."""
+    from edged.errors import ConfigError
+    from edged.files import write_file
+
+    if not target.exists() or target.is_file():
+        write_file(target, made, secret=False)
+        return
+    try:
+        target.write_bytes(made)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error
 
 
 def _policy(timeout_ms: int, memory_bytes: int, mounts: tuple[Mount, ...]) -> Any:

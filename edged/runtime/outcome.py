@@ -52,7 +52,7 @@ def error_of_stop(call: Call, frames: str = "") -> EdgedError | None:
     if call.stub:
         return ImportCalled(
             f"the function called {call.stub}, which is only a stub",
-            stderr=stderr, private=frames, **{"import": call.stub},
+            stderr=stderr, private=f"import {call.stub}\n{frames}".strip(), **{"import": call.stub},
         )  # fmt: skip
     match call.stop:
         case "deadline":

@@ -58,4 +58,5 @@ async def test_what_is_not_named_or_called_at_init_is_refused(tmp_path: Path) ->
             problem = (await a.control("PUT", "/v1/functions/f", content=body)).json()
             assert (problem["type"].rsplit(":", 1)[1], problem.get("reason")) == (code, reason)
             assert code == "bad-request" or "browser.alert" in problem["detail"]
+            assert problem.get("modules") == (["browser"] if reason == "missing-import" else None)
         assert (await a.ask("GET", "/v1/functions"))["functions"] == []

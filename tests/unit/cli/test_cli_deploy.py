@@ -10,7 +10,7 @@ import pytest
 from edged.cli.calls import parse_call
 from edged.cli.client import Client
 from edged.cli.function_file import load_function_file
-from edged.errors import CannotSnapshot, ConfigError, InitTrapped, Unreachable
+from edged.errors import CannotSnapshot, ConfigError, InitTrapped, ModuleRejected, Unreachable
 from edged.interfaces import InitView, SnapshotView
 from protocol.ids import digest_of
 from tests.unit.cli.node_thread import NodeThread
@@ -144,3 +144,11 @@ def test_an_init_that_failed_shows_what_it_said(
     done = cli("deploy", module_file, "--init", "f")
     assert "no such function" in done.stderr
     assert "hint" not in done.stderr
+    lacking = ModuleRejected("missing-import", "a.f: no such", modules=["a", "b c\x1b"])
+    for error, flags in (
+        (lacking, "--init-stub a --init-stub 'b c\\x1b'"),
+        (ModuleRejected("missing-import", "a.f: no such"), "--init-stub MODULE"),
+    ):
+        node.operator.init_error = error
+        done = cli("deploy", module_file, "--init", "f")
+        assert f"hint: if it never calls them: {flags}\n" in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,42 @@ def test_a_snapshot_and_its_report(run: Edged, module: Path, tmp_path: Path) -> 
     assert b"wizer.initialize" not in out.read_bytes()
 
 
+def test_a_file_is_replaced_whole_or_not_at_all(
+    run: Edged, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    out, link = place / "out.wasm", tmp_path / "link.wasm"
+    out.write_bytes(b"the one before")
+    link.symlink_to(out)
+    out.chmod(0o444)
+
+    def fails(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        result = run("snapshot", module, "-o", link)
+    assert (result.exit_code, "No space" in result.stderr) == (2, True)
+    assert out.read_bytes() == b"the one before"
+    assert run("snapshot", module, "-o", link).exit_code == 0
+    assert global_of(out) == b"\x05"
+    assert link.is_symlink()
+    assert list(place.iterdir()) == [out]
+
+
+def test_a_device_is_written_to_and_stays_one(run: Edged, module: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("snapshot", module, "-o", pipe).exit_code == 0
+        assert os.read(reader, 4) == b"\0asm"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_calls_renamings_and_zeros(run: Edged, module: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.wasm"
     calls = ("--call", "logs", "--call", "add: func(a) -> ()(7)", "--zero", "env.*")
@@ -76,6 +114,7 @@ def test_an_examination_runs_nothing(run: Edged, module: Path, tmp_path: Path) -
     ("args", "code", "told"),
     [
         ((), 2, "-o OUT.wasm"),
+        (("-o", "{out}/none/x"), 2, "no such directory"),
         (("-o", "{out}", "--init", "logs"), 1, "import env.log"),
         (("-o", "{out}", "--init", "trap"), 1, "trapped: unreachable"),
         (("-o", "{out}", "--call", "add(1", "--json"), 1, "add(1"),
