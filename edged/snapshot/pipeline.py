@@ -83,7 +83,7 @@ def make(
         before = observe(guest)
         results = run(guest, resolved.calls)
         progress.enter("capture")
-        taken = snapshot(guest, before, padding_bytes_max=job.limits.padding_bytes)
+        taken = snapshot(guest, before, job.limits)
         progress.enter("rewrite")
         out = rewrite(module, taken, resolved, keep_custom_sections=plan.keep_custom_sections)
         size = out.size

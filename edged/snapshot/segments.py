@@ -23,6 +23,8 @@ and time: a table of 50,000 allocated strings has 50,000 segments with 32 (0.6 s
 compressed) and 8 with 128 (20 ms, 666 KB; uncompressed 3.4 instead of 2.1 MB)."""
 SEGMENTS_MAX: Final = 50_000
 """Of one snapshot; engines take 100,000."""
+SEGMENT_HEAD_BYTES: Final = 20
+"""At most, of memory, address and length."""
 SPANS_MAX: Final = 200_000
 """Looked at in one memory: 0.2 s and 30 MB. A hostile GiB could have 8 million."""
 IMAGE_BYTES_ALWAYS: Final = 16 * 1024 * 1024

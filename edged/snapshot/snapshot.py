@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edged.interfaces import MemoryReport
+from edged.interfaces import MemoryReport, SnapshotLimits
 
+from .binary import Span
 from .errors import refuse
 from .guest import Guest
 from .initialize import State
 from .instrument import passive_data, passive_elements
 from .parse import CODE, FUNCTION, Module
 from .parse import SEGMENTS_MAX as ENGINE_SEGMENTS_MAX
-from .segments import SEGMENTS_MAX, Layout, find_spans, lay_out
+from .segments import SEGMENT_HEAD_BYTES, SEGMENTS_MAX, Layout, find_spans, lay_out
 
 
 @dataclass
@@ -47,21 +48,31 @@ class Snapshot:
         )
 
 
-def snapshot(guest: Guest, before: State, *, padding_bytes_max: int) -> Snapshot:
+def snapshot(guest: Guest, before: State, limits: SnapshotLimits) -> Snapshot:
     """Raises CannotSnapshot: "table-mutated", "table-grown", "reference-global"."""
     module = guest.module
     _check_tables(guest, before)
     changed = _changed_globals(guest, before)
     memories = [guest.memory(index) for index in range(len(module.memories))]
     kept = len(module.segments) if module.data_count is not None else 0
+    found = [find_spans(memory) for memory in memories]
     layouts = lay_out(
-        [find_spans(memory) for memory in memories],
-        [limits.page_bits for limits in module.memories],
+        found,
+        [each.page_bits for each in module.memories],
         segments_max=min(SEGMENTS_MAX, ENGINE_SEGMENTS_MAX - kept),
-        padding_bytes_max=padding_bytes_max,
+        padding_bytes_max=_padding_bytes_max(module, found, limits),
     )
     data, elements = _dropped(guest)
     return Snapshot(memories, layouts, changed, data, elements)
+
+
+def _padding_bytes_max(module: Module, found: list[list[Span]], limits: SnapshotLimits) -> int:
+    """By the ratio; and a snapshot that fits is not to be made too large. It is larger than the
+    module by its data and their heads, at most."""
+    data_bytes = sum(span.end - span.start for spans in found for span in spans)
+    heads_bytes = SEGMENTS_MAX * SEGMENT_HEAD_BYTES
+    room = limits.snapshot_bytes - len(module.data) - data_bytes - heads_bytes
+    return min(limits.padding_ratio * data_bytes, room)
 
 
 def _check_tables(guest: Guest, before: State) -> None:

@@ -22,6 +22,8 @@ SPARSE = """(module (memory (export "memory") 400) (memory $other 1) (global (mu
     (i32.store (i32.const 20000000) (local.get 0)) (i64.store (i32.const 9) (local.get 1))
     (f32.store (i32.const 4000000) (local.get 2)) (f64.store $other (i32.const 8) (local.get 3))
     (memory.init $passive (i32.const 64) (i32.const 0) (i32.const 7)) (data.drop $passive)))"""
+FILL = "(memory.fill (i32.const 9000000) (i32.const 7) (i32.const 1500000))"
+PADDED = SPARSE.replace("(memory.init", f"{FILL} (memory.init", 1)
 ARGUMENTS = InitSpec((InitCall("init", (-1, 1 << 40, 0.5, -2.25)),))
 
 
@@ -29,7 +31,8 @@ ARGUMENTS = InitSpec((InitCall("init", (-1, 1 << 40, 0.5, -2.25)),))
     ("module", "init", "digest"),
     [
         (COUNTER, InitSpec(), "014861e1f69604c887442bf99b24a86f7ca85a985629f63c7f342d78cc2ff7ac"),
-        (SPARSE, ARGUMENTS, "6219b16703e09dff450c5b1c79531fd899815ab4088eb8cecd8cec0856586351"),
+        (SPARSE, ARGUMENTS, "02003cb0958642194a09c96f92fbc06d1291badb045a4d7ab12d0c1fcc637c86"),
+        (PADDED, ARGUMENTS, "9b37b2e13fe25fca11ddf74fea7475b0486ee7ae2eb7f7fb43fb5d32921106e1"),
     ],
 )
 def test_other_bytes_are_another_format(module: str, init: InitSpec, digest: str) -> None:

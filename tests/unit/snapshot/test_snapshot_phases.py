@@ -237,9 +237,23 @@ def test_a_sparse_memory_is_padded_until_it_can_be_mapped() -> None:
     state = look(made).state()["memory"]
     assert state[20_000_000] == 2
     assert not any(state[1_000_000:2_000_000])
-    _, report = take(source, InitPlan(), Policy(), limits=SnapshotLimits(padding_bytes=1000))
-    assert report.form == "sparse"
-    assert not report.memories[0].mapped
+    for limits in (
+        SnapshotLimits(padding_ratio=0),
+        SnapshotLimits(snapshot_bytes=9_000_000),  # which the padded one would have
+    ):
+        _, report = take(source, InitPlan(), Policy(), limits=limits)
+        assert report.form == "sparse"
+        assert not report.memories[0].mapped
+
+
+@pytest.mark.parametrize(("filled", "form"), [(1_000_000, "sparse"), (1_500_000, "padded")])
+def test_what_is_padded_is_in_proportion_to_what_is_copied(filled: int, form: str) -> None:
+    """The two, and zeros in between up to half of the 40 MB, or none."""
+    source = f"""(module (memory (export "memory") 1024) (func (export "wizer.initialize")
+      (memory.fill (i32.const 0) (i32.const 1) (i32.const {filled // 2}))
+      (memory.fill (i32.const 20000000) (i32.const 1) (i32.const {filled // 2}))
+      (i32.store8 (i32.const 40000000) (i32.const 2))))"""
+    assert take(source)[1].form == form
 
 
 def test_a_snapshot_of_a_snapshot_is_no_other() -> None:
