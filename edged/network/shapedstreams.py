@@ -85,13 +85,14 @@ class ShapedStream:
         self._news = trio.Event()
 
     # ------------------------------------------------------------ instead of the socket's
-    def send(self, data: memoryview) -> int:
-        """How much of it was taken. Raises BlockingIOError: nothing now; OSError."""
+    def send(self, data: memoryview, flags: int = 0) -> int:
+        """How much of it was taken. `flags` are for the kernel, where no link comes in between.
+        Raises BlockingIOError: nothing now; OSError."""
         lane = self._find_lane()
         if self._broken is not None:
             raise self._broken
         if lane is None or self._flow is None or self._is_straight(lane):
-            sent = self._socket.send(data)
+            sent = self._socket.send(data, flags)
             if lane is not None:
                 lane.counts.stream_bytes += sent
             return sent

@@ -28,7 +28,13 @@ PATIENCE_S = 40.0
 
 def counters() -> dict[str, int]:
     root = Path("/sys/class/net/eth0/statistics")
-    return {name: int((root / name).read_text()) for name in ("tx_bytes", "rx_bytes")}
+    return {name: int((root / name).read_text()) for name in ("tx_bytes", "tx_packets")}
+
+
+def spent() -> dict[str, float]:
+    """CPU seconds of this process."""
+    times = os.times()
+    return {"cpu_s": times.user + times.system, "kernel_s": times.system}
 
 
 def say(**fields: Any) -> None:
@@ -90,7 +96,7 @@ async def edged_node(options: dict[str, Any]) -> None:
         async for line in trio.wrap_file(sys.stdin):
             order = json.loads(line)
             if order["do"] == "count":
-                say(**counters(), cpu_s=time.process_time())
+                say(**counters(), **spent())
             elif order["do"] == "seed":
                 data = await trio.Path(order["path"]).read_bytes()
                 info = await store.put(data, kind="module")
@@ -132,7 +138,7 @@ def libtorrent(options: dict[str, Any], *, tuned: bool) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "count":
-            say(**counters(), cpu_s=time.process_time())
+            say(**counters(), **spent())
         elif order["do"] == "seed":
             path = Path(order["path"])
             encoded = make_torrent(lt, path, 64 * 1024 if tuned else 0)
@@ -195,7 +201,7 @@ class Aria:
     def __init__(self, port: int) -> None:
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
-        self._spent_s = 0.0
+        self._spent = {"cpu_s": 0.0, "kernel_s": 0.0}
 
     def start(self, torrent: Path, place: Path, *extra: str) -> None:
         self.end()
@@ -208,17 +214,21 @@ class Aria:
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
-    def cpu_s(self) -> float:
-        running = 0.0
-        if self._process is not None:
-            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-            fields = stat.rpartition(")")[2].split()
-            running = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return self._spent_s + running
+    def spent(self) -> dict[str, float]:
+        """CPU seconds of it and of those before."""
+        return {name: self._spent[name] + second for name, second in self._running().items()}
+
+    def _running(self) -> dict[str, float]:
+        if self._process is None:
+            return {"cpu_s": 0.0, "kernel_s": 0.0}
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
+        user_s, kernel_s = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:13])
+        return {"cpu_s": user_s + kernel_s, "kernel_s": kernel_s}
 
     def end(self) -> None:
         if self._process is not None:
-            self._spent_s = self.cpu_s()
+            self._spent = self.spent()
             self._process.kill()
             self._process.wait()
             self._process = None
@@ -239,7 +249,7 @@ def aria2(options: dict[str, Any]) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "count":
-            say(**counters(), cpu_s=time.process_time() + aria.cpu_s())
+            say(**counters(), **aria.spent())
         elif order["do"] == "seed":
             path = Path(order["path"])
             if tracker is None:
@@ -278,7 +288,7 @@ def from_origin(options: dict[str, Any]) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "count":
-            say(**counters(), cpu_s=time.process_time())
+            say(**counters(), **spent())
         elif order["do"] == "seed":
             path = Path(order["path"])
             own = options["nodes"][options["name"]]

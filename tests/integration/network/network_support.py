@@ -16,6 +16,7 @@ from edged.interfaces import BlobSource, DeltaSource
 from edged.network.gossip import GossipService
 from edged.network.server import StreamLimits, StreamServer
 from edged.network.sockets import GossipSockets, bind_gossip
+from edged.network.streams import Connection, accept, dial
 from edged.telemetry import Log, Metrics
 from edged.trust import Trust
 from protocol.events import Event, RecordsAccepted
@@ -27,8 +28,27 @@ from protocol.member import Metadata
 from protocol.presets import LOCAL, Knobs
 from protocol.records import Record, encoded_records
 from protocol.seal import Keyring
+from protocol.streams import Reply, Request
 
 MakeTrust = Callable[..., Trust]
+
+
+async def connected_pair(make_trust: MakeTrust) -> tuple[Connection[Reply], Connection[Request]]:
+    """Of the fetcher, and of the holder."""
+    a, b = make_trust("a"), make_trust("b")
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    accepted: list[Connection[Request]] = []
+
+    async def take() -> None:
+        taken = await accept(await listener.accept(), a)
+        assert isinstance(taken, Connection)
+        accepted.append(taken)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        fetcher = await dial(listener.socket.getsockname()[:2], b, expected=a.node_id)
+    await listener.aclose()
+    return fetcher, accepted[0]
 
 
 def make_blob(data: bytes) -> tuple[Manifest, list[bytes]]:

@@ -8,33 +8,15 @@ import socket
 
 import trio
 import trio.testing
-from network_support import MakeTrust
+from network_support import MakeTrust, connected_pair
 
-from edged.network.streams import Connection, accept, dial
+from edged.network.streams import Connection
 from edged.network.tls import HOLD_BYTES_MIN
-from protocol.streams import Reply, Request, SegmentReply, frame_head
+from protocol.streams import Reply, SegmentReply, frame_head
 
 BODY = random.Random(5).randbytes(128 * 1024)
 PART = 12_000
 """One TLS record, so that it comes as a whole."""
-
-
-async def connected(make_trust: MakeTrust) -> tuple[Connection[Reply], Connection[Request]]:
-    """Of the fetcher, and of the holder."""
-    a, b = make_trust("a"), make_trust("b")
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    accepted: list[Connection[Request]] = []
-
-    async def take() -> None:
-        taken = await accept(await listener.accept(), a)
-        assert isinstance(taken, Connection)
-        accepted.append(taken)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(take)
-        fetcher = await dial(listener.socket.getsockname()[:2], b, expected=a.node_id)
-    await listener.aclose()
-    return fetcher, accepted[0]
 
 
 def collected(connection: Connection[Reply]) -> int:
@@ -44,7 +26,7 @@ def collected(connection: Connection[Reply]) -> int:
 
 
 async def test_the_rest_of_a_body_is_waited_for_as_a_whole(make_trust: MakeTrust) -> None:
-    fetcher, holder = await connected(make_trust)
+    fetcher, holder = await connected_pair(make_trust)
     with trio.fail_after(10):
         await holder.send_encoded((frame_head(SegmentReply(1, 0), len(BODY)), BODY[:PART]))
         assert await fetcher.fill(hold=True)
@@ -68,7 +50,7 @@ async def test_the_rest_of_a_body_is_waited_for_as_a_whole(make_trust: MakeTrust
 async def test_a_part_is_had_when_the_rest_is_not_waited_for_any_longer(
     make_trust: MakeTrust,
 ) -> None:
-    fetcher, holder = await connected(make_trust)
+    fetcher, holder = await connected_pair(make_trust)
     with trio.fail_after(10):
         await holder.send_encoded((frame_head(SegmentReply(1, 0), len(BODY)), BODY[:PART]))
         assert await fetcher.fill(hold=True)
@@ -93,7 +75,7 @@ async def test_a_part_is_had_when_the_rest_is_not_waited_for_any_longer(
 async def test_nothing_is_held_between_frames_nor_from_who_does_not_ask_for_it(
     make_trust: MakeTrust,
 ) -> None:
-    fetcher, holder = await connected(make_trust)
+    fetcher, holder = await connected_pair(make_trust)
     with trio.fail_after(10):
         await holder.send_encoded((frame_head(SegmentReply(1, 0), len(BODY)), BODY[:PART]))
         assert await fetcher.fill(hold=True)
