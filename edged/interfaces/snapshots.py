@@ -182,6 +182,7 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     made of them, unless the module exports RESEED."""
     clock_reads: int
     phases: SnapshotPhases
+    compile_cpu_s: float
     init_cpu_s: float
     cpu_s: float
     """Of the whole process."""

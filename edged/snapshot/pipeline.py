@@ -116,6 +116,7 @@ def _report(
         random_bytes=world.random_bytes,
         clock_reads=world.clock_reads,
         phases=SnapshotPhases(**{f"{phase}_s": took for phase, took in progress.wall_s.items()}),
+        compile_cpu_s=progress.cpu_s["compile"],
         init_cpu_s=progress.cpu_s["init"],
         cpu_s=cpu_s(),
         peak_rss_bytes=peak_rss_bytes(),

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-BURST = "64k"
+BURST_BYTES = 64 * 1024
 QUEUE_MS = 50
 CLONE_NEWNET = 0x40000000
 NAMED = Path("/var/run/netns")
@@ -87,9 +87,10 @@ class Net:
     def address(self, number: int) -> str:
         return f"10.77.0.{number + 1}"
 
-    def limit(self, number: int, mbit: float) -> None:
+    def limit(self, number: int, mbit: float, *, burst_bytes: int = BURST_BYTES) -> None:
         """Both directions of a node's link."""
-        shape = ("root", "tbf", "rate", f"{mbit}mbit", "burst", BURST, "latency", f"{QUEUE_MS}ms")
+        rate = ("rate", f"{mbit}mbit", "burst", str(burst_bytes))
+        shape = ("root", "tbf", *rate, "latency", f"{QUEUE_MS}ms")
         run("tc", "-n", self._names[number], "qdisc", "replace", "dev", "eth0", *shape)
         run("tc", "-n", self._switch, "qdisc", "replace", "dev", f"p{number}", *shape)
 

@@ -216,44 +216,6 @@ async def _starts(
     }
 
 
-# ------------------------------------------------------------ shown
-def show(found: list[Facts]) -> None:
-    """Two tables: what there is, and how it starts."""
-    print(
-        f"\n{'':12} {'raw MB':>8} {'wire MB':>8} {'of full':>8} {'code MB':>8}"
-        f" {'compile CPU s':>14} {'artifact MB':>12} {'wire MB':>8}"
-    )
-    for facts in found:
-        print(f"{facts.case.name}: {facts.case.about}")
-        for name, code in (("module", facts.module), ("snapshot", facts.snapshot)):
-            costs = f"{code.fast.cpu_s:.2f} / {code.optimised.cpu_s:.2f}"
-            print(
-                f"  {name:10} {_mb(code.blob.size_bytes)} {_mb(code.blob.wire_bytes)} {'':8}"
-                f" {_mb(code.code_bytes)} {costs:>14} {_mb(code.artifact.size_bytes, 12)}"
-                f" {_mb(code.artifact.wire_bytes)}"
-            )
-        share = facts.delta_bytes / facts.snapshot.blob.wire_bytes
-        note = "" if facts.delta_offered else "  (edged offers none that saves less than half)"
-        print(f"  {'delta':10} {'':8} {_mb(facts.delta_bytes)} {share:8.1%}{note}")
-    print(
-        f"\n{'':12} {'start ms: CPU':>14} {'wall':>8}   {'snapshot':>8} {'wall':>8} {'faster':>8}"
-        f" {'made in CPU s':>14} {'beyond init':>12} {'peak MB':>8} {'form':>7}"
-    )
-    for facts in found:
-        before, after = facts.starts["module"].sample, facts.starts["snapshot"].sample
-        report = facts.report
-        print(
-            f"{facts.case.name:12} {before.cpu_us / 1e3:14.2f} {before.wall_us / 1e3:8.2f}"
-            f"   {after.cpu_us / 1e3:8.2f} {after.wall_us / 1e3:8.2f} {facts.faster:7.1f}x"
-            f" {report.cpu_s:14.2f} {report.cpu_s - report.init_cpu_s:12.2f}"
-            f" {report.peak_rss_bytes / 1e6:8.0f} {report.form:>7}"
-        )
-
-
-def _mb(size_bytes: int, width: int = 8) -> str:
-    return f"{size_bytes / 1e6:{width}.3f}"
-
-
 def summary(facts: Facts) -> dict[str, Any]:
     report = facts.report
     codes = {"module": facts.module, "snapshot": facts.snapshot}
@@ -276,6 +238,7 @@ def summary(facts: Facts) -> dict[str, Any]:
         "delta_offered": facts.delta_offered,
         "made": {
             "cpu_s": report.cpu_s,
+            "compile_cpu_s": report.compile_cpu_s,
             "init_cpu_s": report.init_cpu_s,
             "peak_rss_bytes": report.peak_rss_bytes,
             "form": report.form,

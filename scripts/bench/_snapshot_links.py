@@ -30,6 +30,7 @@ QUESTIONS = (
 )
 """What is asked of each bandwidth: of which forms, after how many calls."""
 BYTES_PER_MBIT = 125_000
+LABEL_CHARS = 25
 DECOMPRESS_BYTES_S = 700e6
 LOAD_S = 0.0005
 """Both: FACTS §1 and §5."""
@@ -120,26 +121,37 @@ def calls_until_paid(facts: Facts, mbit: float) -> float:
 
 
 def show(found: list[Facts]) -> None:
-    heads = " ".join(f"{form:>17}" for form in FORMS)
-    print(f"\nfirst answer, s, modelled {heads} {'calls until paid':>17}")
+    print("\nFirst answer on a node that holds nothing, by the planner's model, s (*: the soonest)")
+    print(heads() + f" {'calls until paid':>17}")
     for facts in found:
         for mbit in LINKS_MBIT:
             table = rows(facts, mbit)
-            best = winner(facts, mbit, FORMS)
-            cells = " ".join(_cell(table.get(form), best=form == best) for form in FORMS)
-            label = f"{facts.case.name}, {mbit:g} Mbit/s"
-            print(f"{label:25} {cells} {calls_until_paid(facts, mbit):17.1f}")
-    print("\nwhere the decision flips, from slow links to fast ones")
+            told = {form: answered_s(row) for form, row in table.items() if form in FORMS}
+            print(f"{cells(facts, mbit, told)} {calls_until_paid(facts, mbit):17.1f}")
+    print("calls until paid: by then the snapshot, compiled there, has made callers wait less")
+    print("in all than the module, compiled there and initialised by each call")
+    print("\nWhere the decision flips, from slow links to fast ones")
     for facts in found:
         print(facts.case.name)
         for title, forms, calls in QUESTIONS:
             print(f"  {title:32} {_path(facts, forms, calls)}")
+    print("no artifacts: where no peer has native code for this machine")
 
 
-def _cell(row: Option | None, *, best: bool) -> str:
-    if row is None:
-        return f"{'-':>17}"
-    return f"{answered_s(row):15.3f} *" if best else f"{answered_s(row):17.3f}"
+def heads() -> str:
+    return f"{'':{LABEL_CHARS}} " + " ".join(f"{form:>17}" for form in FORMS)
+
+
+def cells(facts: Facts, mbit: float, told: dict[PlanForm, float]) -> str:
+    """A row; the least of `told`, which may lack forms, is marked."""
+    best = min(told, key=lambda form: told[form])
+    shown = [
+        f"{'-':>17}" if form not in told
+        else f"{told[form]:15.3f} *" if form == best else f"{told[form]:17.3f}"
+        for form in FORMS
+    ]  # fmt: skip
+    label = f"{facts.case.name}, {mbit:g} Mbit/s"
+    return f"{label:{LABEL_CHARS}} {' '.join(shown)}"
 
 
 def _path(facts: Facts, forms: tuple[PlanForm, ...], calls: int) -> str:

@@ -1,12 +1,16 @@
-"""The picture of `snapshots`: time to the first answer by bandwidth, one panel per function."""
+"""The picture of `snapshots`: time to the first answer by bandwidth, one column per function, and
+below it what wins where, for each question.
+"""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from _snapshot_facts import Facts
-from _snapshot_links import FORMS, SWEEP_MBIT, answered_s, flips, rows, winner
+from _snapshot_links import FORMS, LINKS_MBIT, QUESTIONS, SWEEP_MBIT, answered_s, flips, rows
+from _snapshot_links import winner as winner_of
 from _snapshot_measured import Measured
 
 from edged.lab.report import style
@@ -23,79 +27,87 @@ COLOURS: Final[dict[PlanForm, str]] = {
     "snapshot-here": style.PURPLE,
     "snapshot-artifact": style.GREEN,
 }
-MBIT_MIN, MBIT_MAX = 1.0, 1000.0
-STRIP = 0.035
-"""Height of the strip that shows the winner, of the panel's."""
-HEIGHT_IN = 3.6
-PNG_DPI = 110
+MBIT_MIN, MBIT_MAX = min(LINKS_MBIT), max(LINKS_MBIT)
+HEIGHT_IN = 5.0
+CURVES, STRIPS = 3.2, 1.0
+"""Shares of the height."""
+STRIP = 0.72
+"""Of the distance between two."""
+LABEL_TIMES = 1.6
+"""A bar that spans less has no room for where it ends."""
+PNG_DPI = 130
 
 
-def draw(found: list[Facts], measured: Measured, out: Path) -> list[Path]:
-    """Writes snapshots.png and snapshots.svg. Raises ConfigError: matplotlib is not installed."""
+def draw(found: list[Facts], measured: Measured, out: Path) -> None:
+    """Raises ConfigError: matplotlib is not installed."""
     with style.drawing():
         from matplotlib.lines import Line2D
 
         made = style.figure(HEIGHT_IN)
-        panels = made.subplots(1, len(found), squeeze=False)[0]
-        for axes, facts in zip(panels, found, strict=True):
-            _panel(axes, facts, measured.get(facts.case.name, {}))
-        panels[0].set_ylabel("first answer, s")
-        handles: dict[str, object] = {}
-        for axes in panels:
-            lines, labels = axes.get_legend_handles_labels()
-            handles |= dict(zip(labels, lines, strict=True))
-        if measured:
-            handles["measured"] = Line2D(
-                [], [], ls="", marker="o", markersize=4, color=style.INK, fillstyle="none"
-            )
-        made.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles)
+        ratios = [CURVES, STRIPS]
+        panels = made.subplots(2, len(found), squeeze=False, sharex=True, height_ratios=ratios)
+        for (curves, strips), facts in zip(panels.T, found, strict=True):
+            _curves(curves, facts)
+            for mbit, answers in measured.get(facts.case.name, {}).items():
+                for form, told in answers.items():
+                    curves.plot(
+                        mbit, told.own_s, "o", ms=4, mfc="none", mec=COLOURS[form], clip_on=False
+                    )
+            _strips(strips, facts)
+        panels[0][0].set_ylabel("first answer, s")
+        titles = [title for title, _forms, _calls in QUESTIONS]
+        panels[1][0].set_yticks(range(len(titles)), titles)
+        panels[1][0].set_title(
+            "soonest, and up to how many Mbit/s", fontsize=8, fontweight="normal"
         )
-        out.mkdir(parents=True, exist_ok=True)
-        paths = [out / f"snapshots.{kind}" for kind in ("png", "svg")]
-        none = {"png": {"Software": None}, "svg": {"Date": None}}
-        for path in paths:
-            kind = path.suffix[1:]
-            made.savefig(path, dpi=PNG_DPI, facecolor=style.PAPER, metadata=none[kind])
-    return paths
+        for strips in panels[1][1:]:
+            strips.set_yticks([])
+        shown = [Line2D([], [], color=COLOURS[form], lw=3, label=form) for form in FORMS]
+        if measured:
+            shown.append(Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec=style.INK))
+            shown[-1].set_label("measured")
+        made.legend(handles=shown, loc="outside lower center", ncols=len(shown))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        none = {"Date": None} if out.suffix == ".svg" else {"Software": None}
+        made.savefig(out, dpi=PNG_DPI, facecolor=style.PAPER, metadata=none)
 
 
-def _panel(axes: Axes, facts: Facts, measured: dict[str, dict[str, float]]) -> None:
+def _curves(axes: Axes, facts: Facts) -> None:
     sweep = [mbit for mbit in SWEEP_MBIT if MBIT_MIN <= mbit <= MBIT_MAX]
     tables = [rows(facts, mbit) for mbit in sweep]
-    present = [form for form in FORMS if form in tables[0]]
-    for form in present:
-        axes.plot(
-            sweep, [answered_s(table[form]) for table in tables], color=COLOURS[form], label=form
-        )
-    for key, told in measured.items():
-        form, _, mbit = key.partition(" @ ")
-        colour = COLOURS[form]  # type: ignore[index]
-        axes.plot(float(mbit), told["own_s"], "o", markersize=4, color=colour, fillstyle="none")
+    for form in (form for form in FORMS if form in tables[0]):
+        axes.plot(sweep, [answered_s(table[form]) for table in tables], color=COLOURS[form])
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(MBIT_MIN, MBIT_MAX)
-    _winners(axes, facts)
     before, after = facts.module.blob.size_bytes, facts.snapshot.blob.size_bytes
-    axes.set_title(
-        f"{facts.case.name}: {before / 1e6:.1f} → {after / 1e6:.1f} MB,\n"
-        f"starts {facts.faster:.0f} × as fast"
-    )
+    sizes = f"{before / 1e6:.{_digits(before)}f} → {after / 1e6:.1f} MB"
+    axes.set_title(f"{facts.case.name}: {sizes},\nstarts {facts.faster:.0f} × as fast")
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _digits(size_bytes: int) -> int:
+    return 1 if size_bytes >= 1e6 else 2
+
+
+def _strips(axes: Axes, facts: Facts) -> None:
+    """One for each question: the winner's colour, and the bandwidth where it changes."""
+    for at, (_title, forms, calls) in enumerate(QUESTIONS):
+        changes = [
+            flip for flip in flips(facts, forms, calls=calls) if MBIT_MIN < flip.mbit < MBIT_MAX
+        ]
+        edges = [MBIT_MIN, *[flip.mbit for flip in changes], MBIT_MAX]
+        won = [winner_of(facts, MBIT_MIN, forms, calls=calls), *[flip.to for flip in changes]]
+        for (low, high), form in zip(itertools.pairwise(edges), won, strict=True):
+            axes.barh(at, high - low, STRIP, low, color=COLOURS[form], lw=0)
+            if high < MBIT_MAX and high / low > LABEL_TIMES:
+                axes.text(
+                    high * 0.96, at, f"{high:.0f}", ha="right", va="center", fontsize=7,
+                    color=style.PAPER, fontweight="bold",
+                )  # fmt: skip
+    axes.set_ylim(len(QUESTIONS) - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
     axes.set_xlabel("Mbit/s")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-
-
-def _winners(axes: Axes, facts: Facts) -> None:
-    """A strip along the bottom, and a line where its colour changes."""
-    shown = [flip for flip in flips(facts) if MBIT_MIN < flip.mbit < MBIT_MAX]
-    edges = [MBIT_MIN, *[flip.mbit for flip in shown], MBIT_MAX]
-    forms = [winner(facts, MBIT_MIN), *[flip.to for flip in shown]]
-    for low, high, form in zip(edges, edges[1:], forms, strict=False):
-        axes.axvspan(low, high, ymax=STRIP, color=COLOURS[form], lw=0)
-    for flip in shown:
-        axes.axvline(flip.mbit, color=style.INK, lw=0.8, ls=":")
-        axes.annotate(
-            f"{flip.mbit:.0f}", (flip.mbit, STRIP), (-2, 3), ha="right", rotation=90, fontsize=7,
-            xycoords=("data", "axes fraction"), textcoords="offset points",
-        )  # fmt: skip
+    axes.xaxis.set_major_formatter("{x:g}")

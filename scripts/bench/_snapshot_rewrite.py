@@ -65,7 +65,7 @@ def main(source: str, output: str) -> None:
         payload = data[segment.payload.start : segment.payload.end]
         memory[at : at + len(payload)] = payload
         at += len(payload)
-    done("(initial memory)")
+    began_s = time.process_time()  # what only this benchmark does
     view = memoryview(memory)
     page_bits = [module.memories[0].page_bits]
     layouts = lay_out(
@@ -81,7 +81,7 @@ def main(source: str, output: str) -> None:
     done("rewrite")
     told = {
         "phases_cpu_s": at_s,
-        "rewriting_cpu_s": round(sum(at_s.values()) - at_s["(initial memory)"], 4),
+        "rewriting_cpu_s": round(sum(at_s.values()), 4),
         "grown_bytes": peak_rss_bytes() - before,
         "instrumented_bytes": instrumented_bytes,
         "written_bytes": os.stat(output).st_size,
