@@ -240,6 +240,11 @@ class Fetch:
             return None
         return self._tick_at if self._news.due is None else min(self._news.due, self._tick_at)
 
+    @property
+    def pending(self) -> bool:
+        """There is something to poll."""
+        return bool(self._transmits or self._events)
+
     def poll_transmit(self) -> Transmit | None:
         return self._transmits.popleft() if self._transmits else None
 

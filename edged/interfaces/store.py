@@ -86,8 +86,9 @@ class PartialBlob(Protocol):
     present: frozenset[int]
     """Indices of wire segments that were already on disk and verify."""
 
-    async def write(self, segments: Sequence[tuple[int, bytes]]) -> None:
-        """Verifies length and digest of each against the manifest, then stores all.
+    async def write(self, segments: Sequence[tuple[int, bytes]], *, verified: bool = False) -> None:
+        """Verifies length and digest of each against the manifest, unless the caller has (a fetch
+        does when they come in), then stores all.
 
         Raises DigestMismatch (nothing was stored), DiskFull."""
         ...

@@ -57,7 +57,7 @@ QUEUE_BYTES_MAX: Final = 8 * 1024 * 1024
 GATHER_BYTES: Final = 1024 * 1024
 GATHER_SHARE: Final = 0.02
 GATHER_S_MIN: Final = 0.003
-GATHER_S_MAX: Final = 0.02
+GATHER_S_MAX: Final = 0.06
 """A thread hop costs as much as a segment: with less than that verified, more is waited for, for a
 share of the time the fetch has taken so far, as for its news (SPEC §10.5)."""
 HOLD_S: Final = 0.25
@@ -157,11 +157,16 @@ class Transfer:
         """A peer that fetches the blob asked this node for it."""
         self._peers.setdefault(peer.node_id, peer)
         self._fetch.wanted_by(peer.node_id, bitmap, trio.current_time())
-        self._wake.set()
+        self._nudge()
 
     def announced(self, peer: NodeId, indices: Iterable[int]) -> None:
         self._fetch.have(peer, indices, trio.current_time())
-        self._wake.set()
+        self._nudge()
+
+    def _nudge(self) -> None:
+        """Most of what others tell asks for nothing at once, and a pass for each would be dear."""
+        if self._fetch.pending:
+            self._wake.set()
 
     def rates(self) -> dict[NodeId, tuple[int, float]]:
         """As FetchMeter.fetched gets them."""
@@ -370,7 +375,7 @@ class Transfer:
                 assert self._partial is not None
                 batch = self._next_batch()
                 try:
-                    await self._partial.write(batch)
+                    await self._partial.write(batch, verified=True)
                 except EdgedError as error:
                     self._write_failed = error
                     self._wake.set()

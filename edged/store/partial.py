@@ -1,9 +1,9 @@
 """One fetch in progress: segments stored as they come, the blob made of them. Thread-safe.
 
-Segments are verified when written and again when resumed, so they are not synced one by one: what a
-power cut takes is fetched again, and `finish` syncs the whole before anything is acknowledged. It
-links the wire form rather than moving it: until the blob's index row is durable the partial is
-still there to resume from. Lock order: the blob's lock, then a fetch's own.
+Segments are verified before they are written and again when resumed, so they are not synced one by
+one: what a power cut takes is fetched again, and `finish` syncs the whole before anything is
+acknowledged. It links the wire form rather than moving it: until the blob's index row is durable
+the partial is still there to resume from. Lock order: the blob's lock, then a fetch's own.
 """
 
 from __future__ import annotations
@@ -67,15 +67,12 @@ class Fetch:
         self.manifest = manifest
         self.present = frozenset(present)
 
-    def write(self, segments: Sequence[tuple[int, bytes]]) -> None:
-        """Verifies and stores; makes the blob's bytes of them as it goes."""
-        manifest = self.manifest
+    def write(self, segments: Sequence[tuple[int, bytes]], *, verified: bool = False) -> None:
+        """Verifies, unless the caller just did, and stores; makes the blob's bytes of them as it
+        goes."""
         disk = self._core.disk
-        try:
-            for index, wire in segments:
-                manifest.check_segment(index, wire)
-        except RemoteProtocolError as error:
-            raise DigestMismatch(f"blob {manifest.blob}: {error}") from error
+        if not verified:
+            self._check(segments)
         with self._using, translated("storing segments"):
             self._owner.check_current(self)
             try:
@@ -91,6 +88,13 @@ class Fetch:
             except (StoreError, OSError):
                 self._let_go()
                 raise
+
+    def _check(self, segments: Sequence[tuple[int, bytes]]) -> None:
+        try:
+            for index, wire in segments:
+                self.manifest.check_segment(index, wire)
+        except RemoteProtocolError as error:
+            raise DigestMismatch(f"blob {self.manifest.blob}: {error}") from error
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """What is stored already, for others that fetch the same blob. Raises BlobNotFound."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -76,8 +77,9 @@ class Partial:
         self.manifest: Manifest = fetch.manifest
         self.present: frozenset[int] = fetch.present
 
-    async def write(self, segments: Sequence[tuple[int, bytes]]) -> None:
-        await trio.to_thread.run_sync(self._fetch.write, segments, limiter=self._limiter)
+    async def write(self, segments: Sequence[tuple[int, bytes]], *, verified: bool = False) -> None:
+        write = partial(self._fetch.write, segments, verified=verified)
+        await trio.to_thread.run_sync(write, limiter=self._limiter)
 
     async def read(self, indices: Sequence[int]) -> list[bytes]:
         return await trio.to_thread.run_sync(self._fetch.read, indices, limiter=self._limiter)

@@ -1,7 +1,8 @@
 """One node of the swarm benchmark: run in its namespace, told by lines of JSON on stdin.
 
-`{"do": "seed", "path": …}` and `{"do": "get", "what": …, "path": …}`, each answered by one line.
-What `seed` answers is what `get` is given. Kinds: edged, libtorrent, libtorrent-tuned, aria2, http.
+`{"do": "seed", "path": …}`, `{"do": "get", "what": …, "path": …}` and `{"do": "drop"}`, each
+answered by one line. What `seed` answers is what `get` is given; `drop` removes what came of
+either. Kinds: edged, libtorrent, libtorrent-tuned, aria2, http.
 """
 
 from __future__ import annotations
@@ -100,8 +101,12 @@ async def edged_node(options: dict[str, Any]) -> None:
             elif order["do"] == "seed":
                 data = await trio.Path(order["path"]).read_bytes()
                 info = await store.put(data, kind="module")
+                blob = info.digest
                 manifest = await store.make_manifest(info.digest)
                 say(what=[info.digest, manifest_digest(manifest)])
+            elif order["do"] == "drop":
+                await store.delete(blob)
+                say()
             else:
                 blob, manifest_name = (Digest(text) for text in order["what"])
                 await exchange.fetch(blob, manifest_name, progress=lambda _d, _t: None)
@@ -142,8 +147,11 @@ def libtorrent(options: dict[str, Any], *, tuned: bool) -> None:
         elif order["do"] == "seed":
             path = Path(order["path"])
             encoded = make_torrent(lt, path, 64 * 1024 if tuned else 0)
-            add(lt, session, encoded, path.parent, seed=True)
+            handle = add(lt, session, encoded, path.parent, seed=True)
             say(what=encoded.hex())
+        elif order["do"] == "drop":
+            session.remove_torrent(handle, lt.session.delete_files)
+            say()
         else:
             place = Path(order["path"])
             shutil.rmtree(place, ignore_errors=True)
@@ -261,6 +269,10 @@ def aria2(options: dict[str, Any]) -> None:
             aria.start(torrent, path.parent, "--bt-seed-unverified=true")
             time.sleep(1.0)  # it listens by then
             say(what=encoded.hex())
+        elif order["do"] == "drop":
+            aria.end()
+            path.unlink()
+            say()
         else:
             path = Path(order["path"])
             shutil.rmtree(path.parent, ignore_errors=True)
@@ -296,10 +308,13 @@ def from_origin(options: dict[str, Any]) -> None:
             server = http.server.ThreadingHTTPServer((own, 0), handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             say(what=f"http://{own}:{server.server_address[1]}/{path.name}")
+        elif order["do"] == "drop":
+            path.unlink()
+            say()
         else:
-            target = Path(order["path"])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with urllib.request.urlopen(order["what"]) as answer, target.open("wb") as file:
+            path = Path(order["path"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(order["what"]) as answer, path.open("wb") as file:
                 shutil.copyfileobj(answer, file, 1 << 20)
             say(done=time.monotonic())
 

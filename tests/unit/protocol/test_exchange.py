@@ -148,8 +148,12 @@ def test_news_of_other_fetchers_is_used() -> None:
     rig.fetch.meet([B], rig.now)
     assert Dial(B) in rig.sent()
     assert rig.join(B, ()) == []
+    assert not rig.fetch.pending
     rig.fetch.have(B, [4, 5], rig.now)
+    assert rig.fetch.pending
     assert {message.index for message in rig.segments(B)} == {4, 5}  # type: ignore[union-attr]
+    rig.fetch.have(B, [4], rig.now)
+    assert not rig.fetch.pending
     rig.fetch.have(B, [MANIFEST.segments], rig.now)
     assert SourceBanned(B, "have: announces segments that do not exist") in rig.events()
 

@@ -187,6 +187,24 @@ async def test_wrong_segments_are_refused_one_by_one(store: BlobStore) -> None:
     assert (await partial.finish()).digest == manifest.blob
 
 
+async def test_whoever_says_verified_and_errs_makes_no_blob_and_serves_nothing(
+    store: BlobStore, data_dir: Path
+) -> None:
+    manifest, frames = await wire_of(store)
+    await store.delete(manifest.blob)
+    partial = await store.begin_partial(manifest)
+    other = zstandard.ZstdCompressor().compress(os.urandom(manifest.raw_length(0)))
+    wrong = (other + bytes(len(frames[0])))[: len(frames[0])]
+    await partial.write([(0, wrong), *list(enumerate(frames))[1:]], verified=True)
+    assert await partial.read([1]) == [frames[1]]
+    with pytest.raises(BlobNotFound):
+        await partial.read([0])
+    with pytest.raises(DigestMismatch):
+        await partial.finish()
+    assert store.info(manifest.blob) is None
+    assert list((data_dir / "partial").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("what", "frame"),
     [
