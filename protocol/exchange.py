@@ -337,7 +337,7 @@ class Fetch:
             if self._ledger.any_asked >= self._ledger.free.bit_count() and source.segments_asked:
                 return False
             request, ask = GetAny(self._id(), self.blob), Ask(Kind.ANY, 0, now)
-        elif self._is_dry(source, now):
+        elif self._sources.is_dry(source, now):
             return False
         else:
             index = self._choose(source, now)
@@ -361,13 +361,6 @@ class Fetch:
             return False
         others = [other for other in self._sources.offering() if other is not source]
         return not others or not all(other.complete for other in others)
-
-    def _is_dry(self, source: Source, now: float) -> bool:
-        """It has just sent the last of what it had sent to nobody: all of it is with others now,
-        and to ask those costs the one everybody depends on nothing."""
-        if not source.complete or source.seeds or now >= source.dry_at + self._config.dry_s:
-            return False
-        return not all(other.complete for other in self._sources.offering())
 
     def _choose(self, source: Source, now: float) -> int | None:
         """Rarest first, ties by chance; at the end also what others are slow with."""

@@ -42,6 +42,13 @@ class Circle:
         """Those that said what they have."""
         return [source for source in self.active() if source.offered]
 
+    def is_dry(self, source: Source, now: float) -> bool:
+        """It has just sent the last of what it had sent to nobody: all of it is with others now,
+        and to ask those costs the one everybody depends on nothing."""
+        if not source.complete or source.seeds or now >= source.dry_at + self._config.dry_s:
+            return False
+        return not all(other.complete for other in self.offering())
+
     @property
     def untried(self) -> bool:
         """Somebody is left to connect to, or just being connected to."""
