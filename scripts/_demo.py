@@ -8,59 +8,28 @@ cluster's state is a fresh directory under .edged, removed at the end, also on C
 from __future__ import annotations
 
 import argparse
-import contextlib
+import functools
 import http.client
-import json
-import os
-import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import _guests
+from _demo_cluster import Case, Demo, DemoError, GuestBuilder
 from _env import ROOT
 from rich.console import Console
 from rich.table import Table
 
-COMMAND_TIMEOUT_S = 120.0
-SETTLE_TIMEOUT_S = 60.0
-REQUEST_TIMEOUT_S = 60.0
-TELL_EVERY_S = 10.0
 CLUSTER = "configs/clusters/geo8.toml"
 SCENARIO = "configs/chaos/region-loss.toml"
 RUN = ROOT / ".edged" / "region-loss"
 ORIGIN, SURVIVORS = "n1", tuple(f"n{number}" for number in range(2, 9))
 NODES = (ORIGIN, *SURVIVORS)
 REPLICAS = 3
-AT_ONCE = ("warm", "forwarded")
-"""Starts of requests that waited for no code: it was in memory here, or at a peer."""
 TEXT = "To be, or not to be, that is the question"
-
-
-class DemoError(Exception):
-    """A step without which the story cannot go on."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One request and the only right answer."""
-
-    function: str
-    made_with: str
-    target: str
-    answer: bytes
-    body: bytes = b""
-
-
 ABC = b"6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85  abc\n"
 WORDS = b'{"words":10,"distinct":8,"longest":"question","top":{"be":2,"to":2}}\n'
 CASES = (
@@ -71,217 +40,8 @@ CASES = (
     Case("reverse_sub", "WAT", "/reverseSub?a=3&b=10", b"7\n"),
 )
 LATER = Case("count", "C", "?n=1000000", b"78498 primes below 1000000\n")
-
-
-@dataclass
-class Answer:
-    status: int
-    start: str
-    phases_ms: dict[str, float]
-    elapsed_s: float
-    right: bool
-
-
-def fetch(
-    method: str, url: str, *, body: bytes | None = None, headers: dict[str, str] | None = None
-) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """One request on a connection of its own. Raises OSError, HTTPException."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=REQUEST_TIMEOUT_S)
-    try:
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, target, body or None, headers or {})
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
-    finally:
-        connection.close()
-
-
-class GuestBuilder:
-    """scripts/guests in a process of its own, beside whatever goes on meanwhile."""
-
-    def __init__(self) -> None:
-        wanted = {case.function for case in (*CASES, LATER)}
-        # In the order of build.toml, in which scripts/guests takes them up.
-        self._guests = {g.name: g for g in _guests.guests() if g.name in wanted}
-        self._done: set[str] = set()
-        self._process: subprocess.Popen[str] | None = None
-        if self.missing():
-            command = [sys.executable, str(ROOT / "scripts" / "guests"), *self._guests]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE, text=True, start_new_session=True,
-            )  # fmt: skip
-
-    def missing(self) -> list[str]:
-        for name, guest in self._guests.items():
-            if name not in self._done and _guests.is_built(guest):
-                self._done.add(name)
-        return [name for name in self._guests if name not in self._done]
-
-    def wait_for(self, demo: Demo, name: str) -> None:
-        """Until guest `name` is built; at once for those that need no building. Raises DemoError
-        with the compiler's words."""
-        started_s = told_s = time.monotonic()
-        with demo.console.status("") as live:
-            while name in (missing := self.missing()):
-                if self._process is not None and self._process.poll() is not None:
-                    if name not in self.missing():
-                        return  # built in the very last moment
-                    assert self._process.stderr is not None
-                    raise DemoError(f"guests:\n{self._process.stderr.read().strip()}")
-                now_s = time.monotonic()
-                # scripts/guests compiles two at a time.
-                what = f"compiling {' and '.join(missing[:2])}, {now_s - started_s:.0f} s"
-                more = f"; then {', '.join(missing[2:])}" if missing[2:] else ""
-                live.update(what + more)
-                if not demo.console.is_terminal and now_s - told_s >= TELL_EVERY_S:
-                    demo.say(what)
-                    told_s = now_s
-                time.sleep(0.1)
-        waited_s = time.monotonic() - started_s
-        if waited_s > 0.5:
-            demo.say(f"compiled {name}: waited {waited_s:.0f} s for it")
-
-    def close(self) -> None:
-        """Ends it with the compilers it started, if it still runs."""
-        if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait()
-
-
-@dataclass
-class Demo:
-    state: Path
-    console: Console
-    guests: GuestBuilder
-    started_s: float = field(default_factory=time.monotonic)
-    failed: list[str] = field(default_factory=list)
-    checks: int = 0
-    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    # ------------------------------------------------------------ telling
-    def say(self, *lines: str) -> None:
-        """Each of `lines` fits what is left of 80 columns, so that no terminal breaks it."""
-        head = f"[dim]{time.monotonic() - self.started_s:6.1f} s[/]  "
-        for line in lines:
-            self.console.print(head + line, soft_wrap=True)
-            head = " " * 10
-
-    def expect(self, what: str, holds: bool) -> None:
-        self.checks += 1
-        if not holds:
-            self.failed.append(what)
-            self.console.print(f"          [bold red]NOT SO:[/] {what}")
-
-    def settle(self, what: str, holds: Callable[[], bool]) -> float:
-        """Polls; the seconds it took, or a failed expectation."""
-        started_s = time.monotonic()
-        while not (done := holds()) and time.monotonic() - started_s < SETTLE_TIMEOUT_S:
-            time.sleep(0.05)
-        self.expect(f"{what} within {SETTLE_TIMEOUT_S:.0f} s", done)
-        return time.monotonic() - started_s
-
-    # ------------------------------------------------------------ acting
-    def edged(self, *arguments: str) -> Any:
-        """What `edged … --json` prints. Raises DemoError with its problem."""
-        command = [sys.executable, "-m", "edged", *arguments, "--json"]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=dict(os.environ, EDGED_STATE=str(self.state)),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise DemoError(f"edged {' '.join(arguments)}: no answer") from error
-        if done.returncode:
-            raise DemoError(f"edged {' '.join(arguments)}:\n{done.stderr.strip()}")
-        return json.loads(done.stdout)
-
-    def control(self, node: str, path: str) -> Any:
-        """A GET of a node's control API."""
-        directory = Path(self.nodes[node]["directory"])
-        token = (directory / "control.token").read_text(encoding="ascii").strip()
-        url = self.nodes[node]["control_url"] + path
-        status, _, data = fetch("GET", url, headers={"Authorization": f"Bearer {token}"})
-        if status != 200:
-            raise DemoError(f"{url}: {status} {data[:200]!r}")
-        return data.decode() if path == "/v1/metrics" else json.loads(data)
-
-    def compiles(self, node: str) -> int:
-        found = re.findall(
-            r"^edged_compiles_total\{.*\} (\S+)$", self.control(node, "/v1/metrics"), re.M
-        )
-        return int(sum(map(float, found)))
-
-    def invoke(self, case: Case, node: str) -> Answer:
-        url = f"{self.nodes[node]['gateway_url']}/{case.function}{case.target}"
-        started_s = time.monotonic()
-        try:
-            status, headers, data = fetch("POST" if case.body else "GET", url, body=case.body)
-        except (OSError, http.client.HTTPException) as error:
-            return Answer(0, type(error).__name__, {}, time.monotonic() - started_s, False)
-        timing = re.findall(r"(\w+);dur=([\d.]+)", headers.get("Server-Timing", ""))
-        return Answer(
-            status,
-            headers.get("X-Edged-Start", ""),
-            {name: float(value) for name, value in timing},
-            time.monotonic() - started_s,
-            status == 200 and data == case.answer,
-        )
-
-    def ask_twice(self, case: Case, node: str) -> tuple[Answer, Answer]:
-        return self.invoke(case, node), self.invoke(case, node)
-
-    def invoke_all(
-        self,
-        cases: tuple[Case, ...],
-        nodes: tuple[str, ...],
-        title: str,
-        *,
-        cold_everywhere: bool = False,
-    ) -> dict[tuple[str, str], Answer]:
-        """Every case on every node, twice; a table of the first answers, which are returned.
-        `cold_everywhere`: no node is ready, so the second may wait for code as the first did."""
-        table = Table(box=None)
-        table.add_column("first answers, ms", no_wrap=True, overflow="ignore")
-        for case in cases:
-            table.add_column(case.function, justify="right", no_wrap=True, overflow="ignore")
-        with ThreadPoolExecutor(len(nodes)) as pool:  # the nodes work side by side
-            asked = pool.map(lambda node: [self.ask_twice(case, node) for case in cases], nodes)
-            answers = dict(zip(nodes, asked, strict=True))
-        first: dict[tuple[str, str], Answer] = {}
-        for node in nodes:
-            cells = []
-            for case, (one, two) in zip(cases, answers[node], strict=True):
-                first[case.function, node] = one
-                what = f"{case.function} on {node}"
-                self.expect(f"{what} answers right", one.right and two.right)
-                if not cold_everywhere:
-                    self.expect(f"{what} is ready when asked again", two.start in AT_ONCE)
-                start = one.start[:1] if one.status == 200 else f"{one.status} {one.start}".strip()
-                cells.append(f"{one.elapsed_s * 1e3:.0f} {start}")
-            table.add_row(self.label(node), *cells)
-        self.console.print(f"\n[bold]{title}[/]")
-        self.console.print(table)
-        starts = sorted({answer.start for answer in first.values() if answer.status == 200})
-        legend = ", ".join(f"{start[:1]} {start}" for start in starts)
-        star = "  * interprets" if any(self.interprets(node) for node in nodes) else ""
-        self.console.print(f"[dim]{legend}{star}[/]\n")
-        return first
-
-    def label(self, node: str) -> str:
-        star = "*" if self.interprets(node) else ""
-        return f"{node}{star} {self.nodes[node]['region']}"
-
-    def interprets(self, node: str) -> bool:
-        return bool(self.nodes[node]["target"] == "pulley64")
+INITIALISED = Case("primes", "WAT", "/below?n=1000000", b"78498\n")
+OFTEN, SLOW = ("--what-if", "rate=1/s"), ("--what-if", "bandwidth=1mbit")
 
 
 # ---------------------------------------------------------------- the story
@@ -306,7 +66,7 @@ def bring_up(demo: Demo) -> None:
     )
 
 
-def deploy(demo: Demo, case: Case, node: str) -> None:
+def deploy(demo: Demo, case: Case, node: str) -> dict[str, Any]:
     demo.guests.wait_for(demo, case.function)
     started_s = time.monotonic()
     config = str(ROOT / "guests" / case.function / "function.toml")
@@ -318,6 +78,7 @@ def deploy(demo: Demo, case: Case, node: str) -> None:
         f" {size_kb:.1f} kB, {wire_kb:.1f} compressed, on disk on"
         f" {', '.join(done['function']['replicas'])}"
     )
+    return dict(done)
 
 
 def wait_until_known(demo: Demo, nodes: tuple[str, ...]) -> None:
@@ -445,6 +206,64 @@ def bring_it_back(demo: Demo, before: dict[str, Any]) -> None:
     )
 
 
+def begin_initialised(demo: Demo) -> None:
+    """A function with an init: where its snapshot is worth its size, each node says for itself."""
+    done = deploy(demo, INITIALISED, ORIGIN)
+    made = done["function"]["init"]
+    demo.expect("what its init leaves is kept as a snapshot", made["snapshot"] is not None)
+    demo.say(
+        f"its init took {made['init_s'] * 1e3:.0f} ms of CPU, once: every invocation begins",
+        f"in the state it left, a snapshot of {made['size_bytes'] / 1e3:.0f} kB,"
+        f" {made['wire_bytes'] / 1e3:.0f} compressed",
+    )
+    wait_until_known(demo, NODES)
+    asked = [node for node in SURVIVORS if node not in done["function"]["replicas"]]
+    asked.sort(key=demo.interprets)
+    two = asked[0], asked[-1]  # of two architectures, unless those that interpret hold it already
+    explain_forms(demo, two)
+    for node in two:
+        first = demo.invoke(INITIALISED, node)
+        demo.expect(f"{INITIALISED.function} on {node} answers right", first.right)
+        initialised = functools.partial(is_initialised, demo, node)
+        took_s = demo.settle(f"{node} runs its snapshot", initialised)
+        plan = demo.control(node, f"/v1/functions/{INITIALISED.function}/explain")["plan"]
+        demo.say(
+            f"{demo.label(node)}: {first.start} at first, {first.elapsed_s * 1e3:.0f} ms;"
+            f" warm {took_s:.1f} s later: [bold]{plan['form']}[/]"
+        )
+
+
+def is_initialised(demo: Demo, node: str) -> bool:
+    """It answers itself, and runs no init for it."""
+    answer = demo.invoke(INITIALISED, node)
+    return answer.right and answer.start == "warm" and "init" not in answer.phases_ms
+
+
+def explain_forms(demo: Demo, nodes: tuple[str, ...]) -> None:
+    """`edged explain` of nodes that have nothing yet, as if it were asked for once a second."""
+    table = Table(box=None)
+    table.add_column("edged explain\nms:", no_wrap=True, overflow="ignore")
+    plans = []
+    for node in nodes:
+        ask = ("explain", INITIALISED.function, "--cluster", "demo", "--node", node, *OFTEN)
+        plans.append(demo.edged(*ask)["plan"])
+        slow = demo.edged(*ask, *SLOW)["plan"]
+        plans[-1]["slow"] = slow["form"]
+        table.add_column(f"{demo.label(node)}\nready in   a call  ", justify="right", no_wrap=True)
+    for row in zip(*(plan["rows"] for plan in plans), strict=True):
+        cells = []
+        for plan, option in zip(plans, row, strict=True):
+            told = f"{option['ready_s'] * 1e3:.0f} {option['per_call_s'] * 1e3:8.1f}"
+            chosen = "*" if option["form"] == plan["form"] else " "
+            cells.append(f"{'-' if option['lacks'] else told} {chosen}")
+        table.add_row(row[0]["form"], *cells)
+    table.add_row("over 1 Mbit/s", *(f"{plan['slow']}  " for plan in plans))
+    demo.console.print("\n[bold]Asked for once a second, which form of its code is best where?[/]")
+    demo.console.print(table)
+    star = "; node* interprets" if any(demo.interprets(node) for node in nodes) else ""
+    demo.console.print(f"[dim]* the least waiting in all{star}[/]\n")
+
+
 def break_on_purpose(demo: Demo) -> None:
     """A region is lost under load, and a verdict given on what clients and disks saw of it."""
     demo.say(
@@ -517,6 +336,7 @@ def tell(demo: Demo, *, keep: bool) -> None:
     serve_everywhere(demo)
     before = lose_the_origin(demo)
     bring_it_back(demo, before)
+    begin_initialised(demo)
     if not keep:
         end_cluster(demo)
         break_on_purpose(demo)
@@ -532,7 +352,7 @@ def main() -> int:
     # Narrower terminals wrap a table's lines, which cuts nothing; rich would cut cells.
     width = max(80, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 80
     console = Console(width=width, highlight=False, emoji=False)
-    demo = Demo(state, console, GuestBuilder())
+    demo = Demo(state, console, GuestBuilder({case.function for case in (*CASES, LATER)}))
     kept, interrupted = options.keep, False
     try:
         tell(demo, keep=options.keep)

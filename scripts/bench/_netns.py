@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO
 
 BURST_BYTES = 64 * 1024
-QUEUE_MS = 50
+QUEUE_MS, QUEUE_BYTES_MIN = 50, 64 * 1024
 CLONE_NEWNET = 0x40000000
 NAMED = Path("/var/run/netns")
 
@@ -89,8 +89,9 @@ class Net:
 
     def limit(self, number: int, mbit: float, *, burst_bytes: int = BURST_BYTES) -> None:
         """Both directions of a node's link."""
+        queue_ms = max(QUEUE_MS, round(QUEUE_BYTES_MIN * 8 / mbit / 1000))
         rate = ("rate", f"{mbit}mbit", "burst", str(burst_bytes))
-        shape = ("root", "tbf", *rate, "latency", f"{QUEUE_MS}ms")
+        shape = ("root", "tbf", *rate, "latency", f"{queue_ms}ms")
         run("tc", "-n", self._names[number], "qdisc", "replace", "dev", "eth0", *shape)
         run("tc", "-n", self._switch, "qdisc", "replace", "dev", f"p{number}", *shape)
 
