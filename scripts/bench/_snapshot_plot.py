@@ -55,8 +55,8 @@ def draw(found: list[Facts], measured: Measured, out: Path) -> None:
                     )
             _strips(strips, facts)
         panels[0][0].set_ylabel("first answer, s")
-        titles = [title for title, _forms, _calls in QUESTIONS]
-        panels[1][0].set_yticks(range(len(titles)), titles)
+        titles = [title.replace(", ", ",\n") for title, _forms, _calls in QUESTIONS]
+        panels[1][0].set_yticks(range(len(titles)), titles, fontsize=8)
         panels[1][0].set_title(
             "soonest, and up to how many Mbit/s", fontsize=8, fontweight="normal"
         )
