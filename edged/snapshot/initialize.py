@@ -62,7 +62,7 @@ def compile_binary(
     """With the fast compiler if it is wanted, known for the target, worth it, and knows the module.
     `deterministic`: what it computes is the same on every architecture.
 
-    Raises CannotSnapshot("invalid")."""
+    Raises CannotSnapshot("invalid"): of what was given, or of what was made of it."""
     refused = ""
     code = module.section(CODE)
     worth = code is not None and code.end - code.body >= FAST_CODE_BYTES_MIN
@@ -71,6 +71,10 @@ def compile_binary(
         engine = Engine(api, target, host, None, tier, deterministic=deterministic)
         compiled = c_void_p()
         error = api.wasmtime_module_new(engine.pointer, binary, len(binary), byref(compiled))
+        if not error:
+            # What is added could make valid what was not, and calls go by what was read.
+            given = bytes(module.data)
+            error = api.wasmtime_module_validate(engine.pointer, given, len(given))
         if not error:
             assert compiled.value is not None
             return Compiled(engine, compiled.value, tier, refused)
@@ -107,6 +111,7 @@ def instantiated(
         engine.ticker.leave(host.state.ident)
         host.state.call = None
         api.wasmtime_store_delete(store)
+        engine.close()
         if tmp is not None:
             sandbox.remove_tmp(tmp)
 

@@ -1,7 +1,7 @@
 """What a module consists of, as far as a snapshot has to know it.
 
 Functions' bodies are never looked at: they are the same before and after. The validator reads the
-module too (it is compiled before anything runs), so what is not checked here is checked there.
+module too (before anything runs), so what is not checked here is checked there.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import modules
 import msgspec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -285,6 +286,7 @@ def targets() -> list[Target]:
     messages, records = hexes(vectors("messages")), hexes(vectors("records"))
     sync_payloads = hexes(vectors("syncs"))
     stated = version_record("f", STARTED, snapshot=statement_of(STARTED))
+    wasm = [each for each in modules.corpus() if each.startswith(modules.HEADER)]
     records += map(encode_record, (version_record("f", SPEC), alias_record("f", None), stated))
     return [
         Target("seal", hexes(vectors("datagrams")), opening()),
@@ -300,5 +302,7 @@ def targets() -> list[Target]:
         Target("replies", REPLIES, replies),
         Target("credential", [msgspec.msgpack.encode(CREDENTIAL)], credential),
         Target("attestation", [ATTESTATION, digest_of(b"").encode()], attestation),
+        Target("module", wasm, modules.refusing(modules.read, wasm)),
+        Target("snapshot", wasm, modules.refusing(modules.make, wasm)),
         Target("spec", [SPEC, STARTED, spec_bytes("x", args_bytes=100)], spec),
     ]

@@ -10,6 +10,7 @@ from edged.interfaces import UNCAPTURED, InitCall, InitPlan, SnapshotLimits
 from edged.snapshot.api import make_snapshot
 from edged.snapshot.errors import REASONS
 from edged.snapshot.examine import examine
+from edged.snapshot.parse import DATA_COUNT, parse
 from protocol.function import Policy
 
 INIT = '(func (export "wizer.initialize")'
@@ -157,6 +158,23 @@ def test_initialisers_that_fail() -> None:
         take(module, InitPlan(init="loop"), Policy(timeout_ms=50))
     with pytest.raises(InitTrapped, match="more output than it may"):
         take(module, InitPlan(init="flood"), Policy(stdout_bytes=100))
+
+
+def test_what_is_added_makes_nothing_valid() -> None:
+    good = wat("""(module (memory 1) (data $passive "x")
+      (func (param i32) (result i64 i64 i64 i64) unreachable)
+      (func $init (export "wizer.initialize") (data.drop $passive) (call $init)))""")
+    calls_the_probe = good.replace(b"\x10\x01\x0b", b"\x10\x02\x0b")
+    assert calls_the_probe != good
+    with pytest.raises(CannotSnapshot, match="unknown function") as caught:
+        take(calls_the_probe)
+    assert caught.value.reason == "invalid"
+    at = next(each.start for each in parse(memoryview(good)).sections if each.id == DATA_COUNT)
+    # Called as it is not, it would overwrite what is not its own.
+    starts_with_more = good[:at] + b"\x08\x01\x00" + good[at:]
+    with pytest.raises(CannotSnapshot, match="start function") as caught:
+        take(starts_with_more)
+    assert caught.value.reason == "invalid"
 
 
 def test_foreign_imports_can_give_zeros() -> None:
