@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MEMORY_BYTES: Final = 1024 * 1024 * 1024
 TABLE_ELEMENTS: Final = 1_000_000
 NAMES_SHOWN: Final = 8
+NAME_CHARS_MAX: Final = 120
 OUTPUT_CHARS_MAX: Final = 2000
 """Of what the initialiser printed, in the table for people."""
 
@@ -221,7 +222,14 @@ def _show_examination(found: Examination, *, as_json: bool) -> None:
 
 def _some(names: tuple[str, ...]) -> str:
     more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(_cut(name) for name in names[:NAMES_SHOWN]) + (
+        f" and {more} more" if more > 0 else ""
+    )
+
+
+def _cut(name: str) -> str:
+    """A module's names may have 100 KB each."""
+    return name if len(name) <= NAME_CHARS_MAX else f"{name[: NAME_CHARS_MAX - 1]}…"
 
 
 def _show(report: SnapshotReport) -> None:

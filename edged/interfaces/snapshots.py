@@ -154,8 +154,10 @@ class SnapshotPhases(msgspec.Struct, frozen=True):
     parse_s: float
     instrument_s: float
     compile_s: float
+    instantiate_s: float
+    """And looking at what tables and globals hold before the first instruction."""
     init_s: float
-    """Instantiation and all calls."""
+    """All calls."""
     capture_s: float
     rewrite_s: float
 

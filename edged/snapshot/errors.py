@@ -34,6 +34,8 @@ Reason = Literal[
     "needs-more",  # memory or table elements than the policy grants
     "too-large",  # the snapshot
 ]
+THING_CHARS_MAX: Final = 250
+DETAIL_CHARS_MAX: Final = 1000
 REASONS: Final = frozenset(get_args(Reason))
 
 
@@ -48,5 +50,6 @@ class Malformed(CannotSnapshot):
 
 
 def refuse(reason: Reason, thing: str, detail: str) -> CannotSnapshot:
-    """The error to raise; its text names the thing."""
+    """The error to raise; its text names the thing. Both are cut: names come from the module."""
+    thing, detail = thing[:THING_CHARS_MAX], detail[:DETAIL_CHARS_MAX]
     return CannotSnapshot(reason, f"{thing}: {detail}" if thing else detail, thing=thing)

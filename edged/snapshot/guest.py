@@ -64,9 +64,10 @@ class Guest:
         self._context = context
         self._extern = Extern()
         self._val = Val()
+        self._timeout_s = policy.timeout_ms / 1000
         self.call_state = Call(
             engine, host.state.scratch, context, CancelFlag(),
-            monotonic() + policy.timeout_ms / 1000, policy.stdout_bytes, policy.stderr_bytes,
+            math.inf, policy.stdout_bytes, policy.stderr_bytes,
             None if tmp is None else Quota(policy.tmp_bytes),
         )  # fmt: skip
         host.state.call = self.call_state
@@ -117,6 +118,10 @@ class Guest:
             raise InitTrapped(f"{REALLOC} gave an address outside of the memory")
         view[address : address + len(data)] = data
         return address
+
+    def start_clock(self) -> None:
+        """The guest's time begins."""
+        self.call_state.deadline_at = monotonic() + self._timeout_s
 
     def stop_clock(self) -> None:
         """Nothing but probes runs from here on."""

@@ -153,6 +153,7 @@ def run(guest: Guest, calls: tuple[InitCall, ...]) -> list[tuple[int | float, ..
 
     Raises InitTrapped, InitExited, InitTimeout, CannotSnapshot ("import-called",
     "bad-arguments")."""
+    guest.start_clock()
     if guest.module.start is not None:
         guest.invoke(guest.names.start)
     results = [guest.call(each) for each in calls]

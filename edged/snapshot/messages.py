@@ -26,7 +26,7 @@ FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
 OUTPUT_BYTES_MAX: Final = 64 * 1024
 """Of the guest's stdout and stderr, their ends."""
 
-Phase = Literal["parse", "instrument", "compile", "init", "capture", "rewrite"]
+Phase = Literal["parse", "instrument", "compile", "instantiate", "init", "capture", "rewrite"]
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -78,9 +78,10 @@ def make(
         fast=job.fast, deterministic=job.plan.deterministic,
     )  # fmt: skip
     del binary
-    progress.enter("init")
+    progress.enter("instantiate")
     with instantiated(host, sandbox, compiled, module, plan, job.policy) as guest:
         before = observe(guest)
+        progress.enter("init")
         results = run(guest, resolved.calls)
         progress.enter("capture")
         taken = snapshot(guest, before, job.limits)

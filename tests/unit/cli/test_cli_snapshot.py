@@ -48,6 +48,13 @@ def test_a_snapshot_and_its_report(run: Edged, module: Path, tmp_path: Path) -> 
     assert b"wizer.initialize" not in out.read_bytes()
 
 
+def test_long_names_are_cut_for_people(run: Edged, module: Path) -> None:
+    module.write_bytes(wat(f'(module (import "env" "{"n" * 50_000}" (func)))'))
+    shown = run("snapshot", module, "--examine").stdout
+    assert "env.nnn" in shown
+    assert len(shown) < 5000
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(
     run: Edged, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

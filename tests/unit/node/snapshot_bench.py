@@ -99,7 +99,7 @@ def report_of(module_bytes: int, random_bytes: int) -> SnapshotReport:
         zeros_called=(),
         random_bytes=random_bytes,
         clock_reads=0,
-        phases=SnapshotPhases(0, 0, 0, 0, 0, 0),
+        phases=SnapshotPhases(0, 0, 0, 0, 0, 0, 0),
         compile_cpu_s=0.125,
         init_cpu_s=0.25,
         cpu_s=0.5,

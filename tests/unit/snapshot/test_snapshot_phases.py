@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from snapshot_support import look, take, wat
 
 from edged.errors import CannotSnapshot
 from edged.interfaces import InitCall, InitPlan, SnapshotLimits
+from edged.snapshot import pipeline
+from edged.snapshot.guest import Guest
+from edged.snapshot.initialize import State, observe
 from edged.snapshot.parse import parse
 from protocol.function import Policy
 
@@ -283,3 +288,17 @@ def test_what_webassembly_leaves_open_is_the_same_on_every_architecture() -> Non
     assert native == portable
     memory = look(native).state()["memory"]
     assert memory[:32] == bytes.fromhex("000000000000f87f") * 4, "canonical and positive"
+
+
+def test_what_is_looked_at_beforehand_takes_nothing_of_the_guests_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a million table elements that is seconds."""
+
+    def slowly(guest: Guest) -> State:
+        time.sleep(0.3)
+        return observe(guest)
+
+    monkeypatch.setattr(pipeline, "observe", slowly)
+    _, report = take(COUNTER, policy=Policy(timeout_ms=250))
+    assert report.phases.instantiate_s >= 0.3 > report.init_cpu_s

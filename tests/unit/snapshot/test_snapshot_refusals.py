@@ -177,6 +177,18 @@ def test_what_is_added_makes_nothing_valid() -> None:
     assert caught.value.reason == "invalid"
 
 
+def test_names_of_the_module_are_cut() -> None:
+    long = "n" * 50_000
+    for text in (
+        f'(import "{long}" "m" (memory 1))',
+        f'(import "wasi_snapshot_preview1" "fd_write" (func)) (import "{long}" "e" (func)) {INIT})',
+        f'(import "{long}" "{long}" (func $f)) {INIT} (call $f))',
+    ):
+        with pytest.raises(CannotSnapshot) as caught:
+            take(f"(module {text})")
+        assert len(str(caught.value)) + len(caught.value.thing) < 2000
+
+
 def test_foreign_imports_can_give_zeros() -> None:
     module = """(module
       (import "env" "a" (func $a (param i32) (result i32 i64)))
