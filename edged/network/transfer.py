@@ -1,9 +1,10 @@
 """One fetch: drives a protocol.exchange.Fetch over connections into a partial blob.
 
-One task per connection reads, tells the machine at once what came and sends what it asks for next;
-one does what needs waiting, and the timers; one writes what verified, all that has gathered in one
-thread hop, while the next segments travel. Received and not on disk yet is what the machine lets be
-asked for at once and QUEUE_BYTES_MAX at most.
+One task per connection reads, tells the machine at once what came, does what is due by then and
+sends what is asked for next; one does what needs waiting, and the timers while nothing comes; one
+writes what verified, all that has gathered in one thread hop, while the next segments travel.
+Received and not on disk yet is what the machine lets be asked for at once and QUEUE_BYTES_MAX at
+most.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ GATHER_S_MIN: Final = 0.003
 GATHER_S_MAX: Final = 0.06
 """A thread hop costs as much as a segment: with less than that verified, more is waited for, for a
 share of the time the fetch has taken so far, as for its news (SPEC §10.5)."""
+LATE_SHARE: Final = 0.25
+LATE_S_MAX: Final = 0.02
+"""A timer that ends a wait costs as much as a segment too, and none of a fetch's is urgent: so long
+past its time, as a share of it, what falls due is left to the next reply's task."""
 HOLD_S: Final = 0.25
 """How long the rest of a segment may take before its parts are looked at, each of which costs as
 much: a part is a sign of life. 128 KiB in that time are 4 Mbit/s."""
@@ -132,14 +137,16 @@ class Transfer:
         self._verified: list[tuple[int, bytes]] = []
         self._verified_bytes = 0
         self._write_failed: EdgedError | None = None
+        self._write_at = math.inf
+        """When what has gathered is to be written, if not before."""
         self._wake = trio.Event()
+        self._sleep: trio.CancelScope | None = None
+        """The driver's."""
         self._waiting: deque[ManifestVerified | Completed | Failed] = deque()
         """Events for the driver's own task."""
         self._wake_writer = trio.Event()
         self._unverified = 0
         """Segments that have not come yet, once the manifest has."""
-        self._whole = trio.Event()
-        """All have."""
         self._begun_at = trio.current_time()
         self._fetch = Fetch(blob, manifest_digest, config=config, rng=rng, now=trio.current_time())
 
@@ -200,7 +207,6 @@ class Transfer:
         return outcome
 
     async def _drive(self, tasks: trio.Nursery) -> BlobInfo:
-        fetch = self._fetch
         while True:
             self._obey(tasks)
             while self._waiting:
@@ -209,12 +215,36 @@ class Transfer:
                 self._obey(tasks)
             if self._write_failed is not None:
                 raise self._write_failed
-            deadline = fetch.next_deadline()
-            with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as scope:
+            with trio.CancelScope(deadline=self._late(trio.current_time())) as self._sleep:
                 await self._wake.wait()
+            self._sleep = None
             self._wake = trio.Event()
-            if scope.cancelled_caught:
-                self._on_timer(trio.current_time())
+            self._do_due(trio.current_time())
+
+    def _due(self) -> float:
+        deadline = self._fetch.next_deadline()
+        return self._write_at if deadline is None else min(self._write_at, deadline)
+
+    def _late(self, now: float) -> float:
+        """When the driver does what is due, if nobody did."""
+        due = self._due()
+        return due + min(LATE_SHARE * max(due - now, 0.0), LATE_S_MAX)
+
+    def _do_due(self, now: float) -> None:
+        if self._due() > now:
+            return
+        if self._write_at <= now:
+            self._wake_writer.set()
+            self._write_at = math.inf
+        deadline = self._fetch.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._on_timer(now)
+        self._sleep_on(now)
+
+    def _sleep_on(self, now: float) -> None:
+        """What is due next has changed."""
+        if self._sleep is not None:
+            self._sleep.deadline = self._late(now)
 
     def _on_timer(self, now: float) -> None:
         for peer, link in self._links.items():
@@ -270,9 +300,7 @@ class Transfer:
                 if self._verified_bytes > QUEUE_BYTES_MAX:
                     self._fetch.choke(now, on=True)
                 self._unverified -= 1
-                if not self._unverified:
-                    self._whole.set()
-                self._wake_writer.set()
+                self._gather(now)
             case SourceLost():
                 self._log.info("source lost", peer=event.peer, reason=event.reason)
             case SourceBanned():
@@ -344,6 +372,7 @@ class Transfer:
                     now = connection.heard_at
                     while (frame := connection.next_frame()) is not None:
                         fetch.receive(*frame, peer, now)
+                    self._do_due(now)
                     self._obey(tasks)
         except PeerError as error:
             lost = error
@@ -362,29 +391,38 @@ class Transfer:
             self._fetch.failed(link.peer.node_id, reason, trio.current_time())
             self._wake.set()
 
+    def _gather(self, now: float) -> None:
+        """Something verified is not on disk."""
+        if self._verified_bytes >= GATHER_BYTES or not self._unverified:
+            self._wake_writer.set()
+        elif self._write_at == math.inf:
+            share_s = GATHER_SHARE * (now - self._begun_at)
+            self._write_at = now + min(max(share_s, GATHER_S_MIN), GATHER_S_MAX)
+            self._sleep_on(now)
+
     async def _write(self) -> None:
         while True:
             await self._wake_writer.wait()
-            if self._verified_bytes < GATHER_BYTES:
-                spent_s = trio.current_time() - self._begun_at
-                gather_s = min(max(GATHER_SHARE * spent_s, GATHER_S_MIN), GATHER_S_MAX)
-                with trio.move_on_after(gather_s):
-                    await self._whole.wait()
             self._wake_writer = trio.Event()
-            while self._verified:
-                assert self._partial is not None
-                batch = self._next_batch()
-                try:
-                    await self._partial.write(batch, verified=True)
-                except EdgedError as error:
-                    self._write_failed = error
-                    self._wake.set()
-                    return
-                self._note_stored(batch)
+            self._write_at = math.inf
+            batch = self._next_batch()
+            if not batch:
+                continue
+            assert self._partial is not None
+            try:
+                await self._partial.write(batch, verified=True)
+            except EdgedError as error:
+                self._write_failed = error
+                self._wake.set()
+                return
+            self._note_stored(batch)
+            if self._verified:
+                self._gather(trio.current_time())
 
     async def _keep_verified(self) -> None:
         """The next fetch goes on from what verified, whatever this one failed for."""
         while self._verified and self._write_failed is None:
+            self._wake_writer.set()
             await self._wake.wait()
             self._wake = trio.Event()
 
