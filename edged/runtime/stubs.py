@@ -113,8 +113,8 @@ class Stubs:
         title, zeros = self._stubs[env - 1]
         if zeros is None:
             call = self._host.state.call
-            assert call is not None
-            call.stub = title[:TITLE_CHARS_MAX]
+            if call is not None:
+                call.stub = title[:TITLE_CHARS_MAX]
             return int(self._host.api.wasmtime_trap_new(b"stopped", 7))
         self.called[title] = None
         memset(args, 0, zeros)
