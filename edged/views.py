@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final, get_args
 
 import msgspec
@@ -55,6 +55,10 @@ def _wait_s(member: Member) -> float:
     """Round trip and, as of one server with a queue, the wait that its load makes probable."""
     load = min(member.load or 0.0, LOAD_MAX)
     return (FAR_S if member.rtt_s is None else member.rtt_s) + CALL_S * load / (1 - load)
+
+
+def _first(waits: tuple[float, Member]) -> float:
+    return waits[0]
 
 
 def _rtt_ms(member: Member) -> float | None:
@@ -188,22 +192,26 @@ class Views:
         ready = frozenset(node for form in READY_FORMS for node in shown.get(form, ()))
         return Rivals(ready=ready, building=frozenset(shown.get("building", ())), able=able)
 
-    def peers_ready(self, codes: Iterable[Digest]) -> list[Peer]:
+    def peers_ready(self, codes: Mapping[Digest, float]) -> list[Peer]:
         """Reachable peers whose gateway could answer at once with any of `codes`: the one with the
-        least round trip and load first. Last, some that are building: they likely run code of the
-        fast tier meanwhile, and refuse in a round trip if they do not."""
+        least round trip, load and seconds more that a call takes in its code first. Last, some that
+        are building: they likely run code of the fast tier meanwhile, and refuse in a round trip if
+        they do not."""
         holdings = self._gossip.holdings
-        ready: dict[NodeId, Member] = {}
-        building: dict[NodeId, Member] = {}
-        for digest in codes:
+        ready: dict[NodeId, tuple[float, Member]] = {}
+        building: dict[NodeId, tuple[float, Member]] = {}
+        for digest, more_s in codes.items():
             for member in self._holding(digest, ANSWERING_FORMS | {"building"}):
                 # One that is suspect would keep a request waiting until it is down or back.
                 if member.state == "alive" and not member.is_self and member.metadata.gateway_url:
                     form = holdings.form(member.node_id, digest)
-                    (ready if form in ANSWERING_FORMS else building)[member.node_id] = member
-        rest = [member for node_id, member in building.items() if node_id not in ready]
-        rest = sorted(rest, key=_wait_s)[:BUILDERS_ASKED_MAX]
-        return [_peer_of(member) for member in (*sorted(ready.values(), key=_wait_s), *rest)]
+                    found = ready if form in ANSWERING_FORMS else building
+                    wait_s = _wait_s(member) + more_s
+                    if member.node_id not in found or wait_s < found[member.node_id][0]:
+                        found[member.node_id] = wait_s, member
+        rest = [waits for node_id, waits in building.items() if node_id not in ready]
+        rest = sorted(rest, key=_first)[:BUILDERS_ASKED_MAX]
+        return [_peer_of(member) for _, member in (*sorted(ready.values(), key=_first), *rest)]
 
     def sites(self) -> list[Site]:
         """Where copies may be: every reachable member, this node among them."""

@@ -79,7 +79,7 @@ class World:
         self.gossip.holdings.merge_update(theirs.delta())
 
     def ready(self) -> list[str]:
-        return [peer.name for peer in self.views.peers_ready((MODULE,))]
+        return [peer.name for peer in self.views.peers_ready({MODULE: 0.0})]
 
     def holding(self) -> list[str]:
         return [peer.name for peer in self.views.peers_holding(MODULE)]
@@ -110,8 +110,26 @@ def test_any_code_of_a_function_makes_a_peer_ready_for_it() -> None:
         theirs.set_local(digest, True, form)  # type: ignore[arg-type]
         world.gossip.holdings.show(node(number), 2)
         world.gossip.holdings.merge_update(theirs.delta())
-    assert [peer.name for peer in world.views.peers_ready((MODULE, other))] == ["n1", "n2"]
+    codes = {other: 0.0, MODULE: 0.0}
+    assert [peer.name for peer in world.views.peers_ready(codes)] == ["n1", "n2"]
     assert world.ready() == []
+
+
+def test_whose_code_takes_longer_for_a_call_comes_later() -> None:
+    world = World()
+    world.add(1, "ready", rtt_s=0.001)
+    world.add(2, "ready", rtt_s=0.05)
+    world.add(3, "ready", rtt_s=0.09)
+    snapshot = digest_of(b"snapshot")
+    for number in (2, 3):
+        theirs = Holdings(node(number), 2)
+        theirs.set_local(snapshot, True, "ready")
+        theirs.set_local(MODULE, True, "ready")
+        world.gossip.holdings.show(node(number), 2)
+        world.gossip.holdings.merge_update(theirs.delta())
+    for init_s, names in ((2.0, ["n2", "n3", "n1"]), (0.06, ["n2", "n1", "n3"])):
+        codes = {snapshot: 0.0, MODULE: init_s}
+        assert [peer.name for peer in world.views.peers_ready(codes)] == names
 
 
 def test_an_artifact_is_held_by_who_shows_it_for_its_key() -> None:
