@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
-from protocol.costs import PlanForm
+from protocol.costs import INIT_FORMS, PlanForm
 from protocol.ids import Digest, VersionId
 
 from .activation import Activation
@@ -26,7 +26,6 @@ from .mapped import Mapped
 from .telemetry import Log
 
 SERVING_MAX: Final = 4096
-MODULE_FORMS: Final[frozenset[PlanForm]] = frozenset(("module", "artifact"))
 
 
 class Plans(Protocol):
@@ -40,7 +39,9 @@ class Plans(Protocol):
         self, function: FunctionView, trigger: str, *, may_forward: bool = True
     ) -> tuple[PlanForm, ...]: ...
 
-    def forwards(self, function: FunctionView) -> bool: ...
+    def chosen(self, version: VersionId) -> PlanForm | None: ...
+
+    def forwards(self, function: FunctionView, code: Digest) -> bool: ...
 
     def failed(self, function: FunctionView, form: PlanForm, why: str) -> None: ...
 
@@ -103,7 +104,12 @@ class Choices:
         its requests are not better off at a peer."""
         if function.spec.init is None:
             return self._activation.is_near(function.spec.module)
-        return self._near(function) is not None and not self.plans.forwards(function)
+        near = self._near(function)
+        return near is not None and not self.plans.forwards(function, near.digest)
+
+    def has_code(self, function: FunctionView) -> bool:
+        """Whether requests can be served by what is here, be it not the best."""
+        return self._near(function) is not None
 
     def start(self, function: FunctionView) -> None:
         """A request came that finds no code here: begins to get what is to be had."""
@@ -119,8 +125,10 @@ class Choices:
         """Raises as Activation.ready."""
         near = self._near(function)
         if near is not None:
+            self._improve(function, near)
             mapped = await self._activation.ready(near, timeout_s=timeout_s)
-            self._serve(function, near)
+            if near == self._near(function):  # else what was chosen has come meanwhile
+                self._serve(function, near)
             return mapped
         if not self._forwards:
             self.plans.count(function)
@@ -161,13 +169,25 @@ class Choices:
         return waiting + self._activation.waiting(function.spec.module)
 
     def _near(self, function: FunctionView) -> Code | None:
-        """What serves it, or else could at once; the snapshot before the module."""
+        """What is in memory or on disk: of the chosen form, else the snapshot before the module."""
         codes = codes_of(function)
-        serving = self._serving.get(function.version)
-        for code in sorted(codes, key=lambda code: code.digest != serving):
+        if len(codes) > 1 and self.plans.chosen(function.version) in INIT_FORMS:
+            codes = codes[::-1]
+        for code in codes:
             if self._activation.is_near(code.digest):
                 return code
         return None
+
+    def _improve(self, function: FunctionView, near: Code) -> None:
+        """Where the module is here, which runs its init for each request, and nobody has decided
+        that it shall be so: what is chosen is got while it serves."""
+        if function.snapshot is None or near.digest != function.spec.module:
+            return
+        version = function.version
+        if version not in self._pursuits and self.plans.chosen(version) not in INIT_FORMS:
+            forms = self.plans.wanted(function, "request")
+            if forms[0] != "forward" and forms[0] not in INIT_FORMS:
+                self.change(function, forms)
 
     def _serve(self, function: FunctionView, code: Code) -> None:
         if function.spec.init is None:
@@ -237,7 +257,7 @@ class Choices:
 
     async def _get(self, function: FunctionView, form: PlanForm, pursuit: _Pursuit) -> None:
         """Raises as Activation.ready."""
-        code = module_code(function.spec) if form in MODULE_FORMS else snapshot_code(function)
+        code = module_code(function.spec) if form in INIT_FORMS else snapshot_code(function)
         if code is None:
             raise NotReady("nobody has stated a snapshot of it")
         pursuit.code = code.digest
@@ -259,10 +279,10 @@ def _user(
 
     def use(function: FunctionView) -> Mapped | None:
         spec = function.spec
-        digest = spec.module
+        digest: Digest | None = spec.module
         if spec.init is not None:
-            digest = serving.get(function.version, digest)
-        found = mapped.get(digest)
+            digest = serving.get(function.version)
+        found = None if digest is None else mapped.get(digest)
         if found is not None:
             found.uses += 1
         return found

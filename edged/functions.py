@@ -60,6 +60,8 @@ class Codes(Protocol):
 
     def is_near(self, function: FunctionView) -> bool: ...
 
+    def has_code(self, function: FunctionView) -> bool: ...
+
     def start(self, function: FunctionView) -> None: ...
 
     async def ready(self, function: FunctionView, *, timeout_s: float) -> Mapped: ...
@@ -107,6 +109,9 @@ class FunctionService:
 
     def is_near(self, function: FunctionView) -> bool:
         return self._codes.is_near(function)
+
+    def has_code(self, function: FunctionView) -> bool:
+        return self._codes.has_code(function)
 
     def prepare(self, function: FunctionView) -> None:
         self._codes.start(function)

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
-from protocol.costs import Option, PlanForm, Rented
+from protocol.costs import INIT_FORMS, Option, PlanForm, Rented
 from protocol.ids import Digest, FunctionName, NodeId, VersionId
 from protocol.planner import Decision, decide
 
@@ -77,6 +77,7 @@ class _Plan:
         "changes",
         "chosen",
         "decided_s",
+        "elsewhere",
         "failed",
         "form",
         "forwarded",
@@ -95,6 +96,8 @@ class _Plan:
         """And when this form took another's place."""
         self.available: tuple[PlanForm, ...] = ()
         """Forms that could be had then."""
+        self.elsewhere = False
+        """A peer answers sooner than the module would, and another form was chosen."""
         self.decided_s: float | None = None
         """Unix time."""
         self.trigger = ""
@@ -178,10 +181,13 @@ class Planning:
         plan = self._plans.get(version)
         return None if plan is None else plan.form
 
-    def forwards(self, function: FunctionView) -> bool:
-        """Whether its requests are for peers, though code is here."""
-        plan = self._plans.get(function.version)
-        return plan is not None and plan.form == "forward"
+    def forwards(self, function: FunctionView, code: Digest) -> bool:
+        """Whether its requests are for peers, though `code` is here: that is what was chosen, or
+        while another form comes a peer answers sooner than the module that is here."""
+        plan, is_module = self._plans.get(function.version), code == function.spec.module
+        if plan is None or plan.form is None:  # deciding is a request's that is not served here
+            return is_module and function.snapshot is not None
+        return plan.form == "forward" or (is_module and plan.elsewhere)
 
     def answered(self, peer: NodeId, function: FunctionView, took_s: float) -> None:
         """A peer answered a request of this node's."""
@@ -280,6 +286,7 @@ class Planning:
                 moved = deciding(found.inputs, left=plan.form, taken=form, then=plan.chosen)
             self._change(plan, form, trigger, moved, values)
         plan.basis, plan.available = values, available
+        plan.elsewhere = form not in INIT_FORMS and _is_quicker_elsewhere(decision.options)
         return forms
 
     def _order(self, plan: _Plan, decision: Decision) -> tuple[PlanForm, ...]:
@@ -359,6 +366,12 @@ def _finite(row: Option) -> Option:
     if row.lacks is None:
         return row
     return msgspec.structs.replace(row, ready_s=0.0, per_call_s=0.0, total_s=0.0)
+
+
+def _is_quicker_elsewhere(rows: tuple[Option, ...]) -> bool:
+    per_call_s = {row.form: row.per_call_s for row in rows if row.lacks is None}
+    own_s = min(per_call_s.get(form, math.inf) for form in ("artifact", "module"))
+    return per_call_s.get("forward", math.inf) < own_s
 
 
 def _available(rows: tuple[Option, ...]) -> tuple[PlanForm, ...]:

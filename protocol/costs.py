@@ -26,6 +26,8 @@ PlanForm = Literal[
     "snapshot-here",
 ]
 FORMS: Final[tuple[PlanForm, ...]] = get_args(PlanForm)
+INIT_FORMS: Final[frozenset[PlanForm]] = frozenset(("module", "artifact"))
+"""Whose calls run the init themselves."""
 SOURCES_MAX: Final = 12
 """Peers that a fetch connects to by choice (SPEC §10.5)."""
 SEGMENT_BYTES: Final = 256 * 1024

@@ -203,7 +203,9 @@ class Gateway:
             )
         limit = function.spec.policy.body_bytes
         request.body = RequestBody(receive, length, limit, self._bodies)
-        if not self._functions.is_near(function):
+        # Who passed it on did so for what is here.
+        is_near = self._functions.is_near if passage is None else self._functions.has_code
+        if not is_near(function):
             if await self._forward(request, function, request.body, exchange, send):
                 return None
             if passage is not None:

@@ -90,7 +90,12 @@ class Functions(Protocol):
         ...
 
     def is_near(self, function: FunctionView) -> bool:
-        """Whether its code is in memory here, or an artifact on disk: it takes milliseconds."""
+        """Whether its code is in memory here, or an artifact on disk: it takes milliseconds; and
+        no peer is the better place for it."""
+        ...
+
+    def has_code(self, function: FunctionView) -> bool:
+        """The same, wherever the better place is: a peer that passes a request on has looked."""
         ...
 
     def prepare(self, function: FunctionView) -> None:

@@ -113,6 +113,9 @@ class Behaviours:
     def is_near(self, function: FunctionView) -> bool:
         return function.name not in self.far
 
+    def has_code(self, function: FunctionView) -> bool:
+        return self.is_near(function)
+
     def prepare(self, function: FunctionView) -> None:
         self.prepared.append(function.name)
 

@@ -47,6 +47,9 @@ class _Loaded:
     def is_near(self, function: FunctionView) -> bool:
         return function.spec.module in self.modules
 
+    def has_code(self, function: FunctionView) -> bool:
+        return self.is_near(function)
+
 
 @asynccontextmanager
 async def guests(tmp_path: Path) -> AsyncIterator[Listener]:

@@ -6,7 +6,16 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from planning_support import MIBIBYTE, MODULE, NOTHING, World, function, peer
+from planning_support import (
+    MIBIBYTE,
+    MODULE,
+    NOTHING,
+    SNAPSHOT,
+    World,
+    function,
+    info,
+    peer,
+)
 
 from edged.errors import BadRequest
 from edged.planning import DRIFT, FAILED_S, IN_USE_S
@@ -36,6 +45,33 @@ async def test_the_link_decides_between_fetching_a_snapshot_and_making_it() -> N
         world.measure(bytes_s, PEER)
     assert slow.planning.asked(slow.view)[0] == "snapshot-here"
     assert fast.planning.asked(fast.view)[0] == "snapshot"
+
+
+async def test_with_peers_that_answer_meanwhile_the_link_decides_too() -> None:
+    for bytes_s, form in ((125e3, "snapshot-here"), (125e6, "snapshot")):
+        world = World(function())
+        world.held_by(PEER)
+        world.measure(bytes_s, PEER)
+        world.peers_ready = [(PEER, True)]
+        assert world.planning.asked(world.view)[0] == form
+
+
+async def test_a_module_that_is_here_serves_unless_a_peer_with_the_snapshot_is_sooner() -> None:
+    for answers, init_s in ((True, 2.0), (False, 2.0), (True, 0.001)):
+        world = World(function(init_s=init_s), preferred="snapshot")
+        world.held_by(PEER)
+        world.seen[MODULE] = NOTHING._replace(near=True, info=info(MODULE, MIBIBYTE, MIBIBYTE))
+        world.peers_ready = [(PEER, True)] if answers else []
+        planning, view = world.planning, world.view
+        assert planning.forwards(view, MODULE), "nobody has decided yet"
+        assert planning.asked(view)[0] == "snapshot"
+        assert planning.forwards(view, MODULE) == (answers and init_s > 1)
+        assert not planning.forwards(view, SNAPSHOT)
+    chosen = World(function(), preferred="module")
+    chosen.held_by(PEER)
+    chosen.peers_ready = [(PEER, True)]
+    assert chosen.planning.asked(chosen.view)[0] == "module"
+    assert not chosen.planning.forwards(chosen.view, MODULE)
 
 
 async def test_few_calls_forward_and_more_pay_for_code_of_ones_own() -> None:
