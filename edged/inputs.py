@@ -17,7 +17,7 @@ from protocol.costs import Peer as CostPeer
 from protocol.estimates import Reading
 from protocol.function import init_digest
 from protocol.ids import Digest, digest_of
-from protocol.snapshots import SnapshotStatement
+from protocol.snapshots import SnapshotFacts, SnapshotStatement
 
 from .interfaces import BlobInfo, FunctionView, InputSource, Peer, PlanInput, Tier
 from .measuring import INSTANTIATE_S, Measures
@@ -31,6 +31,8 @@ UNKNOWN_RTT_S: Final = 0.1
 MAKING_BYTES_S: Final = 16e6
 """Of a module that is parsed, instrumented and written again; besides it is compiled once."""
 RUN_MIN_S: Final = 1e-5
+NATIVE_FIXED_BYTES: Final = 16 * 1024
+"""Of native code besides what functions compile to: the smallest modules give 14 to 18 KiB."""
 DECIMALS: Final = 3
 
 
@@ -102,14 +104,14 @@ class Gatherer:
         """`newcomers`: requests that are about to wait."""
         now, spec, stated = trio.current_time(), function.spec, function.snapshot
         read = Readings()
-        module, artifact, code_bytes = self._module(function, read)
+        facts = None if stated is None else stated.facts
+        module, artifact, code_bytes = self._module(function, facts, read)
         snapshot = delta = snapshot_artifact = None
         if stated is not None and spec.init is not None:
             snapshot, delta, snapshot_artifact = self._snapshot(stated, read)
-            code_bytes = stated.facts.code_bytes or code_bytes
         ran = self._measures.code(spec.module)
         init_s = make_s = instantiate_snapshot_s = 0.0
-        before_s = None if stated is None else stated.facts.instantiate_before_s
+        before_s = facts.instantiate_before_s if facts else None
         if spec.init is not None:
             init_s, instantiate_snapshot_s = self._init(function, read)
             compile_s = self._rates.compile_s(code_bytes, self._tier)
@@ -162,8 +164,11 @@ class Gatherer:
         return init_s, read.stated("instantiate-snapshot", own, after_s)
 
     # ------------------------------------------------------------ blobs
-    def _module(self, function: FunctionView, read: Readings) -> tuple[Blob, Blob, int]:
-        """The module, its native code, and the size of its code section."""
+    def _module(
+        self, function: FunctionView, facts: SnapshotFacts | None, read: Readings
+    ) -> tuple[Blob, Blob, int]:
+        """The module, its native code, and the size of its code section, which is the snapshot's
+        too."""
         spec, now = function.spec, trio.current_time()
         seen = self._scene.code(spec.module)
         wire_bytes = seen.info.wire_bytes if seen.info is not None else None
@@ -177,8 +182,8 @@ class Gatherer:
             here=seen.info is not None,
             sources=self._sources(seen.holders, read),
         )
-        native = self._native(seen, spec.module_bytes, read)
-        return module, native, seen.code_bytes or spec.module_bytes
+        code_bytes = seen.code_bytes or (facts.code_bytes if facts else 0) or spec.module_bytes
+        return module, self._native(seen, module, code_bytes, read), code_bytes
 
     def _snapshot(
         self, stated: SnapshotStatement, read: Readings
@@ -193,18 +198,22 @@ class Gatherer:
         delta = None
         if facts.delta_wire_bytes:
             delta = Blob(wire_bytes=facts.delta_wire_bytes, here=here, sources=sources)
-        return snapshot, delta, self._native(seen, stated.size_bytes, read)
+        return snapshot, delta, self._native(seen, snapshot, facts.code_bytes, read)
 
-    def _native(self, seen: Seen, size_bytes: int, read: Readings) -> Blob:
+    def _native(self, seen: Seen, blob: Blob, code_bytes: int, read: Readings) -> Blob:
+        """What a blob is compiled to: its data as they are, and its code, several times as long."""
         now, measures = trio.current_time(), self._measures
-        native_bytes = seen.native_bytes
-        if native_bytes is None:
-            native_bytes = int(size_bytes * measures.artifact_size.value(now))
-        else:
-            measures.artifact_size.observe(native_bytes / size_bytes, now)
+        code_bytes = max(1, min(code_bytes, blob.size_bytes))
+        data_bytes = blob.size_bytes - code_bytes
+        compiled_bytes = int(code_bytes * measures.artifact_size.value(now)) + NATIVE_FIXED_BYTES
+        if seen.native_bytes is not None:
+            compiled_bytes = max(seen.native_bytes - data_bytes, 0)
+            measures.artifact_size.observe((compiled_bytes - NATIVE_FIXED_BYTES) / code_bytes, now)
+        data_wire_bytes = data_bytes * blob.wire_bytes // blob.size_bytes
+        compiled_wire_bytes = int(compiled_bytes * measures.artifact_wire.value(now))
         return Blob(
-            wire_bytes=max(1, int(native_bytes * measures.artifact_wire.value(now))),
-            size_bytes=native_bytes,
+            wire_bytes=max(1, data_wire_bytes + compiled_wire_bytes),
+            size_bytes=data_bytes + compiled_bytes,
             here=seen.near,
             sources=self._sources(seen.builders, read),
         )

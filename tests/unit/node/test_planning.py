@@ -148,6 +148,22 @@ async def test_an_explanation_has_every_input_and_decides_nothing() -> None:
     assert msgspec.json.decode(msgspec.json.encode(after), type=type(after)).form == after.form
 
 
+async def test_native_code_is_expected_to_hold_the_data_as_they_are_and_more_for_the_code() -> None:
+    world = World(function(snapshot_wire=8 * MIBIBYTE), preferred="snapshot-artifact")
+    world.seen[SNAPSHOT] = NOTHING._replace(holders=(PEER,), builders=(PEER,))
+    rows = {row.form: row for row in world.planning.explain("f", {}).rows}
+    row = rows["snapshot-artifact"]  # of 36 MiB, 2 of them code
+    assert 34 * MIBIBYTE + 4 * MIBIBYTE < row.stored_bytes < 34 * MIBIBYTE + 8 * MIBIBYTE
+    assert 8 * MIBIBYTE < row.wire_bytes < 12 * MIBIBYTE
+    native_bytes = 40 * MIBIBYTE
+    world.seen[SNAPSHOT] = world.seen[SNAPSHOT]._replace(native_bytes=native_bytes)
+    rows = {row.form: row for row in world.planning.explain("f", {}).rows}
+    assert rows["snapshot-artifact"].stored_bytes == native_bytes
+    world.seen = {MODULE: NOTHING._replace(builders=(PEER,), native_bytes=1)}
+    rows = {row.form: row for row in world.planning.explain("f", {}).rows}
+    assert rows["artifact"].wire_bytes > 0, "of a size that cannot be"
+
+
 async def test_a_flip_is_where_the_winner_changes() -> None:
     world = World(function())
     world.held_by(PEER)
