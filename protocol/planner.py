@@ -62,7 +62,7 @@ def pick(
     rows: tuple[Option, ...], held: PlanForm | None, margin: float
 ) -> tuple[Option | None, Option | None]:
     """(what is chosen, the cheapest); None: there is nothing to be had."""
-    best = min(rows, key=_total_s)
+    best = min(rows, key=_rank)
     if best.lacks is not None:
         return None, None
     if held is not None and held != best.form:
@@ -88,8 +88,9 @@ def _gives_way(own: Option, best: Option, margin: float) -> bool:
     return best.total_s < own.total_s - max(margin * own.total_s, MARGIN_S)
 
 
-def _total_s(row: Option) -> float:
-    return row.total_s
+def _rank(row: Option) -> tuple[float, float]:
+    """While nobody knows the rate, forms that peers stand in for differ by when they are ready."""
+    return row.total_s, row.ready_s
 
 
 def _why(
@@ -107,10 +108,14 @@ def _why(
     others = [row for row in rows if row is not chosen and row.lacks is None]
     if not others:
         return f"{chosen.form} alone can be had"
-    second = min(others, key=_total_s)
-    return (
-        f"{chosen.form} costs {chosen.total_s:.3g} s {over}, {second.form} {second.total_s:.3g} s"
-    )
+    second = min(others, key=_rank)
+    costs = f"{chosen.form} costs {chosen.total_s:.3g} s {over}"
+    if second.total_s == chosen.total_s and second.ready_s > chosen.ready_s:
+        return (
+            f"{costs}, as does {second.form}, and is ready in {chosen.ready_s:.3g} s instead of "
+            f"{second.ready_s:.3g} s"
+        )
+    return f"{costs}, {second.form} {second.total_s:.3g} s"
 
 
 # ---------------------------------------------------------------- at deploy

@@ -18,6 +18,7 @@ from protocol.costs import (
     Inputs,
     Option,
     Peer,
+    Prices,
     Rented,
     Sources,
     options,
@@ -186,6 +187,22 @@ def test_a_call_that_is_seldom_made_is_forwarded() -> None:
     assert decision.form is not None
     assert decision.form.startswith("snapshot")
     assert "after 5 calls" in decision.why
+
+
+def test_of_forms_that_cost_the_same_the_first_that_is_ready_wins_and_it_is_said_why() -> None:
+    """As calls at an unknown rate are a peer's until either is here."""
+    rented = Rented(calls=5, forwarded=5, paid_s=5.0)
+    free = Prices()
+    slow = decide(inputs(mbit=1, rate_per_s=None, rented=rented, prices=free, waiting=0))
+    quick = decide(inputs(mbit=1000, rate_per_s=None, rented=rented, prices=free, waiting=0))
+    assert slow.form != quick.form
+    for decision in (slow, quick):
+        rows = {each.form: each for each in decision.options}
+        chosen = rows[decision.form or "forward"]
+        equals = [each for each in rows.values() if each.total_s == chosen.total_s]
+        assert len(equals) > 1
+        assert chosen.ready_s == min(each.ready_s for each in equals)
+        assert f"and is ready in {chosen.ready_s:.3g} s instead of" in decision.why
 
 
 def test_what_is_held_is_given_up_by_a_margin_only() -> None:
