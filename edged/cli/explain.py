@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from edged.interfaces import ExplainView, PlanFlip, PlanView
     from protocol.costs import Option
 
-    from .target import Target
-
-ASKED_MAX: Final = 16
-"""Nodes at a time."""
 CHANGES_SHOWN: Final = 5
 _HERE: Final = {
     "module": "{}",
@@ -44,12 +40,12 @@ def explain(name: str, what_if: tuple[str, ...], as_json: bool, **where: Any) ->
     """Show which form of a function's code a node has, what each would cost, and why.
 
     Of a local cluster without --node: all nodes, one line each."""
-    from .target import find_target
+    from .target import find_target, names_all
 
     path = function_path(name, "/explain")
     if what_if:
         path += "?" + urlencode({"what_if": ",".join(what_if)})
-    if where["node"] is None and (where["control"] is None or where["cluster"] is not None):
+    if names_all(**where):
         _all_nodes(name, path, where["cluster"], as_json=as_json)
         return
     data = find_target(**where).control().call("GET", path)
@@ -71,19 +67,10 @@ def _decoded(data: bytes) -> ExplainView:
 
 # ---------------------------------------------------------------- all nodes
 def _all_nodes(name: str, path: str, cluster: str | None, *, as_json: bool) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+    from .target import ask_all
 
-    from .target import Target, newest_running, supervisor
-
-    boss = supervisor()
-    state = boss.load(cluster) if cluster else newest_running(boss)
-    nodes = boss.running_nodes(state)
-    targets = [
-        Target(node.name, node.control_url, boss.token(state, node), node.gateway_url)
-        for node in nodes
-    ]
-    with ThreadPoolExecutor(ASKED_MAX) as threads:
-        answers = list(threads.map(lambda target: _ask(target, path), targets))
+    found = ask_all(cluster, path)
+    nodes, answers = [node for node, _ in found], [answer for _, answer in found]
     refused = [answer for answer in answers if isinstance(answer, Exception)]
     if len(refused) == len(answers) > 0:  # then it is the question, if any says so
         raise min(refused, key=lambda error: not isinstance(error, NodeProblem))
@@ -98,15 +85,6 @@ def _all_nodes(name: str, path: str, cluster: str | None, *, as_json: bool) -> N
         print_json({"name": name, "nodes": rows})
     else:
         _show_lines(nodes, answers)
-
-
-def _ask(target: Target, path: str) -> bytes | Exception:
-    from edged.errors import EdgedError
-
-    try:
-        return target.control().call("GET", path)
-    except (EdgedError, NodeProblem) as error:
-        return error
 
 
 def _show_lines(nodes: Sequence[NodeState], answers: Sequence[bytes | Exception]) -> None:

@@ -93,7 +93,25 @@ def _show_functions(data: bytes) -> None:
 @target_options
 def describe(name: str, as_json: bool, **where: Any) -> None:
     """Show a function's current version: its module, calling convention and policy."""
+    from .target import names_all
+
     _get(function_path(name), _show_function, as_json=as_json, **where)
+    if not as_json and names_all(**where):
+        _show_forms(name, where["cluster"])
+
+
+def _show_forms(name: str, cluster: str | None) -> None:
+    """Which each node of the cluster has chosen."""
+    from edged.interfaces import FunctionDetail
+
+    from .target import ask_all
+
+    told = []
+    for node, answer in ask_all(cluster, function_path(name)):
+        if isinstance(answer, bytes):
+            form = _decode(answer, FunctionDetail).summary.form
+            told.append(f"{node.name} {form or 'none yet'}")
+    click.echo(f"forms chosen: {', '.join(told)} (edged explain {name})")
 
 
 def _show_function(data: bytes) -> None:
@@ -114,6 +132,7 @@ def _show_function(data: bytes) -> None:
                 "on this node",
                 STATES[summary.state] + (f" ({summary.tier})" if summary.tier else ""),
             ),
+            ("form chosen", summary.form or f"{NONE}, nobody has asked this node"),
             ("abi", spec.abi),
             ("entrypoint", spec.entrypoint or ("_start" if spec.abi != "export" else NONE)),
             ("args", " ".join(spec.args) or NONE),

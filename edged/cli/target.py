@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edged.errors import ClusterNotFound, ConfigError
 
 from .client import UPLOAD_TIMEOUT_S, Client
+from .common import NodeProblem
 
 if TYPE_CHECKING:
     from edged.cluster.state import ClusterState, NodeState
     from edged.cluster.supervisor import Supervisor
+
+
+ASKED_MAX: Final = 16
+"""Nodes at a time."""
 
 
 class Target(NamedTuple):
@@ -72,6 +77,33 @@ def find_target(
     state = boss.load(cluster) if cluster else newest_running(boss)
     found = state.node(node) if node else _first_running(boss, state)
     return Target(found.name, found.control_url, boss.token(state, found), found.gateway_url)
+
+
+def names_all(
+    *, node: str | None, cluster: str | None, control: str | None, token_file: str | None
+) -> bool:
+    """Whether a local cluster is meant, and none of its nodes more than others."""
+    return node is None and (control is None or cluster is not None) and token_file is None
+
+
+def ask_all(cluster: str | None, path: str) -> list[tuple[NodeState, bytes | Exception]]:
+    """Every running node's answer to a GET, or why there is none. Raises ClusterNotFound."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from edged.errors import EdgedError
+
+    boss = supervisor()
+    state = boss.load(cluster) if cluster else newest_running(boss)
+
+    def ask(node: NodeState) -> tuple[NodeState, bytes | Exception]:
+        target = Target(node.name, node.control_url, boss.token(state, node), node.gateway_url)
+        try:
+            return node, target.control().call("GET", path)
+        except (EdgedError, NodeProblem) as error:
+            return node, error
+
+    with ThreadPoolExecutor(ASKED_MAX) as threads:
+        return list(threads.map(ask, boss.running_nodes(state)))
 
 
 def existing(boss: Supervisor, name: str | None) -> str:

@@ -115,3 +115,13 @@ def test_what_no_node_can_answer_is_one_error(run: Any) -> None:
     assert "there is no input 'x'" in refused.stderr
     unknown = run("explain", "uo", "--cluster", "c")
     assert unknown.exit_code == 4
+
+
+@pytest.mark.usefixtures("ua", "cluster")
+def test_a_description_ends_with_what_each_node_has_chosen(cli: Any, run: Any) -> None:
+    shown = run("describe", "ua", "--cluster", "c")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.endswith("forms chosen: n1 none yet (edged explain ua)\n")
+    assert "nobody has asked this node" in shown.stdout
+    assert "forms chosen" not in cli("describe", "ua").stdout, "of one node"
+    assert "forms chosen" not in run("describe", "ua", "--cluster", "c", "--json").stdout
