@@ -321,6 +321,7 @@ class Parts:
                 tiers=self._runtime.keys,
                 forwards=config.gateway.forward,
                 stated=self.gossip.catalog.snapshots.get,
+                unproven=native.snapshots.unproven,
                 lookup=self._lookup.current,
                 holders=self._peers_holding,
                 ready=self._peers_ready,

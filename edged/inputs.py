@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import trio
 
 from protocol.costs import Blob, Forward, Inputs, Prices, Rented, Room, Sources, sources_of
@@ -34,6 +35,7 @@ RUN_MIN_S: Final = 1e-5
 NATIVE_FIXED_BYTES: Final = 16 * 1024
 """Of native code besides what functions compile to: the smallest modules give 14 to 18 KiB."""
 DECIMALS: Final = 3
+UNPROVEN: Final = "no maker's word is enough here"
 
 
 class Seen(NamedTuple):
@@ -59,6 +61,10 @@ class Scene(Protocol):
 
     def answering(self, function: FunctionView) -> Sequence[tuple[Peer, bool]]:
         """Peers that could answer at once, best first, and whether with a snapshot."""
+        ...
+
+    def unproven(self, stated: SnapshotStatement) -> bool:
+        """Whether it runs here only once it was made here: nobody's word is enough."""
         ...
 
     def waiting(self, function: FunctionView) -> int: ...
@@ -190,15 +196,24 @@ class Gatherer:
     ) -> tuple[Blob, Blob | None, Blob]:
         """The snapshot, its delta against the module, and its native code."""
         seen, facts = self._scene.code(stated.snapshot), stated.facts
-        here = seen.info is not None
-        sources = self._sources(seen.holders, read)
+        if self._scene.unproven(stated):
+            seen = seen._replace(info=None, holders=(), builders=())
         snapshot = Blob(
-            wire_bytes=facts.wire_bytes, size_bytes=stated.size_bytes, here=here, sources=sources
+            wire_bytes=facts.wire_bytes,
+            size_bytes=stated.size_bytes,
+            here=seen.info is not None,
+            sources=self._sources(seen.holders, read),
         )
+        native = self._native(seen, snapshot, facts.code_bytes, read)
+        if self._scene.unproven(stated):
+            snapshot = msgspec.structs.replace(snapshot, lacks=UNPROVEN)
+            native = msgspec.structs.replace(native, lacks=UNPROVEN)
         delta = None
         if facts.delta_wire_bytes:
-            delta = Blob(wire_bytes=facts.delta_wire_bytes, here=here, sources=sources)
-        return snapshot, delta, self._native(seen, snapshot, facts.code_bytes, read)
+            delta = msgspec.structs.replace(
+                snapshot, wire_bytes=facts.delta_wire_bytes, size_bytes=0
+            )
+        return snapshot, delta, native
 
     def _native(self, seen: Seen, blob: Blob, code_bytes: int, read: Readings) -> Blob:
         """What a blob is compiled to: its data as they are, and its code, several times as long."""

@@ -47,6 +47,7 @@ class PlanSurroundings:
     tiers: Mapping[Tier, object]
     stated: Callable[[Digest], Sequence[SnapshotStatement]]
     """Of a snapshot."""
+    unproven: Callable[[SnapshotStatement], bool]
     forwards: bool
     """Whether requests may be passed on at all."""
     lookup: Callable[[str], FunctionView]
@@ -115,6 +116,9 @@ class PlanParts:
 
     def _answers(self, peer: Peer, digest: Digest) -> bool:
         return self._around.form(peer.node_id, digest) in ANSWERING_FORMS
+
+    def unproven(self, stated: SnapshotStatement) -> bool:
+        return self._around.unproven(stated)
 
     def waiting(self, function: FunctionView) -> int:
         return self.choices.waiting(function)

@@ -68,6 +68,8 @@ class Blob(msgspec.Struct, frozen=True, kw_only=True):
     """On disk. Expected, where nobody has made it yet."""
     here: bool = False
     sources: Sources | None = None
+    lacks: str = "no peer has it"
+    """Why it cannot be fetched where there are no sources."""
 
 
 class Forward(msgspec.Struct, frozen=True, kw_only=True):
@@ -329,7 +331,7 @@ def _fetch(
         if part.here:
             continue
         if part.sources is None:
-            return "no peer has it"
+            return part.lacks
         rtt_s = max(rtt_s, part.sources.rtt_s)
         transfer_s = max(transfer_s, part.wire_bytes / part.sources.bytes_per_s)
         wire_bytes += part.wire_bytes

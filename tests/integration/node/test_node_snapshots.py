@@ -151,7 +151,7 @@ async def test_it_comes_as_a_delta_or_is_made_where_no_one_is_believed(tmp_path:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         b = await cluster.start("b", **alone, planner={"form": "snapshot-delta"})
-        none = {"artifacts": {"accept": "none"}, "planner": {"form": "snapshot"}}
+        none = {"artifacts": {"accept": "none"}, "planner": {"form": "snapshot-here"}}
         c = await cluster.start("c", **alone, **none)
         await cluster.agree()
         deployed = await a.deploy("f", large, replicas=1, **ALWAYS)

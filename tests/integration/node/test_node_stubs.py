@@ -20,7 +20,7 @@ async def test_it_means_the_same_in_every_form(tmp_path: Path) -> None:
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
         b = await cluster.start("b", **ALONE, planner={"form": "snapshot"})
-        none = {"artifacts": {"accept": "none"}, "planner": {"form": "snapshot"}}
+        none = {"artifacts": {"accept": "none"}, "planner": {"form": "snapshot-here"}}
         c = await cluster.start("c", **ALONE, **none)
         d = await cluster.start("d", **ALONE, planner={"form": "module"})
         await cluster.agree()

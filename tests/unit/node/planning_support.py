@@ -66,6 +66,7 @@ class World:
         self.seen: dict[Digest, Seen] = {}
         self.peers_ready: list[tuple[Peer, bool]] = []
         self.waits = 0
+        self.proven = True
         self.free: tuple[Room, ...] | None = None
         self.calls = 0
         self.changed: list[tuple[PlanForm, ...]] = []
@@ -106,6 +107,9 @@ class World:
 
     def answering(self, function: FunctionView) -> list[tuple[Peer, bool]]:
         return self.peers_ready
+
+    def unproven(self, stated: SnapshotStatement) -> bool:
+        return not self.proven
 
     def waiting(self, function: FunctionView) -> int:
         return self.waits

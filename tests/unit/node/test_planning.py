@@ -18,6 +18,7 @@ from planning_support import (
 )
 
 from edged.errors import BadRequest
+from edged.inputs import UNPROVEN
 from edged.planning import DRIFT, FAILED_S, IN_USE_S
 from protocol.costs import Room
 
@@ -45,6 +46,19 @@ async def test_the_link_decides_between_fetching_a_snapshot_and_making_it() -> N
         world.measure(bytes_s, PEER)
     assert slow.planning.asked(slow.view)[0] == "snapshot-here"
     assert fast.planning.asked(fast.view)[0] == "snapshot"
+
+
+async def test_a_snapshot_that_nobody_is_believed_about_is_made_here_whatever_the_link() -> None:
+    world = World(function(delta_wire=MIBIBYTE))
+    world.held_by(PEER)
+    world.measure(125e6, PEER)
+    assert world.planning.asked(world.view)[0] in ("snapshot", "snapshot-delta")
+    world.proven = False
+    assert set(world.planning.asked(world.view)) == {"snapshot-here", "module"}
+    world.seen[SNAPSHOT] = world.seen[SNAPSHOT]._replace(info=info(SNAPSHOT, MIBIBYTE, MIBIBYTE))
+    rows = {row.form: row for row in world.planning.explain("f", {}).rows}
+    assert rows["snapshot"].lacks == rows["snapshot-delta"].lacks == UNPROVEN
+    assert rows["snapshot-here"].build_s > 1, "though its bytes are here"
 
 
 async def test_with_peers_that_answer_meanwhile_the_link_decides_too() -> None:
