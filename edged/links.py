@@ -209,16 +209,17 @@ def slow(
     document: Document,
     nodes: Sequence[str],
     *,
+    to: Sequence[str] = (ANY,),
     extra_ms: float | UnsetType = UNSET,
     jitter_ms: float | UnsetType = UNSET,
     loss: float | UnsetType = UNSET,
     bandwidth_mbit: float | UnsetType | None = UNSET,
     label: str = "slow",
 ) -> Document:
-    """All ways from and to these nodes (names or regions as in `partition`)."""
+    """All ways between these nodes and those (names or regions as in `partition`)."""
     rule = Rule(
         sources=tuple(nodes),
-        targets=(ANY,),
+        targets=tuple(to),
         both=True,
         extra_ms=extra_ms,
         jitter_ms=jitter_ms,

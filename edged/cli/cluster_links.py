@@ -73,6 +73,9 @@ def heal(everything: bool, name: str | None, as_json: bool) -> None:
 
 @click.command(cls=EdgedCommand)
 @click.argument("who", metavar="NODE|REGION...", nargs=-1, required=True)
+@click.option(
+    "--to", multiple=True, metavar="NODE|REGION", help="Those between these and WHO only."
+)
 @click.option("--extra-ms", type=float, help="Latency on top, each way.")
 @click.option("--jitter-ms", type=float, help="How far delays stray.")
 @click.option("--loss", type=float, help="Of datagrams, 0 to 1; streams pay in time.")
@@ -81,16 +84,22 @@ def heal(everything: bool, name: str | None, as_json: bool) -> None:
 @name_option
 @json_option
 def slow(
-    who: tuple[str, ...], off: bool, name: str | None, as_json: bool, **values: float | None
+    who: tuple[str, ...],
+    to: tuple[str, ...],
+    off: bool,
+    name: str | None,
+    as_json: bool,
+    **values: float | None,
 ) -> None:
-    """Make all ways to and from nodes or regions worse. Said again, it takes the place of what was
-    said of the same ones before."""
+    """Make all ways to and from nodes or regions worse, or better than they were. Said again, it
+    takes the place of what was said of the same ones before."""
     from edged.cluster.shaping import selector
     from edged.errors import ConfigError
     from edged.links import slow as slowed
     from edged.links import without
 
     given: Any = {key: value for key, value in values.items() if value is not None}
+    told = ", ".join(f"{key} {value:g}" for key, value in given.items())
     for key, value in given.items():
         if math.isnan(value):
             raise ConfigError(f"--{key.replace('_', '-')} {value}: write a number")
@@ -98,17 +107,22 @@ def slow(
         raise ConfigError("say what: --extra-ms, --jitter-ms, --loss, --bandwidth-mbit; or --off")
     boss, chosen = chosen_cluster(name)
     state = boss.load(chosen)
-    selectors = [selector(state, each.strip()) for word in who for each in word.split(",")]
+    selectors, ends = (
+        [selector(state, each.strip()) for word in words for each in word.split(",")]
+        for words in (who, to)
+    )
+    if ends:
+        given["to"] = ends
+    way = f" to {', '.join(ends)}" if ends else ""
 
     def change(before: Document) -> Document:
         for each in selectors:
-            label = f"{SLOW} {each}"
+            label = f"{SLOW} {each}{way}"
             before = without(before, label)
             before = before if off else _checked(slowed(before, [each], **given, label=label))
         return before
 
-    names = ", ".join(selectors)
-    told = ", ".join(f"{key} {value:g}" for key, value in given.items())
+    names = ", ".join(selectors) + way
     what = f"{names}: as before" if off else f"{names}: {told}"
     _change(boss, chosen, change, what, as_json=as_json)
 

@@ -227,6 +227,10 @@ def test_rules_come_and_go(cluster: Callable[..., Result]) -> None:
     assert [rule["from"] for rule in rules(cluster, "slow", "eu", "--off")] == [["node:n4"]]
     assert rules(cluster, "links") == again[3:]
     assert rules(cluster, "heal", "--all") == []
+    (between,) = rules(cluster, "slow", "eu", "--to", "n4,us", "--bandwidth-mbit", "1000")
+    assert (between["from"], between["to"], between["both"]) == (["eu"], ["node:n4", "us"], True)
+    assert len(rules(cluster, "slow", "eu", "--bandwidth-mbit", "1")) == 2
+    assert len(rules(cluster, "slow", "eu", "--to", "n4,us", "--off")) == 1
 
 
 def test_not_a_number_is_told(cluster: Callable[..., Result]) -> None:
