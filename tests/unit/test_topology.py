@@ -22,7 +22,7 @@ def parsed(**data: Any) -> Topology:
 
 
 def test_the_shipped_files_say_what_they_model() -> None:
-    assert FILES == ["aws8", "lan", "metro", "satellite", "small-world"]
+    assert FILES == ["aws8", "lan", "metro", "satellite", "small-world", "two-speeds"]
     for name in FILES:
         topology = load_topology(DIRECTORY / f"{name}.toml")
         assert topology.name == name

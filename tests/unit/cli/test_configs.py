@@ -23,7 +23,13 @@ def test_node_toml_holds_every_key_with_its_default() -> None:
     assert load_config(CONFIGS / "node.toml").node.name == "edge-1"
 
 
-CLUSTERS = [("local3", 3, 1), ("regions5", 5, 3), ("geo8", 8, 8), ("metro30", 30, 5)]
+CLUSTERS = [
+    ("local3", 3, 1),
+    ("regions5", 5, 3),
+    ("geo8", 8, 8),
+    ("metro30", 30, 5),
+    ("two-speeds", 4, 3),
+]
 
 
 @pytest.mark.parametrize(("name", "nodes", "regions"), CLUSTERS)
