@@ -117,8 +117,8 @@ def _starts(found: list[Facts]) -> None:
     for facts in found:
         before, after = facts.starts["module"], facts.starts["snapshot"]
         rows[facts.case.name] = [
-            (_ms(before.sample.cpu_us), _ms(before.sample.wall_us)),
-            (_ms(after.sample.cpu_us), _ms(after.sample.wall_us)),
+            (_ms(before.cpu_s * 1e6), _ms(before.sample.wall_us)),
+            (_ms(after.cpu_s * 1e6), _ms(after.sample.wall_us)),
             (f"{facts.faster:.1f} x", f"{before.sample.wall_us / after.sample.wall_us:.1f} x"),
             tuple(f"{start.instantiate_s * 1e6:.0f}" for start in (before, after)),
             (facts.report.form,),
@@ -129,8 +129,10 @@ def _starts(found: list[Facts]) -> None:
         Group("data", ("",)),
     ]  # fmt: skip
     table("Start: a fresh instance to the end of its first answer, ms", groups, rows)
-    print("Medians, by optimised code; instantiate (part of it): the best. data: sparse, or padded")
-    print("with zeros so that wasmtime maps it copy-on-write instead of copying it.")
+    print("By optimised code. CPU and instantiate (part of it): the best; wall: the median. data:")
+    print(
+        "sparse, or padded with zeros, so that wasmtime maps it copy-on-write and copies nothing."
+    )
 
 
 def _mb(size_bytes: int) -> str:
