@@ -28,7 +28,8 @@ from protocol.function import Policy
 from protocol.ids import Digest, digest_of
 from protocol.manifest import manifest_digest
 
-POLICY = Policy()
+POLICY = Policy(timeout_ms=30_000)
+"""Time enough on a machine that does other things too."""
 ARTIFACTS = PLACE / "artifacts"
 CODE_SECTION = 10
 JOBS = ("compile", "optimise")

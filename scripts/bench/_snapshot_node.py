@@ -38,7 +38,7 @@ from protocol.ids import Digest, NodeId
 
 PORT = 7000
 NICE = -10
-POLICY = Policy()
+POLICY = Policy(timeout_ms=30_000)
 STANDBY_S = 1.5
 """By then a warm compiler waits for the next order, as on a node."""
 LOG = make_log("bench", level="error")
