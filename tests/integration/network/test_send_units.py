@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import socket
 
+import pytest
 import trio
 from network_support import MakeTrust, connected_pair
 
-from edged.network.tls import UNIT_BYTES
+from edged.network import tls
+from edged.network.tls import PACE_BYTES, UNIT_BYTES
 from protocol.streams import Done, SegmentReply, encode_frame, frame_head
 
 BODY = random.Random(6).randbytes(128 * 1024)
@@ -45,6 +47,29 @@ async def test_bulk_leaves_in_units(make_trust: MakeTrust) -> None:
     assert 0 < first <= UNIT_BYTES
     assert set(others) == {UNIT_BYTES}
     assert sum(recorder.units) > 3 * len(BODY)
+    await holder.aclose()
+    await fetcher.aclose()
+
+
+@pytest.mark.parametrize(("fast_bytes_s", "in_units"), [(0, False), (10**15, True)])
+async def test_a_stream_that_goes_fast_is_left_to_the_kernel(
+    make_trust: MakeTrust, monkeypatch: pytest.MonkeyPatch, fast_bytes_s: int, in_units: bool
+) -> None:
+    monkeypatch.setattr(tls, "FAST_BYTES_S", fast_bytes_s)
+    fetcher, holder = await connected_pair(make_trust)
+
+    async def pass_on(count: int) -> None:
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                frame = (frame_head(SegmentReply(number, number), len(BODY)), BODY)
+                nursery.start_soon(holder.send_encoded, frame)
+                assert await fetcher.receive() == (SegmentReply(number, number), BODY)
+
+    with trio.fail_after(10):
+        await pass_on(PACE_BYTES // len(BODY) + 1)
+        recorder = holder._stream._sender = Recorder(holder._stream._socket)  # type: ignore[assignment]
+        await pass_on(2)
+    assert bool(recorder.marked) == in_units
     await holder.aclose()
     await fetcher.aclose()
 
