@@ -10,6 +10,7 @@ from typing import Final
 
 import trio
 
+from protocol.estimates import RATE_OFF
 from protocol.events import Event, MemberUp, MemberUpdated
 from protocol.gossip import Gossip, GossipConfig
 from protocol.holdings import ANSWERING_FORMS, MODULE_FORMS
@@ -45,7 +46,7 @@ from .links import load_document
 from .listening import Sockets
 from .load import LoadMeter
 from .lookup import Lookup
-from .measuring import Measures
+from .measuring import LinkPrior, Measures
 from .native import NativeParts, Surroundings
 from .network import (
     ExchangeService,
@@ -337,10 +338,10 @@ class Parts:
         )
         self._plan_parts, self.choices, self.planning = parts, parts.choices, parts.planning
 
-    def _link_prior(self, peer: NodeId) -> float:
-        """Bytes per second that may be expected of a peer."""
-        known = None if self.shaper is None else self.shaper.bandwidth_from(peer)
-        return self._link_bytes_s if known is None else known
+    def _link_prior(self, peer: NodeId) -> LinkPrior:
+        if self.shaper is None:
+            return LinkPrior(self._link_bytes_s, RATE_OFF)
+        return LinkPrior(self.shaper.bandwidth_from(peer) or self._link_bytes_s, 0.0)
 
     def _wire_operator(self, config: Config, state: Callable[[], NodeState]) -> None:
         started_s = trio.current_time()

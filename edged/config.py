@@ -175,11 +175,13 @@ class PlannerSection(Section, frozen=True):
     form: Literal["auto", PlanForm] = "auto"
     """auto: what costs least by this node's measurements; else this form wherever it can be had."""
     horizon_s: Annotated[float, Meta(ge=1, le=30 * DAY_S)] = 3600.0
-    """For which what is got is expected to serve: the longer, the more calls pay for its bytes."""
+    """For which what is got is expected to serve, at most: as long as it has been called, and at
+    least a quarter of an hour. The longer, the more calls pay for its bytes."""
     price_per_gib: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     """What a GiB from peers costs, in seconds that requests would rather wait than have it sent."""
     link_mbit: Annotated[float, Meta(gt=0, le=1e6)] = 100.0
-    """Expected of a peer until something was fetched from it, where no links document says."""
+    """Expected of a peer until something was fetched from it, where no links document says; taken
+    for a guess that may be ten times too high, but on the same site."""
 
 
 class LinksSection(Section, frozen=True):

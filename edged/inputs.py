@@ -29,6 +29,8 @@ from .whatif import values_of
 PEERS_MAX: Final = 16
 """Nearest ones looked at for one blob: a fetch connects to fewer."""
 UNKNOWN_RTT_S: Final = 0.1
+NEAR_S: Final = 0.005
+"""A peer nearer than this is on the same site: no slow access link is in between."""
 MAKING_BYTES_S: Final = 16e6
 """Of a module that is parsed, instrumented and written again; besides it is compiled once."""
 RUN_MIN_S: Final = 1e-5
@@ -127,7 +129,7 @@ class Gatherer:
         if forward is not None and not ran.run.samples:
             # What a peer needs for all of a call is more than running takes.
             run_s = min(run_s, max(forward.per_call_s - INSTANTIATE_S, RUN_MIN_S))
-        rate_per_s = self._measures.demand(function.version).rate_per_s(now)
+        demand = self._measures.demand(function.version)
         together = self._measures.together
         inputs = Inputs(
             module=module,
@@ -147,9 +149,9 @@ class Gatherer:
             instantiate_snapshot_s=instantiate_snapshot_s,
             run_s=run_s,
             waiting=self._scene.waiting(function) + newcomers,
-            rate_per_s=rate_per_s,
+            rate_per_s=demand.rate_per_s(now, self._measures.mean_per_s()),
             rented=rented,
-            horizon_s=self._horizon_s,
+            horizon_s=demand.horizon_s(now, self._horizon_s),
             forward=forward,
             prices=Prices(wire_s_per_byte=self._wire_s_per_byte),
             room=self._scene.room(),
@@ -238,7 +240,9 @@ class Gatherer:
         for peer in peers[:PEERS_MAX]:
             bandwidth = self._measures.source(peer.node_id)
             read.note("bandwidth", bandwidth)
-            found.append(CostPeer(_rtt_s(peer), bandwidth.value))
+            rtt_s = _rtt_s(peer)
+            rate = bandwidth.value if rtt_s < NEAR_S else bandwidth.harmonic
+            found.append(CostPeer(rtt_s, rate))
         return sources_of(found)
 
     def _forward(self, function: FunctionView, read: Readings, init_s: float) -> Forward | None:
@@ -282,7 +286,9 @@ class Readings:
         if reading is not None and (reading.samples or stated_s is None):
             return self.take(name, reading)
         value = INSTANTIATE_S if stated_s is None else stated_s
-        prior = Reading(value=value, samples=0, age_s=None, confidence=0.0, prior=value)
+        prior = Reading(
+            value=value, samples=0, age_s=None, confidence=0.0, prior=value, harmonic=value
+        )
         return self.take(name, prior, stated_s is not None)
 
     def least(self, *names: str) -> float:

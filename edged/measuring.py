@@ -8,19 +8,22 @@ code ready, but once in a while for many of them together.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import trio
 
-from protocol.estimates import Demand, Estimate, Reading
+from protocol.estimates import Demand, Estimate, Reading, mean_per_s
 from protocol.ids import Digest, NodeId, VersionId
 
 PEERS_MAX: Final = 1024
 CODES_MAX: Final = 4096
 FUNCTIONS_MAX: Final = 4096
+MEAN_S: Final = 10.0
+"""Between looks at the demand of all functions together: 3 ms for the most there may be."""
 SOURCE_SAMPLE_BYTES: Final = 64 * 1024
 """Less from one source says more of round trips than of its rate."""
 DECOMPRESS_BYTES_S: Final = 400e6
@@ -80,26 +83,36 @@ class Ran:
         """The newest invocation's that was counted."""
 
 
+class LinkPrior(NamedTuple):
+    """Of a peer's bytes per second, until something was fetched from it."""
+
+    bytes_s: float
+    off: float
+    """By how much that may be wrong (protocol.estimates.Estimate)."""
+
+
 class _Source:
     """Of blobs: a peer."""
 
     __slots__ = ("bytes_s", "told")
 
-    def __init__(self, prior: float) -> None:
-        self.bytes_s = Estimate(prior)
+    def __init__(self, prior: LinkPrior) -> None:
+        self.bytes_s = Estimate(prior.bytes_s, off=prior.off)
         self.told = (0, 0.0)
         """What was noted last: the same again is no news."""
 
 
 class Measures:
-    def __init__(self, *, link: Callable[[NodeId], float]) -> None:
-        """`link`: bytes per second that may be expected of a peer nothing was fetched from."""
+    def __init__(self, *, link: Callable[[NodeId], LinkPrior]) -> None:
+        """`link`: what may be expected of a peer nothing was fetched from."""
         self._link = link
         self._sources: Table[NodeId, _Source] = Table(PEERS_MAX)
         self._answers: Table[tuple[NodeId, VersionId], Estimate] = Table(CODES_MAX)
         self._codes: Table[Digest, Ran] = Table(CODES_MAX)
         self._inits: Table[Digest, Estimate] = Table(CODES_MAX)
         self._demands: Table[VersionId, Demand] = Table(FUNCTIONS_MAX)
+        self._mean_per_s: float | None = None
+        self._mean_until_s = -math.inf
         self.together = Estimate(1.0)
         """Bytes per second of several sources at once: this node's own link, if that is the
         bound. Says nothing until it was measured."""
@@ -128,10 +141,11 @@ class Measures:
     def source(self, peer: NodeId) -> Reading:
         """Bytes per second."""
         known = self._sources.get(peer)
+        now = trio.current_time()
         if known is None or not known.bytes_s.samples:
             prior = self._link(peer)
-            return Reading(value=prior, samples=0, age_s=None, confidence=0.0, prior=prior)
-        return known.bytes_s.read(trio.current_time())
+            return Estimate(prior.bytes_s, off=prior.off).read(now)
+        return known.bytes_s.read(now)
 
     def answered(self, peer: NodeId, version: VersionId, took_s: float) -> None:
         """A forwarded request, from its last byte to the answer's first."""
@@ -164,3 +178,11 @@ class Measures:
 
     def demand(self, version: VersionId) -> Demand:
         return self._demands.of(version, lambda: Demand(trio.current_time()))
+
+    def mean_per_s(self) -> float | None:
+        """Calls of one function, on average over those in use; as of MEAN_S ago at most."""
+        now = trio.current_time()
+        if now >= self._mean_until_s:
+            self._mean_per_s = mean_per_s(self._demands.values(), now)
+            self._mean_until_s = now + MEAN_S
+        return self._mean_per_s

@@ -9,6 +9,7 @@ that changed, not noise. `now` is any clock that does not go back. Owned by whoe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -27,6 +28,20 @@ HALF_LIFE_S: Final = 600.0
 """In which an estimate loses half of its confidence if nothing is measured."""
 SAMPLES_SURE: Final = 2.0
 """Measurements that give as much confidence as the prior has: n / (n + SAMPLES_SURE)."""
+OFF_MAX: Final = 10.0
+DEMAND_HALF_LIFE_S: Final = 1800.0
+"""Of an arrival: half an hour of one call a minute is known to within a fifth. A third of that
+forgets what is called seldom, and what goes for want of room then comes back."""
+LIVE_S: Final = 3600.0
+"""A function that nobody has called for so long says nothing of others' demand."""
+LIVE_MIN: Final = 3
+CALLS_MIN: Final = 8
+"""Fewer functions, or calls of all of them together, say nothing either."""
+HORIZON_MIN_S: Final = 900.0
+"""Of a demand that has just begun."""
+RATE_OFF: Final = 2.5
+"""Of a link's rate nobody has measured, natural logarithm's deviation: a factor of 12 either way,
+as nodes are behind anything between 1 Mbit/s and 1 Gbit/s."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -39,6 +54,8 @@ class Reading(msgspec.Struct, frozen=True):
     confidence: float
     """0, the prior, to 1."""
     prior: float
+    harmonic: float
+    """Of a rate: what times are to be reckoned by."""
 
 
 class Estimate:
@@ -48,6 +65,7 @@ class Estimate:
     __slots__ = (
         "_half_life_s",
         "_log",
+        "_off",
         "_outliers",
         "_prior_log",
         "_spread",
@@ -55,10 +73,15 @@ class Estimate:
         "samples",
     )
 
-    def __init__(self, prior: float, *, half_life_s: float = HALF_LIFE_S) -> None:
-        """Raises LocalProtocolError for a prior or half-life that is not positive and finite."""
+    def __init__(self, prior: float, *, off: float = 0.0, half_life_s: float = HALF_LIFE_S) -> None:
+        """`off`: deviation of the logarithm of what is measured from that of the prior; 0: it is a
+        usual value, not a guess. Raises LocalProtocolError for a prior or half-life that is not
+        positive and finite."""
         if not (0 < prior < math.inf and 0 < half_life_s < math.inf):
             raise LocalProtocolError(f"prior {prior}, half-life {half_life_s}: not positive")
+        if not 0 <= off <= OFF_MAX:
+            raise LocalProtocolError(f"deviation {off}: not from 0 to {OFF_MAX:g}")
+        self._off = off
         self._prior_log = self._log = math.log(prior)
         self._half_life_s = half_life_s
         self._spread = SPREAD
@@ -106,6 +129,20 @@ class Estimate:
         known: float = 2.0 ** (-age_s / self._half_life_s)
         return known * self.samples / (self.samples + SAMPLES_SURE)
 
+    def harmonic(self, now: float) -> float:
+        """Of a rate: 1/E[1/rate], what the time that something takes is to be reckoned by. With
+        the confidence of age it is what was measured, else any about the prior: 1/E of a
+        log-normal is its median · e^(−off²/2). Never above `value`, and much below where nothing
+        is known: who guesses 100 Mbit/s waits far longer behind 1 than he wins behind 1,000."""
+        value = self.value(now)
+        if not self._off:
+            return value
+        blind = math.exp(self._prior_log - self._off * self._off / 2)
+        if not self.samples:
+            return blind
+        known: float = 2.0 ** (-max(0.0, now - self._updated_s) / self._half_life_s)
+        return min(1 / (known / math.exp(self._log) + (1 - known) / blind), value)
+
     def value(self, now: float) -> float:
         """The prior by so much as confidence has been lost to age; a first measurement counts."""
         if not self.samples:
@@ -120,22 +157,23 @@ class Estimate:
             age_s=max(0.0, now - self._updated_s) if self.samples else None,
             confidence=self.confidence(now),
             prior=math.exp(self._prior_log),
+            harmonic=self.harmonic(now),
         )
 
 
 class Demand:
-    """How often a function is called: arrivals, each counting half after HALF_LIFE_S, over the
-    time they were counted in, which is bounded by the same forgetting."""
+    """How often a function is called: arrivals, each counting half after DEMAND_HALF_LIFE_S, over
+    the time they were counted in, which is bounded by the same forgetting."""
 
     KNOWN: Final = 5.0
     """Arrivals, as they count now, of which a rate is known: to within about a half."""
-    SHAPE: Final = 0.5
+    SHAPE: Final = 1.0
     """Of the gamma distribution that rates of a node's functions are taken to have where their
     mean is known: few that are called all the time, many seldom (Zipf's law over a few dozen)."""
 
     __slots__ = ("_began_s", "_counted", "_time_constant_s", "_updated_s", "calls")
 
-    def __init__(self, began_s: float, *, half_life_s: float = HALF_LIFE_S) -> None:
+    def __init__(self, began_s: float, *, half_life_s: float = DEMAND_HALF_LIFE_S) -> None:
         """`began_s`: since when arrivals are counted; of a function that nobody has called, its
         first call. Raises LocalProtocolError for a half-life that is not positive."""
         if not half_life_s > 0:
@@ -154,9 +192,7 @@ class Demand:
     def rate_per_s(self, now: float, mean_per_s: float | None = None) -> float | None:
         """`mean_per_s`: of such functions, where that is known: what is expected of a rate drawn
         from theirs after these arrivals. None: without it, too few have come to say."""
-        counted = self._left(now)
-        since_s = max(now, self._updated_s) - self._began_s
-        span_s = -self._time_constant_s * math.expm1(-since_s / self._time_constant_s)
+        counted, span_s = self._left(now), self._span_s(now)
         if mean_per_s is not None and mean_per_s > 0:
             return (counted + self.SHAPE) / (span_s + self.SHAPE / mean_per_s)
         if counted < self.KNOWN:
@@ -164,6 +200,36 @@ class Demand:
         # All at one moment: over how long nobody knows, a second is as good as any.
         return counted / max(span_s, 1.0)
 
+    def horizon_s(self, now: float, longest_s: float) -> float:
+        """For which it may be expected to last: as long as it has lasted, within bounds."""
+        age_s = max(now, self._updated_s) - self._began_s
+        return min(max(age_s, HORIZON_MIN_S), longest_s)
+
+    def faded(self, now: float) -> tuple[float, float] | None:
+        """(arrivals as they count now, seconds they were counted in); None: long without any."""
+        if not self.calls or now - self._updated_s > LIVE_S:
+            return None
+        return self._left(now), self._span_s(now)
+
+    def _span_s(self, now: float) -> float:
+        since_s = max(now, self._updated_s) - self._began_s
+        return -self._time_constant_s * math.expm1(-since_s / self._time_constant_s)
+
     def _left(self, now: float) -> float:
         gap_s = max(0.0, now - self._updated_s)
         return self._counted * math.exp(-gap_s / self._time_constant_s)
+
+
+def mean_per_s(demands: Iterable[Demand], now: float) -> float | None:
+    """Calls per second of one function, on average; None: too few to say."""
+    live = calls = 0
+    counted = spans_s = 0.0
+    for each in demands:
+        if (found := each.faded(now)) is not None:
+            live += 1
+            calls += each.calls
+            counted += found[0]
+            spans_s += found[1]
+    if live < LIVE_MIN or calls < CALLS_MIN:
+        return None
+    return counted / max(spans_s, 1.0)

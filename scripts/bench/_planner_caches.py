@@ -33,12 +33,6 @@ class Thing(NamedTuple):
     cost_s: float
 
 
-class Missed(NamedTuple):
-    cost_s: float
-    """Over that of all requests for what was asked for before."""
-    written_bytes: int
-
-
 def thing(rng: Random, name: str) -> Thing:
     guest = rng.choice(GUESTS)
     size = rng.lognormvariate(0, 0.5)
@@ -81,10 +75,10 @@ def capacity(things: list[Thing], share: float) -> int:
     return int(sum(sizes.values()) * share)
 
 
-def with_lru(things: list[Thing], room_bytes: int) -> Missed:
+def with_lru(things: list[Thing], room_bytes: int) -> float:
     held: OrderedDict[str, int] = OrderedDict()
     seen: set[str] = set()
-    used = written = 0
+    used = 0
     missed_s = asked_s = 0.0
     for each in things:
         again_s = each.cost_s if each.name in seen else 0.0
@@ -100,15 +94,14 @@ def with_lru(things: list[Thing], room_bytes: int) -> Missed:
             used -= held.popitem(last=False)[1]
         held[each.name] = each.size_bytes
         used += each.size_bytes
-        written += each.size_bytes
-    return Missed(missed_s / asked_s, written)
+    return missed_s / asked_s
 
 
-def with_cache(things: list[Thing], room_bytes: int, *, admission: bool) -> Missed:
+def with_cache(things: list[Thing], room_bytes: int, *, admission: bool) -> float:
     """A request a second."""
     cache = Cache()
     seen: set[str] = set()
-    written, missed_s, asked_s = 0, 0.0, 0.0
+    missed_s, asked_s = 0.0, 0.0
     for now, each in enumerate(things):
         again_s = each.cost_s if each.name in seen else 0.0
         seen.add(each.name)
@@ -127,8 +120,62 @@ def with_cache(things: list[Thing], room_bytes: int, *, admission: bool) -> Miss
         for name in cache.victims(each.size_bytes - free, anything):
             cache.forget(name)
         cache.hold(each.name, each.size_bytes, each.cost_s, now)
-        written += each.size_bytes
-    return Missed(missed_s / asked_s, written)
+    return missed_s / asked_s
+
+
+def with_hindsight(things: list[Thing], room_bytes: int) -> float:
+    """Who knows when each thing is asked for next, and lets go what saves the least for its bytes
+    and the time until then: not the optimum, which nobody computes for sizes and costs that differ,
+    but near it."""
+    following = [len(things)] * len(things)
+    later: dict[str, int] = {}
+    for at in range(len(things) - 1, -1, -1):
+        following[at] = later.get(things[at].name, len(things))
+        later[things[at].name] = at
+    held: dict[str, tuple[int, Thing]] = {}
+    seen: set[str] = set()
+    used = 0
+    missed_s = asked_s = 0.0
+    for now, each in enumerate(things):
+        again_s = each.cost_s if each.name in seen else 0.0
+        seen.add(each.name)
+        asked_s += again_s
+        if each.name not in held:
+            missed_s += again_s
+            if each.size_bytes > room_bytes or following[now] == len(things):
+                continue
+            used += each.size_bytes
+        held[each.name] = following[now], each
+        while used > room_bytes:
+            least = min(held.values(), key=lambda one: _saves(one[1], one[0] - now))
+            used -= held.pop(least[1].name)[1].size_bytes
+    return missed_s / asked_s
+
+
+def missed_at_least(things: list[Thing], room_bytes: int) -> float:
+    """By any cache: what is kept from one request to the next takes its bytes for so long, and all
+    of that together has to fit into the room times the length of the stream (Berger 2018, PFOO)."""
+    last: dict[str, int] = {}
+    kept: list[tuple[float, Thing, int]] = []
+    asked_s = 0.0
+    for now, each in enumerate(things):
+        if each.name in last:
+            asked_s += each.cost_s
+            gap = now - last[each.name]
+            if each.size_bytes <= room_bytes:
+                kept.append((_saves(each, gap), each, gap))
+        last[each.name] = now
+    left = float(room_bytes * len(things))
+    missed_s = asked_s
+    for _, each, gap in sorted(kept, key=lambda one: -one[0]):
+        share = min(left / (each.size_bytes * gap), 1.0)
+        missed_s -= share * each.cost_s
+        left -= share * each.size_bytes * gap
+    return missed_s / asked_s
+
+
+def _saves(each: Thing, gap: int) -> float:
+    return each.cost_s / (each.size_bytes * gap)
 
 
 def anything(_name: str) -> bool:

@@ -23,6 +23,7 @@ from _planner_world import (
     LOAD_S,
     NAMES,
     REWRITE_BYTES_S,
+    ROUNDS,
     WIRE_PRICE,
     Function,
     Link,
@@ -31,7 +32,7 @@ from _planner_world import (
 
 from protocol.caching import Worth, room_of, victims_of
 from protocol.costs import Blob, Forward, Inputs, PlanForm, Prices, Rented, Room, Sources
-from protocol.estimates import Demand, Estimate
+from protocol.estimates import RATE_OFF, Demand, Estimate, mean_per_s
 from protocol.planner import Decision, decide
 
 PolicyName = Literal["planner", "planner, LRU", "module", "snapshot", "artifact", "LRU", "forward"]
@@ -44,11 +45,8 @@ LOOK_S: Final = 1.0
 """So long bytes have to come for their rate to be looked at before all of them are here."""
 AGAIN_S: Final = 15.0
 """While a form answers, its function is planned anew no more often: warm requests plan nothing."""
-CALLS_KNOWN: Final = 8
-FUNCTIONS_KNOWN: Final = 3
-HORIZON_MIN_S: Final = 900.0
 HORIZON_MAX_S: Final = 3600.0
-"""Demand is expected to last as long as it has lasted, within these."""
+"""As a node is configured where nobody says otherwise."""
 PRICES: Final = Prices(
     wire_s_per_byte=WIRE_PRICE, cpu_s_per_s=CPU_PRICE, stored_s_per_byte_s=HOLD_PRICE
 )
@@ -173,7 +171,7 @@ class Node:
         self._sharing = Sharing(world.link)
         self._used_bytes = 0
         self._recent: OrderedDict[int, None] = OrderedDict()
-        self._knowledge = Knowledge(world)
+        self._knowledge = Knowledge(world, self.states)
 
     def run(self) -> Cost:
         for now_s, which in self.world.requests:
@@ -195,7 +193,6 @@ class Node:
         if state.first_s == math.inf:
             state.demand, state.first_s = Demand(now_s), now_s
         state.demand.arrived(now_s)
-        self._knowledge.used(which, now_s)
         self._recent[which] = None
         self._recent.move_to_end(which)
         if state.coming is None:
@@ -319,9 +316,9 @@ class Node:
         self._used_bytes += state.stored_bytes
 
     def _pay_hold(self, which: int, until_s: float) -> None:
-        state, function = self.states[which], self.world.functions[which]
+        state = self.states[which]
         held_s = until_s - state.since_s
-        self.cost.hold_s += function.stored_bytes(state.form) * HOLD_PRICE * held_s
+        self.cost.hold_s += state.stored_bytes * HOLD_PRICE * held_s
         state.since_s = until_s
 
     def _make_room(self, which: int, form: PlanForm, now_s: float) -> bool:
@@ -341,6 +338,7 @@ class Node:
             gone.form, gone.stored_bytes = None, 0
             gone.calls = gone.forwarded = 0
             gone.paid_s = 0.0
+        self._pay_hold(which, now_s)
         self._used_bytes += more
         state.stored_bytes = wanted
         return True
@@ -351,11 +349,12 @@ class Node:
 
     def _worths(self, which: int, now_s: float) -> list[Worth]:
         """Of what may go: all but the function's own and what is on its way."""
-        return [
-            self._knowledge.worth(other, state, now_s)
+        held = [
+            other
             for other, state in enumerate(self.states)
             if other != which and state.form is not None and state.coming is None
         ]
+        return self._knowledge.worths(held, now_s)
 
     def _victims(self, which: int, missing: int, now_s: float) -> list[int]:
         if self.policy == "planner":
@@ -375,13 +374,12 @@ class Node:
 class Knowledge:
     """What the node has measured, and the planner's inputs made of it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, states: list[State]) -> None:
         self.world = world
+        self._states = states
         self._rng = world.noise
         self._rng.seed(world.seed + 1_000_003)
-        self._calls = 0
-        self._since_s: dict[int, float] = {}
-        self._link = Estimate(100 * 125_000.0)
+        self._link = Estimate(100 * 125_000.0, off=RATE_OFF)
         self._compile = Estimate(COMPILE_BYTES_S)
         functions = world.functions
         self._forward = [Estimate(self._seen(each.rtt_s + each.remote_s)) for each in functions]
@@ -400,17 +398,6 @@ class Knowledge:
         return value * math.exp(self._rng.gauss(0, NOISE))
 
     # ------------------------------------------------------------ measuring
-    def used(self, which: int, now_s: float) -> None:
-        self._since_s.setdefault(which, now_s)
-        self._calls += 1
-
-    def mean_per_s(self, now_s: float) -> float | None:
-        """Of all functions that were called here; None: too few to say."""
-        ages_s = [now_s - since_s for since_s in self._since_s.values()]
-        if self._calls < CALLS_KNOWN or len(ages_s) < FUNCTIONS_KNOWN:
-            return None
-        return self._calls / max(sum(ages_s), 1.0)
-
     def forwarded(self, which: int, took_s: float, now_s: float) -> None:
         self._forward[which].observe(self._seen(took_s), now_s)
 
@@ -447,7 +434,7 @@ class Knowledge:
     ) -> Inputs:
         function = self.world.functions[which]
         guest = function.guest
-        link = self._link.value(now_s) * share
+        link = self._link.harmonic(now_s) * share
         sources = Sources(function.rtt_s, link)
         here = NAMES[state.form] if state.form else ()
 
@@ -466,7 +453,6 @@ class Knowledge:
         forward = None
         if now_s >= function.forward_from_s:
             forward = Forward(rtt_s=0.0, per_call_s=self._forward[which].value(now_s))
-        age_s = now_s - state.first_s
         return Inputs(
             module=blob("module"), artifact=blob("artifact", made=known),
             snapshot=blob("snapshot") if guest.init_s else None,
@@ -482,23 +468,34 @@ class Knowledge:
                 0.0, self._snapshot_call[which].value(now_s) - (module_call_s - init_s)
             ),
             waiting=0 if state.form else 1,
-            rate_per_s=state.demand.rate_per_s(now_s, self.mean_per_s(now_s)),
+            rate_per_s=state.demand.rate_per_s(now_s, self._mean_per_s(now_s)),
             rented=Rented(calls=state.calls, paid_s=state.paid_s, forwarded=state.forwarded),
-            horizon_s=min(max(age_s, HORIZON_MIN_S), HORIZON_MAX_S), forward=forward,
+            horizon_s=state.demand.horizon_s(now_s, HORIZON_MAX_S), forward=forward,
             prices=PRICES, room=room, confidence=self._link.confidence(now_s),
         )  # fmt: skip
 
     # ------------------------------------------------------------ the disk
-    def worth(self, which: int, state: State, now_s: float) -> Worth:
-        """Of what is held for a function: what each call would cost more without it."""
+    def worths(self, held: list[int], now_s: float) -> list[Worth]:
+        """Of what is held for functions: what each call would cost more without it."""
+        mean = self._mean_per_s(now_s)
+        return [self._worth(which, now_s, mean) for which in held]
+
+    def _mean_per_s(self, now_s: float) -> float | None:
+        return mean_per_s([state.demand for state in self._states], now_s)
+
+    def _worth(self, which: int, now_s: float, mean: float | None) -> Worth:
+        state, function = self._states[which], self.world.functions[which]
         assert state.form is not None
-        function = self.world.functions[which]
-        rate_per_s = state.demand.rate_per_s(now_s, self.mean_per_s(now_s))
+        rate_per_s = state.demand.rate_per_s(now_s, mean)
         if rate_per_s is None:
             rate_per_s = state.demand.calls / max(now_s, 1.0)
         calls = self._snapshot_call if state.form.startswith("snapshot") else self._module_call
         own_s = calls[which].value(now_s)
-        again_s = self._forward[which].value(now_s)
-        if now_s < function.forward_from_s:
-            again_s = self.world.wire_bytes(function, state.form, ()) / self._link.value(now_s)
+        if now_s >= function.forward_from_s:
+            again_s = self._forward[which].value(now_s)
+        else:  # to be had again, while the request waits
+            again_s = own_s + ROUNDS * function.rtt_s
+            again_s += self.world.wire_bytes(function, state.form, ()) / self._link.harmonic(now_s)
+            if not (state.form.endswith("artifact") and function.has_artifact):
+                again_s += COMPILE_FIXED_S + function.guest.code_bytes / self._compile.value(now_s)
         return Worth(str(which), state.stored_bytes, rate_per_s * max(again_s - own_s, 0.0))

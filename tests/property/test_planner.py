@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from planner_support import inputs
 
 from protocol.costs import Blob, Forward, Inputs, Option, Prices, Rented, Room, Sources, options
-from protocol.planner import MARGIN, decide
+from protocol.planner import MARGIN, MARGIN_UNSURE, decide
 
 replace = msgspec.structs.replace
 BYTES = st.integers(1_000, 60_000_000)
@@ -310,3 +310,50 @@ def test_renting_costs_at_most_twice_the_optimum(
     online_s = paid_s + (0 if held in (None, "forward") else buy_s) + (calls - forwarded) * local_s
     optimum_s = min(calls * forward_s, buy_s + calls * local_s)
     assert online_s <= (2 * optimum_s + forward_s) * (1 + 1e-9)
+
+
+@settings(max_examples=60)
+@given(
+    st.floats(1e-3, 1),
+    st.lists(st.floats(1e-3, 100), min_size=2, max_size=2),
+    st.lists(st.floats(0, 1), min_size=2, max_size=2),
+    st.integers(0, 400),
+    st.floats(0, 1),
+)
+def test_renting_and_then_one_form_after_another_is_bounded(
+    forward_s: float, prices_s: list[float], shares: list[float], calls: int, confidence: float
+) -> None:
+    """Two forms, of which one may follow the other. Each is the cheapest for the calls so far when
+    it is acquired, so what it and those calls in it cost is within the optimum, and what it is held
+    for until it gives way within the optimum over 1 - margin; renting is within the optimum and a
+    call."""
+    slow_s = forward_s * max(shares)
+    quick_s = forward_s * min(shares)
+    given = inputs(
+        waiting=0, rate_per_s=None, forward=Forward(rtt_s=forward_s, per_call_s=0.0),
+        run_s=quick_s, init_s=max(slow_s - quick_s, 1e-9), instantiate_s=0.0,
+        instantiate_snapshot_s=0.0, load_s=0.0, confidence=confidence, delta=None,
+        module=Blob(), snapshot=Blob(), prices=Prices(wire_s_per_byte=1e-6),
+        **{name: Blob(wire_bytes=math.ceil(1e6 * price_s), sources=Sources(0.0, 1e12))
+           for name, price_s in zip(("artifact", "snapshot_artifact"), prices_s, strict=True)},
+    )  # fmt: skip
+    first = {row.form: row for row in options(given) if row.lacks is None}
+    assert first.keys() == {"forward", "artifact", "snapshot-artifact"}
+    forms = [(row.price_s, row.per_call_s) for row in first.values()]
+    optimum_s = min(price_s + calls * call_s for price_s, call_s in forms)
+    held, online_s, paid_s, forwarded, acquired = "forward", 0.0, 0.0, 0, 0
+    for call in range(calls):
+        rented = Rented(calls=call, paid_s=paid_s, forwarded=forwarded)
+        decision = decide(replace(given, rented=rented), held)
+        assert decision.form is not None
+        if decision.changed:
+            held, acquired = decision.form, acquired + 1
+            online_s += first[held].price_s
+            given = arrived(given, held)
+        online_s += first[held].per_call_s
+        if held == "forward":
+            paid_s, forwarded = paid_s + forward_s, forwarded + 1
+    margin = MARGIN + MARGIN_UNSURE * (1 - confidence)
+    assert acquired <= 2
+    times = 1 + acquired * (1 + 1 / (1 - margin))
+    assert online_s <= (times * optimum_s + (1 + acquired) * forward_s) * (1 + 1e-9)

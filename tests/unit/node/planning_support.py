@@ -9,7 +9,7 @@ import trio
 
 from edged.inputs import Gatherer, Seen
 from edged.interfaces import BlobInfo, FunctionView, Peer, PlanChange
-from edged.measuring import Measures
+from edged.measuring import LinkPrior, Measures
 from edged.planning import Planning
 from edged.rates import Rates
 from edged.telemetry import Metrics, make_log
@@ -72,7 +72,7 @@ class World:
         self.changed: list[tuple[PlanForm, ...]] = []
         self.events: list[tuple[FunctionName, PlanChange]] = []
         self.link_bytes_s = 12.5e6
-        self.measures = Measures(link=lambda _: self.link_bytes_s)
+        self.measures = Measures(link=lambda _: LinkPrior(self.link_bytes_s, 0.0))
         gatherer = Gatherer(
             self, self.measures, Rates(), tier="fast", horizon_s=3600.0, wire_s_per_byte=0.0
         )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.caching import SKETCH_CELLS, Cache, Sketch
+from protocol.caching import SKETCH_CELLS, Cache, Sketch, Worth, victims_of
 from protocol.errors import LocalProtocolError
 
 HALF_LIFE_S = 100.0
@@ -78,11 +78,19 @@ def test_the_least_worth_goes_first_as_a_full_look_finds(
     found = cache.victims(needed, lambda name: name not in pinned)
     assert found == cache.victims(needed, lambda name: name not in pinned)
     free = sorted(model.held.keys() - pinned, key=lambda name: model.value(name, now))
+    least, freed = [], 0
+    for name in free:
+        if freed < needed:
+            least.append(name)
+            freed += model.held[name][0]
     values = [model.value(name, now) for name in found]
-    for value, expected in zip(values, free, strict=False):
-        assert value == pytest.approx(model.value(expected, now), rel=1e-6)
-    freed = [model.held[name][0] for name in found]
-    assert len(found) == len(free) or sum(freed) >= needed > sum(freed[:-1])
+    assert values == pytest.approx(sorted(values), rel=1e-6)
+    assert len(found) <= len(least)
+    if least:
+        assert max(values) <= model.value(least[-1], now) * (1 + 1e-6)
+    sizes = [model.held[name][0] for name in found]
+    # Enough, and no more than has to.
+    assert sum(sizes) >= needed > sum(sizes) - min(sizes, default=0) or len(found) == len(free)
 
 
 def test_what_is_in_demand_no_longer_is_overtaken() -> None:
@@ -101,6 +109,19 @@ def test_dear_and_small_things_stay() -> None:
     cache.touch("cheap", 1000, 0.1, 0.0)
     cache.touch("large", 100_000, 0.1, 0.0)
     assert cache.victims(150_000, anything) == ("large", "cheap", "dear")
+
+
+def test_nothing_goes_that_is_not_needed_beside_the_others() -> None:
+    worths = [Worth("small", 10, 0.001), Worth("dear", 30, 0.09), Worth("large", 1000, 9.0)]
+    assert [each.name for each in victims_of(worths, 5)] == ["small"]
+    assert [each.name for each in victims_of(worths, 1000)] == ["large"]
+    assert [each.name for each in victims_of(worths, 1005)] == ["small", "large"]
+    assert [each.name for each in victims_of(worths, 1020)] == ["dear", "large"]
+    cache = Cache()
+    for worth in worths:
+        cache.touch(worth.name, worth.size_bytes, worth.lost_s_per_s, 0.0)
+    assert cache.victims(1000, anything) == ("large",)
+    assert cache.victims(1020, anything) == ("dear", "large")
 
 
 def test_what_may_not_go_is_no_victim() -> None:

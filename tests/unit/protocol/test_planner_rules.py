@@ -133,7 +133,7 @@ def test_room_costs_what_goes_for_it() -> None:
     ]
     room = room_of(worths, 2_000_000)
     assert room == ((2_000_000, 0.0), (3_000_000, 0.0), (6_000_000, 0.003), (11_000_000, 0.503))
-    assert [each.name for each in victims_of(worths, 1_500_000)] == ["idle", "cheap"]
+    assert [each.name for each in victims_of(worths, 3_500_000)] == ["idle", "cheap"]
     assert victims_of(worths, 0) == ()
     given = inputs(room=room, waiting=0)
     free = row(replace(given, room=None), "module").total_s
