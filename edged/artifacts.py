@@ -237,7 +237,14 @@ class Artifacts:
         others are told to wait for it.
 
         Raises as Runtime.compile, and StoreError."""
-        with self.shown_building(module, shown=shown and "fast" not in self._runtime.keys):
+        tier: Tier = "fast" if "fast" in self._runtime.keys else "optimised"
+        info = self._store.info(module)
+        size_bytes = 0 if info is None else info.size_bytes
+        estimate_s = await self.estimate_s(module, tier, module_bytes=size_bytes)
+        with (
+            self.shown_building(module, shown=shown and tier == "optimised"),
+            self._rates.job(module, estimate_s),
+        ):
             return await self._make_checked(module, self._runtime.compile, self._metrics.compiles)
 
     async def optimise(self, module: Digest) -> None:

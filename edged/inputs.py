@@ -117,6 +117,7 @@ class Gatherer:
         snapshot = delta = snapshot_artifact = None
         if stated is not None and spec.init is not None:
             snapshot, delta, snapshot_artifact = self._snapshot(stated, read)
+        codes = (spec.module,) if stated is None else (spec.module, stated.snapshot)
         ran = self._measures.code(spec.module)
         init_s = make_s = instantiate_snapshot_s = 0.0
         before_s = facts.instantiate_before_s if facts else None
@@ -148,6 +149,7 @@ class Gatherer:
             instantiate_s=read.stated("instantiate", ran.instantiate.read(now), before_s),
             instantiate_snapshot_s=instantiate_snapshot_s,
             run_s=run_s,
+            compile_queue_s=self._rates.queue_s(codes),
             waiting=self._scene.waiting(function) + newcomers,
             rate_per_s=demand.rate_per_s(now, self._measures.mean_per_s()),
             rented=rented,

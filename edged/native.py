@@ -68,7 +68,7 @@ class Surroundings:
 class NativeParts:
     def __init__(self, config: Config, around: Surroundings) -> None:
         self._around = around
-        self.rates = Rates()
+        self.rates = Rates(compiles_max=config.runtime.compiles_max)
         self._acceptance = Acceptance(
             config.artifacts.accept,
             anchor=around.trust.anchor,

@@ -379,12 +379,12 @@ def _available(rows: tuple[Option, ...]) -> tuple[PlanForm, ...]:
 
 
 def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[str, float]:
-    """Which input moved most, and by which factor. How many wait is no reason by itself: it changes
-    with each request."""
+    """Which input moved most, and by which factor. How many wait, and for what else, is no reason
+    by itself: it changes with each request."""
     name, most = "", 1.0
     for each, value in after.items():
         old = before.get(each, 0.0)
-        if not before or old == value or each == "waiting":
+        if not before or old == value or each in ("waiting", "compile-queue"):
             continue
         factor = math.inf if old <= 0 or value <= 0 else max(old / value, value / old)
         if factor > most:

@@ -21,6 +21,7 @@ UNITS: Final = {
     "decompress": "bytes/s",
     "load": "s",
     "make-snapshot": "s",
+    "compile-queue": "s",
     "horizon": "s",
     "price": "s/GiB",
     "pressure": "s/GiB",

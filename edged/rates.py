@@ -1,15 +1,18 @@
-"""What compiling and fetching cost on this node: measured, and guessed until then."""
+"""What compiling and fetching cost on this node, measured, and guessed until then; and which
+requests' compiles wait and run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from protocol.estimates import Estimate, Reading
+from protocol.ids import Digest
 
 from .interfaces import Tier
 
@@ -32,8 +35,15 @@ _CODE_SECTION: Final = 10
 class Rates:
     """All state belongs to the node's event loop."""
 
-    def __init__(self, *, now: Callable[[], float] = trio.current_time) -> None:
+    def __init__(
+        self, *, compiles_max: int = 1, now: Callable[[], float] = trio.current_time
+    ) -> None:
+        """`compiles_max`: for requests, at once."""
         self._now = now
+        self._compiles_max = compiles_max
+        self._jobs: list[tuple[Digest, float]] = []
+        self._moved_s = 0.0
+        """When a job ended last, or began with nobody before it."""
         self._compile = {tier: Estimate(rate) for tier, rate in CODE_BYTES_PER_S.items()}
         self._link = LINK_BYTES_PER_S
 
@@ -47,6 +57,33 @@ class Rates:
     def compiled(self, code_bytes: int, tier: Tier, cpu_s: float) -> None:
         if code_bytes >= COMPILE_SAMPLE_BYTES and cpu_s > 0:
             self._compile[tier].observe(code_bytes / cpu_s, self._now())
+
+    @contextmanager
+    def job(self, code: Digest, estimate_s: float) -> Iterator[None]:
+        """While a request's compile waits or runs."""
+        job = code, estimate_s
+        if not self._jobs:
+            self._moved_s = self._now()
+        self._jobs.append(job)
+        try:
+            yield
+        finally:
+            if self._jobs[0] is job:
+                self._moved_s = self._now()
+            self._jobs.remove(job)
+
+    def queue_s(self, codes: Collection[Digest]) -> float:
+        """Until a compile of one of `codes` could begin: what came before it, or all if none of
+        them has come."""
+        ahead_s = []
+        for code, estimate_s in self._jobs:
+            if code in codes:
+                break
+            ahead_s.append(estimate_s)
+        if len(ahead_s) < self._compiles_max:
+            return 0.0
+        passed_s = self._now() - self._moved_s
+        return max(sum(ahead_s) / self._compiles_max - passed_s, 0.0)
 
     def fetch_s(self, wire_bytes: int) -> float:
         return wire_bytes / self._link

@@ -142,6 +142,7 @@ INPUTS: Final[Mapping[str, tuple[Reader, Writer]]] = {
     "decompress": _field("decompress_bytes_s"),
     "load": _field("load_s"),
     "make-snapshot": _field("make_snapshot_s"),
+    "compile-queue": _field("compile_queue_s"),
     "horizon": _field("horizon_s"),
     "price": (_price, _with_price),
     "pressure": (_pressure, _with_pressure),

@@ -73,8 +73,9 @@ class World:
         self.events: list[tuple[FunctionName, PlanChange]] = []
         self.link_bytes_s = 12.5e6
         self.measures = Measures(link=lambda _: LinkPrior(self.link_bytes_s, 0.0))
+        self.rates = Rates()
         gatherer = Gatherer(
-            self, self.measures, Rates(), tier="fast", horizon_s=3600.0, wire_s_per_byte=0.0
+            self, self.measures, self.rates, tier="fast", horizon_s=3600.0, wire_s_per_byte=0.0
         )
         self.planning = Planning(
             gatherer,

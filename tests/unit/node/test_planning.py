@@ -48,6 +48,21 @@ async def test_the_link_decides_between_fetching_a_snapshot_and_making_it() -> N
     assert fast.planning.asked(fast.view)[0] == "snapshot"
 
 
+async def test_a_busy_compiler_is_left_to_others_where_native_code_can_be_had() -> None:
+    world = World(function(init_s=None))
+    world.held_by(PEER)
+    world.seen[MODULE] = world.seen[MODULE]._replace(builders=(PEER,), code_bytes=64 * 1024)
+    world.measure(1e6, PEER)
+    assert world.planning.explain("f", {"waiting": 1.0}).best == "module"
+    with world.rates.job(SNAPSHOT, 60.0):
+        view = world.planning.explain("f", {"waiting": 1.0})
+        assert view.best == "artifact"
+        assert 50 < {row.form: row for row in view.rows}["module"].queue_s < 60
+        with world.rates.job(MODULE, 5.0):
+            queued = {row.name: row.value for row in world.planning.explain("f", {}).inputs}
+            assert 59 < queued["compile-queue"] <= 60, "nothing of its own"
+
+
 async def test_a_snapshot_that_nobody_is_believed_about_is_made_here_whatever_the_link() -> None:
     world = World(function(delta_wire=MIBIBYTE))
     world.held_by(PEER)
