@@ -150,8 +150,11 @@ async def test_it_comes_as_a_delta_or_is_made_where_no_one_is_believed(tmp_path:
     alone = {"gateway": {"forward": False}}
     async with lab(tmp_path) as cluster:
         a = await cluster.start("a")
-        b = await cluster.start("b", **alone, planner={"form": "snapshot-delta"})
-        none = {"artifacts": {"accept": "none"}, "planner": {"form": "snapshot-here"}}
+        # Where the module is placed it would serve at first, if it were compiled unasked.
+        lazy = {"artifacts": {"eager": False}}
+        b = await cluster.start("b", **alone, **lazy, planner={"form": "snapshot-delta"})
+        none: dict[str, Any] = {"artifacts": {"accept": "none", "eager": False}}
+        none["planner"] = {"form": "snapshot-here"}
         c = await cluster.start("c", **alone, **none)
         await cluster.agree()
         deployed = await a.deploy("f", large, replicas=1, **ALWAYS)
