@@ -249,12 +249,11 @@ class Planning:
     def _look(self, plan: _Plan) -> None:
         found = self._gatherer.gather(plan.function, self._rented(plan))
         before, values = plan.form, values_of(found.inputs)
-        moved, factor = _moved(plan.basis, values)
+        factor = _moved(plan.basis, values)
         rows = decide(found.inputs, plan.form).options
         if factor < DRIFT and _available(rows) == plan.available:
             return
-        trigger = "pressure" if moved == "pressure" else "drift"
-        forms = self._decide(plan, found, trigger)
+        forms = self._decide(plan, found, "drift")
         if plan.form != before and plan.form not in (None, "forward"):
             self._uses.change(plan.function, forms)
 
@@ -284,6 +283,8 @@ class Planning:
             moved = ""
             if form in plan.available:
                 moved = deciding(found.inputs, left=plan.form, taken=form, then=plan.chosen)
+            if trigger == "drift" and moved == "pressure":
+                trigger = moved
             self._change(plan, form, trigger, moved, values)
         plan.basis, plan.available = values, available
         plan.elsewhere = form not in INIT_FORMS and _is_quicker_elsewhere(decision.options)
@@ -378,15 +379,14 @@ def _available(rows: tuple[Option, ...]) -> tuple[PlanForm, ...]:
     return tuple(row.form for row in rows if row.lacks is None)
 
 
-def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[str, float]:
-    """Which input moved most, and by which factor. How many wait, and for what else, is no reason
-    by itself: it changes with each request."""
-    name, most = "", 1.0
+def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """By which factor the input moved that moved most. How many wait is no reason by itself: it
+    changes with each request."""
+    most = 1.0
     for each, value in after.items():
         old = before.get(each, 0.0)
-        if not before or old == value or each in ("waiting", "compile-queue"):
+        if not before or old == value or each == "waiting":
             continue
         factor = math.inf if old <= 0 or value <= 0 else max(old / value, value / old)
-        if factor > most:
-            name, most = each, factor
-    return name, most
+        most = max(most, factor)
+    return most

@@ -96,14 +96,27 @@ def _with_price(inputs: Inputs, value: float) -> Inputs:
 
 
 def _pressure(inputs: Inputs) -> float | None:
-    """Of what is held as long as the decision looks ahead."""
-    return inputs.prices.stored_s_per_byte_s * GIBIBYTE * _ahead_s(inputs)
+    """Of what is held as long as the decision looks ahead: by its price, and by what must go for
+    the largest thing that may have to come."""
+    price = inputs.prices.stored_s_per_byte_s + _room_s_per_byte_s(inputs)
+    return price * GIBIBYTE * _ahead_s(inputs)
+
+
+def _room_s_per_byte_s(inputs: Inputs) -> float:
+    blobs: list[Blob | None] = [getattr(inputs, name) for name in _BLOBS]
+    size_bytes = max((blob.size_bytes for blob in blobs if blob and not blob.here), default=0)
+    if not inputs.room or not size_bytes:
+        return 0.0
+    enough = (step for step in inputs.room if step.size_bytes >= size_bytes)
+    step = next(enough, inputs.room[-1])  # of what is all in vain, the price is what can be told
+    return step.lost_s_per_s / size_bytes
 
 
 def _with_pressure(inputs: Inputs, value: float) -> Inputs:
+    """In place of what room costs, too."""
     stored_s_per_byte_s = value / GIBIBYTE / _ahead_s(inputs)
     prices = msgspec.structs.replace(inputs.prices, stored_s_per_byte_s=stored_s_per_byte_s)
-    return msgspec.structs.replace(inputs, prices=prices)
+    return msgspec.structs.replace(inputs, prices=prices, room=None)
 
 
 def _ahead_s(inputs: Inputs) -> float:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GUESTS = ROOT / ".cache" / "guests"
 TEST_TIMEOUT_S = 120.0
 SLOW_TEST_TIMEOUT_S = 420.0
-LONG_TEST_TIMEOUT_S = 900.0
+LONG_TEST_TIMEOUT_S = 3600.0
 # Tracing doubles a simulation's time, and these directories' tests are the long ones.
 UNMEASURED = {
     "sim",

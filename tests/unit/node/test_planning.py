@@ -291,3 +291,22 @@ async def test_a_form_for_which_there_is_no_room_is_not_chosen() -> None:
     assert forms == ("module",)
     crowded.free = (Room(20 * MIBIBYTE, 0.0), Room(500 * MIBIBYTE, 1e-6))
     assert crowded.planning.asked(crowded.view)[0] == "snapshot"
+
+
+async def test_what_room_costs_is_an_input_and_a_reason() -> None:
+    """While the snapshot is on its way the disk fills with what is worth more than having it."""
+    world = World(function(init_s=0.5))
+    world.held_by(PEER)
+    world.measure(12.5e6, PEER)
+    world.free = (Room(500 * MIBIBYTE, 0.0),)
+    world.waits = 1
+    assert world.planning.asked(world.view)[0] == "snapshot"
+    world.free = (Room(20 * MIBIBYTE, 0.0), Room(500 * MIBIBYTE, 0.02))
+    world.planning.check()
+    ((_, change),) = world.events
+    assert (change.before, change.after) == ("snapshot", "module")
+    assert (change.trigger, change.input, change.input_before) == ("pressure", "pressure", 0.0)
+    view = world.planning.explain("f", {})
+    told = next(one for one in view.inputs if one.name == "pressure")
+    assert told.value == pytest.approx(change.input_after)
+    assert world.planning.explain("f", {"pressure": 0.0}).best == "snapshot"
