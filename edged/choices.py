@@ -112,8 +112,11 @@ class Choices:
         return self._near(function) is not None
 
     def start(self, function: FunctionView) -> None:
-        """A request came that finds no code here: begins to get what is to be had."""
+        """A request came that finds no code here, or is better off at a peer: begins to get what is
+        to be had."""
         forms = self.plans.asked(function)
+        if forms[0] in INIT_FORMS and self._activation.is_near(function.spec.module):
+            return  # it is here, and a peer's is quicker
         if forms[0] != "forward":
             self.change(function, forms)
 

@@ -97,7 +97,7 @@ class _Plan:
         self.available: tuple[PlanForm, ...] = ()
         """Forms that could be had then."""
         self.elsewhere = False
-        """A peer answers sooner than the module would, and another form was chosen."""
+        """A peer answers sooner than the module would."""
         self.decided_s: float | None = None
         """Unix time."""
         self.trigger = ""
@@ -182,8 +182,8 @@ class Planning:
         return None if plan is None else plan.form
 
     def forwards(self, function: FunctionView, code: Digest) -> bool:
-        """Whether its requests are for peers, though `code` is here: that is what was chosen, or
-        while another form comes a peer answers sooner than the module that is here."""
+        """Whether its requests are for peers, though `code` is here: that is what was chosen, or a
+        peer answers sooner than the module that is here."""
         plan, is_module = self._plans.get(function.version), code == function.spec.module
         if plan is None or plan.form is None:  # deciding is a request's that is not served here
             return is_module and function.snapshot is not None
@@ -287,7 +287,9 @@ class Planning:
                 trigger = moved
             self._change(plan, form, trigger, moved, values)
         plan.basis, plan.available = values, available
-        plan.elsewhere = form not in INIT_FORMS and _is_quicker_elsewhere(decision.options)
+        # A call in one of INIT_FORMS is priced so; whoever prefers one wants it to run here.
+        may = self._preferred is None or form not in INIT_FORMS
+        plan.elsewhere = may and _is_quicker_elsewhere(decision.options)
         return forms
 
     def _order(self, plan: _Plan, decision: Decision) -> tuple[PlanForm, ...]:

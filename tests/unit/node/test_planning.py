@@ -103,6 +103,22 @@ async def test_a_module_that_is_here_serves_unless_a_peer_with_the_snapshot_is_s
     assert not chosen.planning.forwards(chosen.view, MODULE)
 
 
+async def test_a_peer_with_the_snapshot_goes_on_answering_where_it_cannot_be_had() -> None:
+    world = World(function(init_s=2.0))
+    world.seen[MODULE] = NOTHING._replace(near=True, info=info(MODULE, MIBIBYTE, MIBIBYTE))
+    world.free = (Room(20 * MIBIBYTE, 0.0),)
+    world.peers_ready = [(PEER, True)]
+    planning, view = world.planning, world.view
+    for took_s in (0.03, 0.05, 0.04):
+        assert set(planning.asked(view)) == {"forward", "artifact", "module"}
+        assert planning.forwards(view, MODULE), "though the module may be what is chosen by now"
+        planning.answered(PEER.node_id, view, took_s)
+    assert planning.chosen(view.version) != "forward"
+    world.peers_ready = []
+    planning.asked(view)
+    assert not planning.forwards(view, MODULE)
+
+
 async def test_few_calls_forward_and_more_pay_for_code_of_ones_own() -> None:
     world = World(function(init_s=2.0))
     world.held_by(PEER)
