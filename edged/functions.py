@@ -265,7 +265,8 @@ class _Admission:
         return mapped
 
     async def params(self, export: str) -> tuple[str, ...] | None:
-        return (await self._ready()).module.export_params(export)
+        mapped = await self._ready()
+        return mapped.module.export_params(export, init_of(self._function, mapped))
 
     async def invoke(self, call: Invocation, cancel: CancelFlag) -> Outcome:
         # Nothing is awaited between finding the module mapped and its use being counted.

@@ -110,9 +110,9 @@ class LoadedModule(Protocol):
     load_s: float
     imports: tuple[str, ...]
 
-    def export_params(self, name: str) -> tuple[str, ...] | None:
+    def export_params(self, name: str, init: InitSpec | None = None) -> tuple[str, ...] | None:
         """Wasm parameter types ("i32", "i64", "f32", "f64", other) of an exported function, or None
-        if there is no such function."""
+        if there is no such function, or none any more once `init` has run."""
         ...
 
     def invoke(self, call: Invocation, cancel: CancelFlag) -> InvocationResult:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 INITIALIZE: Final = "_initialize"
 REALLOC: Final = "cabi_realloc"
+START: Final = "_start"
 RESUME: Final = "wizer.resume"
 """Takes the place of `_start` in what was initialised, where a module exports both."""
 _NOTHING: Final = ((), ())
@@ -55,6 +56,17 @@ def steps_of(init: InitSpec, signatures: Mapping[str, Signature]) -> tuple[Step,
     if not steps:
         raise ModuleRejected("missing-export", f"exports none of {', '.join(INITIALIZERS)}")
     return tuple(steps)
+
+
+def is_gone(name: str, init: InitSpec, signatures: Mapping[str, Signature]) -> bool:
+    """Whether a snapshot does not export it any more, and so nothing that was initialised does."""
+    if name == RESUME:
+        return START in signatures
+    usual = (each for each in INITIALIZERS if signatures.get(each) == _NOTHING)
+    return name in (
+        "" if init.calls else next(usual, ""),
+        INITIALIZE if signatures.get(INITIALIZE) == _NOTHING else "",
+    )
 
 
 class Initialiser:

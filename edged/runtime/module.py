@@ -31,7 +31,7 @@ from edged.errors import (
     PolicyDenied,
 )
 from edged.interfaces import RESEED, CancelFlag, Invocation, InvocationResult, Tier
-from protocol.function import Policy
+from protocol.function import InitSpec, Policy
 from protocol.ids import Digest
 
 from .call import Call, Quota, Stop
@@ -39,7 +39,7 @@ from .code import Code, Signature, copy_code, exports_of
 from .engine import Engine
 from .ffi import EXTERN_FUNC, VAL_RAW_BYTES
 from .host import EPOCH_PERIOD_TICKS, Host
-from .initialising import INITIALIZE, RESUME, Initialiser, steps_of
+from .initialising import INITIALIZE, RESUME, START, Initialiser, is_gone, steps_of
 from .outcome import error_of_failure, error_of_stop, error_of_trap
 from .sandbox import Sandbox
 from .stubs import TITLE_CHARS_MAX
@@ -48,7 +48,6 @@ from .trace import failure_of, frames_of_trap
 from .values import pack_params, unpack_results
 from .world import World
 
-START: Final = "_start"
 _COUNT_TOO_HIGH: Final = re.compile(r"(memory|table) count too high at (\d+)")
 COUNT_MAX: Final = 64
 """Memories, or tables, of one module."""
@@ -103,9 +102,11 @@ class WasmtimeModule:
         self._memories = 1
         self._tables = 1
 
-    def export_params(self, name: str) -> tuple[str, ...] | None:
+    def export_params(self, name: str, init: InitSpec | None = None) -> tuple[str, ...] | None:
         signature = self._signatures.get(name)
-        return None if signature is None else signature[0]
+        if signature is None or (init is not None and is_gone(name, init, self._signatures)):
+            return None
+        return signature[0]
 
     def close(self) -> None:
         with self._lock:

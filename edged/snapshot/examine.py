@@ -13,8 +13,7 @@ from edged.interfaces import (
     InitPlan,
     Refusal,
 )
-from edged.runtime.initialising import INITIALIZE, RESUME
-from edged.runtime.module import START
+from edged.runtime.initialising import INITIALIZE, RESUME, START
 from edged.runtime.stubs import is_foreign
 
 from .errors import refuse

@@ -91,6 +91,22 @@ async def test_it_begins_in_the_state_of_its_snapshot(lab: Lab, init: InitSpec) 
     assert variables == len(init.env)
 
 
+@pytest.mark.parametrize("init", PAIRS[:2], ids=["found by name", "calls"])
+async def test_what_a_snapshot_exports_no_more_is_gone_from_the_module_too(
+    lab: Lab, init: InitSpec
+) -> None:
+    text = NOTES.replace('"past"', '"_start"').replace('"resumed"', '"wizer.resume"')
+    wasm = await lab.runtime.parse(text.encode())
+    calls = tuple(PlannedCall(each.export, each.args) for each in init.calls)
+    written, _ = await Snapshotter().make(wasm, InitPlan(calls=calls), Policy())
+    module, snapshot = await lab.load_wasm(wasm), await lab.load_wasm(written)
+    names = ("_initialize", "wizer.initialize", "set", "_start", "wizer.resume", "now", "absent")
+    left = [name for name in names if module.export_params(name, init) is not None]
+    assert left == [name for name in names if snapshot.export_params(name) is not None]
+    assert left == (["wizer.initialize"] if init.calls else []) + ["set", "_start", "now"]
+    assert module.export_params("_initialize") == ()
+
+
 async def test_clock_random_and_secrets_are_real_after_init(lab: Lab) -> None:
     for invoke in await both(lab, InitSpec()):
         past = (await invoke("past")).stdout
