@@ -166,10 +166,13 @@ def _paths(plan: Plan, exports: Iterable[str]) -> list[str]:
     """What a gateway answers: of the export ABI without an entrypoint, /{function}/{export}."""
     from urllib.parse import quote
 
+    from protocol.function import INIT_NAMES
+
     if plan.abi != "export" or plan.entrypoint:
         return [plan.name]
     # Conventional names of what is not for callers: memories, tables, the runtime's own.
-    own = [name for name in exports if name != "memory" and not name.startswith("_")]
+    hidden = {"memory", *(() if plan.init is None else INIT_NAMES)}
+    own = [name for name in exports if name not in hidden and not name.startswith("_")]
     return [f"{plan.name}/{quote(name, safe='')}" for name in own] or [plan.name]
 
 
@@ -252,9 +255,11 @@ def _deploy(client: Client, plan: Plan, stored: ModuleStored) -> Deployed:
         said = str(error.problem.get("stderr") or error.problem.get("trace") or "").rstrip()
         if said:
             click.echo(clean(said), err=True)
-        if error.problem.get("reason") in UNCAPTURED:
+        reason = error.problem.get("reason")
+        # A module that is rejected has reasons of the same names.
+        if reason in UNCAPTURED and str(error.problem.get("type")).endswith(":cannot-snapshot"):
             error.hint = "--snapshot never deploys it; init runs at each invocation then"
-        if error.problem.get("reason") == "missing-import":
+        if reason == "missing-import":
             error.hint = _stub_hint(error.problem.get("modules"))
         raise
     except Unreachable as error:
@@ -282,7 +287,7 @@ def _tell(stored: ModuleStored, deployed: Deployed, urls: list[str], node: str) 
         _tell_init(deployed.init)
     if deployed.replicas:
         click.echo(f"  on disk  {', '.join(deployed.replicas)}")
-    if deployed.created and deployed.previous:
+    if deployed.created and deployed.previous and deployed.previous != deployed.version:
         click.echo(f"  before   {deployed.previous[:12]}  (edged rollback {deployed.name})")
     for url in urls[:URLS_SHOWN]:
         click.echo(f"  invoke   {clean(url)}")

@@ -23,7 +23,7 @@ OUTPUT_CHARS_MAX: Final = 2000
 
 
 @click.command(cls=EdgedCommand)
-@click.argument("module", metavar="MODULE.wasm", type=click.Path())
+@click.argument("module", metavar="MODULE", type=click.Path())
 @click.option(
     "-o", "--output", metavar="OUT.wasm", type=click.Path(), help="Where the snapshot goes."
 )
@@ -76,15 +76,16 @@ def snapshot(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Make a snapshot of a module: what its initialiser did is done already when an instance of it
-    starts. Like Wizer; edged/docs/SNAPSHOTS.md says what can be captured, and what cannot.
+    """Make a snapshot of MODULE (.wasm or .wat): what its initialiser did is done already when an
+    instance of it starts. Like Wizer; edged/docs/SNAPSHOTS.md says what can be captured, and what
+    cannot.
 
     Initialised in the sandbox of a function, deterministically: the same module gives the same
     snapshot."""
     from edged.errors import ConfigError
-    from edged.snapshot.api import examine, make_snapshot
+    from edged.snapshot.api import binary_of, examine, make_snapshot
 
-    data = Path(module).read_bytes()
+    data = binary_of(Path(module).read_bytes())
     found = examine(data)
     if only_examine:
         _show_examination(found, as_json=as_json)

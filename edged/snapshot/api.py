@@ -5,6 +5,7 @@ Types are in edged.interfaces.snapshots; what a snapshot is and is not, in edged
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -18,7 +19,7 @@ from edged.errors import ConfigError, DiskFull, Overloaded
 from edged.interfaces import Examination, InitPlan, SnapshotLimits, SnapshotReport
 from edged.runtime import tmpdir
 from edged.runtime.compile import SCARCITY
-from edged.runtime.ffi import library_path
+from edged.runtime.ffi import Api, ByteVec, library_path
 from protocol.function import MODULE_BYTES_MAX, Policy
 
 from . import process
@@ -29,7 +30,7 @@ from .messages import Job
 if TYPE_CHECKING:
     from edged.runtime.settings import Target
 
-__all__ = ["Snapshotter", "examine", "exported_functions", "make_snapshot"]
+__all__ = ["Snapshotter", "binary_of", "examine", "exported_functions", "make_snapshot"]
 
 
 class Snapshotter:
@@ -114,6 +115,22 @@ class Snapshotter:
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(tmpdir.remove, path, limiter=self._copies)
+
+
+def binary_of(module: bytes) -> bytes:
+    """Of one's own WebAssembly text, as this process parses it; anything else stays as it is.
+    Raises CannotSnapshot, ConfigError."""
+    if not module.lstrip().startswith((b"(", b";;")):
+        return module
+    try:
+        api = Api(library_path())
+    except OSError as error:
+        raise ConfigError(f"snapshots: {error}") from error
+    binary = ByteVec()
+    wrong = api.wasmtime_wat2wasm(module, len(module), ctypes.byref(binary))
+    if wrong:
+        raise refuse("malformed", "module", f"not WebAssembly text: {api.take_error(wrong)}")
+    return api.take_bytes(binary)
 
 
 def make_snapshot(

@@ -48,6 +48,17 @@ def test_a_snapshot_and_its_report(run: Edged, module: Path, tmp_path: Path) -> 
     assert b"wizer.initialize" not in out.read_bytes()
 
 
+def test_text_is_taken_as_a_deploy_takes_it(run: Edged, tmp_path: Path) -> None:
+    text, out = tmp_path / "a.wat", tmp_path / "out.wasm"
+    text.write_text(f";; a module\n{MODULE}")
+    assert run("snapshot", text, "-o", out).exit_code == 0
+    assert global_of(out) == b"\x05"
+    text.write_text("(module (func")
+    result = run("snapshot", text, "-o", out)
+    assert result.exit_code == 1
+    assert "not WebAssembly text" in result.output
+
+
 def test_long_names_are_cut_for_people(run: Edged, module: Path) -> None:
     module.write_bytes(wat(f'(module (import "env" "{"n" * 50_000}" (func)))'))
     shown = run("snapshot", module, "--examine").stdout
