@@ -413,7 +413,7 @@ class Parts:
             runtime=self._runtime,
             artifacts=self.artifacts,
             activation=self.activation,
-            lookup=self._lookup.current,
+            functions=self.functions,
             holders=self.views.holders,
         )
 

@@ -6,6 +6,7 @@ Implements interfaces.Explainer for the control API. Reads only; nothing is deci
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from protocol.ids import Digest
 
@@ -18,6 +19,16 @@ from .interfaces import ExplainView, FunctionView, HolderView, Planner, Runtime,
 REACHABLE = ("alive", "suspect")
 
 
+class Served(Protocol):
+    def lookup(self, name: str) -> FunctionView:
+        """Raises FunctionNotFound."""
+        ...
+
+    def is_near(self, function: FunctionView) -> bool:
+        """Whether requests are served here at once; others go to a peer that can."""
+        ...
+
+
 class Explaining:
     def __init__(
         self,
@@ -28,7 +39,7 @@ class Explaining:
         runtime: Runtime,
         artifacts: Artifacts,
         activation: Activation,
-        lookup: Callable[[str], FunctionView],
+        functions: Served,
         holders: Callable[[Digest], tuple[HolderView, ...]],
     ) -> None:
         self._planner = planner
@@ -37,20 +48,23 @@ class Explaining:
         self._runtime = runtime
         self._artifacts = artifacts
         self._activation = activation
-        self._lookup = lookup
+        self._functions = functions
         self._holders = holders
 
     def explain(self, name: str, what_if: Mapping[str, float]) -> ExplainView:
-        function = self._lookup(name)
+        function = self._functions.lookup(name)
         stated, module = function.snapshot, function.spec.module
         serving = codes_of(function)[0].digest if stated is not None else module
+        plan = self._planner.explain(function.name, what_if)
+        forwards = any(row.form == "forward" and row.lacks is None for row in plan.rows)
+        forwarded = forwards and not self._functions.is_near(function)
         return ExplainView(
             name=function.name,
             version=function.version,
             node=self._node,
             target=self._runtime.target,
             artifact_key=self._runtime.artifact_key,
-            next_start=self._next_start(function),
+            next_start="forwarded" if forwarded else self._next_start(function),
             forms=forms_of(
                 function,
                 store=self._store,
@@ -60,7 +74,7 @@ class Explaining:
             holders=self._holders(module),
             snapshot_holders=() if stated is None else self._holders(stated.snapshot),
             optimising=self._activation.optimising(serving),
-            plan=self._planner.explain(function.name, what_if),
+            plan=plan,
         )
 
     def _next_start(self, function: FunctionView) -> str:

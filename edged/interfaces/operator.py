@@ -177,8 +177,9 @@ class ExplainView(msgspec.Struct, frozen=True):
     target: str
     artifact_key: ArtifactKey
     next_start: str
-    """What a request now would have to do: "warm", "loaded", "artifact" (of a peer), "compiled",
-    "fetch+compiled"; or why it would fail: "no-holder", "compile-failed"."""
+    """What a request now would have to do: "warm", "loaded", "forwarded" (to a peer, while this
+    node may get ready), "artifact" (of a peer), "compiled", "fetch+compiled"; or why it would fail:
+    "no-holder", "compile-failed"."""
     forms: tuple[FormView, ...]
     holders: tuple[HolderView, ...]
     """Of the module."""
