@@ -101,9 +101,12 @@ def _why(
     else:
         over = f"over {inputs.horizon_s:g} s at {inputs.rate_per_s:.3g}/s"
     if chosen is not best:
+        held, other = f"{chosen.total_s:.3g}", f"{best.total_s:.3g}"
+        if held == other:
+            return f"{chosen.form} is held: it costs {held} s {over}, as does {best.form}"
         return (
-            f"{chosen.form} is held: {best.form} would cost {best.total_s:.3g} s instead of "
-            f"{chosen.total_s:.3g} s {over}, less than the {margin:.0%} by which it must win"
+            f"{chosen.form} is held: {best.form} would cost {other} s instead of {held} s {over}, "
+            f"and must be cheaper by {margin:.0%}"
         )
     others = [row for row in rows if row is not chosen and row.lacks is None]
     if not others:

@@ -233,6 +233,15 @@ def test_what_code_was_made_from_goes_without_a_margin() -> None:
     assert decide(slower, "snapshot-artifact").form == "snapshot-artifact"
 
 
+def test_what_is_held_at_the_price_of_another_says_so() -> None:
+    given = inputs(here="module snapshot snapshot_artifact", waiting=0, confidence=0.0)
+    given = replace(given, prices=Prices(stored_s_per_byte_s=1e-20))
+    decision = decide(given, "snapshot")
+    assert (decision.form, decision.best) == ("snapshot", "snapshot-artifact")
+    assert decision.why.startswith("snapshot is held: it costs ")
+    assert decision.why.endswith(", as does snapshot-artifact")
+
+
 def test_a_form_that_cannot_be_had_any_more_is_not_held() -> None:
     assert decide(inputs(forward=None), "forward").form != "forward"
 
