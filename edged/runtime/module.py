@@ -25,6 +25,7 @@ import msgspec
 from edged.errors import (
     BadRequest,
     DeadlineExceeded,
+    GuestTrap,
     InitExited,
     InvocationCancelled,
     ModuleRejected,
@@ -302,6 +303,9 @@ class WasmtimeModule:
                 Initialiser(current, self._call, self._signatures).run(steps)
             except Stop:
                 raise InitExited("init ended the program", exit_status=0) from None
+            except GuestTrap as error:
+                error.args = (f"{error}, during its init",)
+                raise
             self._begin_anew(current, call, code, tmp, monotonic() + left_s)
             initialised = perf_counter()
             try:

@@ -96,6 +96,9 @@ def resolve(module: Module, plan: InitPlan) -> Resolved:
     if not init and not plan.calls:
         init = find_initializer(module)
         if not init:
+            # One of the wrong type is told as that, below.
+            init = next(filter(module.exported_signature, INITIALIZERS), "")
+        if not init:
             usual = ", ".join(INITIALIZERS)
             raise refuse("no-initializer", "", f"exports none of {usual}, and none was named")
     if init:

@@ -148,6 +148,8 @@ async def test_an_init_that_fails_is_told_as_what_it_is(lab: Lab) -> None:
     for export, error in (("leave", InitExited), ("trap", GuestTrap), ("none", ModuleRejected)):
         with pytest.raises(error):
             await lab.run(module, Invocation(Policy(), init=InitSpec((InitCall(export),))))
+    with pytest.raises(GuestTrap, match=r"unreachable.*, during its init$"):
+        await lab.run(module, Invocation(Policy(), init=InitSpec((InitCall("trap"),))))
     with pytest.raises(ModuleRejected, match=r"wizer\.initialize"):
         await lab.run(module, Invocation(Policy(), init=InitSpec()))
 

@@ -231,6 +231,12 @@ def test_the_environment_of_the_policy_stays_out() -> None:
         make_snapshot(wat(module), InitPlan(env={"A": "\0"}))
 
 
+def test_an_initialiser_with_parameters_is_named_as_what_it_is() -> None:
+    with pytest.raises(CannotSnapshot, match=r"wizer\.initialize.*takes parameters") as caught:
+        take('(module (func (export "wizer.initialize") (param i32)))')
+    assert caught.value.reason == "initializer-type"
+
+
 def test_all_reasons_are_tested_here_or_in_the_binary_format() -> None:
     elsewhere = {"malformed", "component", "bad-arguments", "initializer-type", "missing-export",
                  "limits", "too-large"}  # fmt: skip
