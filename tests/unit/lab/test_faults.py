@@ -257,7 +257,7 @@ async def test_a_slowed_process_is_seen_stopped_and_running(
         assert "n1: stopped" in await slow.prove()
         nursery.cancel_scope.cancel()
     await slow.end()
-    assert process_state(sleeper) == "S"
+    assert process_state(sleeper) in ("R", "S"), "woken, whether or not it sleeps again by now"
 
 
 async def test_who_still_runs_was_not_killed(
